@@ -104,8 +104,8 @@ impl<'a> Buildah<'a> {
         for line in child.stdout.take().into_iter().flat_map(|output| BufReader::new(output).lines()) {
             last = line.map_err(failed())?;
             writeln!(log, "{last}").map_err(failed())?;
-            if let Some((_, step)) = last.split_once("STEP ") {
-                self.say(first_words(step));
+            if last.contains("STEP ") {
+                self.say(first_words(&last));
             }
         }
         let status = child.wait().map_err(ImageError::file("wait for", Path::new(program)))?;
