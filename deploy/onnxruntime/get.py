@@ -58,7 +58,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--cuda", action="store_true", help="with --gpu: CUDA and cuDNN too (about 2 GB)")
     parser.add_argument("--arch", choices=ARCHITECTURES, default=platform.machine())
     parser.add_argument("--out", type=Path, help="folder to fill, instead of one in the cache")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.gpu and arguments.arch != "x86_64":
+        parser.error("onnxruntime-gpu has no wheel for this architecture")
+    if arguments.cuda and not arguments.gpu:
+        parser.error("--cuda goes with --gpu")
+    return arguments
 
 
 def default_folder(version: str, arguments: argparse.Namespace) -> Path:
@@ -69,7 +74,7 @@ def default_folder(version: str, arguments: argparse.Namespace) -> Path:
 def is_complete(folder: Path, arguments: argparse.Namespace) -> bool:
     # The marker is written last, and only there once every file is.
     marker = folder / ".complete"
-    return marker.exists() and marker.read_text() == contents(arguments)
+    return (folder / "libonnxruntime.so").exists() and marker.exists() and marker.read_text() == contents(arguments)
 
 
 def contents(arguments: argparse.Namespace) -> str:
@@ -85,7 +90,7 @@ def fill(folder: Path, pins: dict[str, pypi.Pin], pin: pypi.Pin, arguments: argp
     link(folder / "libonnxruntime.so", folder / f"libonnxruntime.so.{pin.version}")
     link(folder / "libonnxruntime.so.1", folder / f"libonnxruntime.so.{pin.version}")
     if arguments.cuda:
-        for name in pins.keys() - {pin.name}:
+        for name in sorted(pins.keys() - {pin.name}):
             take_cuda(pypi.wheel(pins[name], machine), folder / "cuda", name)
     pypi.write_atomically(folder / ".complete", contents(arguments).encode())
 
