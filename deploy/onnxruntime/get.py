@@ -60,7 +60,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="folder to fill, instead of one in the cache")
     arguments = parser.parse_args()
     if arguments.gpu and arguments.arch != "x86_64":
-        parser.error("onnxruntime-gpu has no wheel for this architecture")
+        parser.error("the build with CUDA is pinned for x86_64 only")
     if arguments.cuda and not arguments.gpu:
         parser.error("--cuda goes with --gpu")
     return arguments
