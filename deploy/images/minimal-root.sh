@@ -20,8 +20,8 @@ copy() {
 for package in "$@"; do
     for file in $(dpkg -L "$package"); do
         case $file in
-        # Without libc's character set converters and the like, which nothing here opens.
-        */lib/*/gconv/* | */lib/*/audit/*) ;;
+        # Without what libc opens on demand and nothing here demands, and without debuggers' helpers.
+        */gconv/* | */audit/* | /usr/share/gdb/*) ;;
         *.so | *.so.[0-9]* | /usr/share/doc/*/copyright) copy "$file" ;;
         esac
     done
