@@ -134,7 +134,7 @@ def virtual_environment(requirements: Path) -> Path:
     if complete.exists():
         return interpreter
     _create_environment(home)
-    say(f"installing {', '.join(read_pins(requirements))}")
+    say(f"installing what {requirements.name} lists")
     command = [str(interpreter), "-m", "pip", "install", "--quiet", "--require-hashes", "--only-binary=:all:"]
     run([*command, "--disable-pip-version-check", "--requirement", str(requirements)], "installing packages")
     complete.touch()
