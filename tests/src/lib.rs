@@ -1,1 +1,3 @@
 //! ortolan-tests
+
+pub mod images;

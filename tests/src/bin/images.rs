@@ -1,0 +1,63 @@
+//! `images build [NAME…]`: builds our container images and prints where their archives are.
+//! `images render NAME`: prints the Dockerfile as it is built.
+
+use std::process::ExitCode;
+
+use clap::{Arg, ArgMatches, Command};
+use ortolan_tests::images::{self, ImageError, ImageSpec};
+
+fn main() -> ExitCode {
+    let matches = command().get_matches();
+    let done = match matches.subcommand() {
+        Some(("build", matches)) => chosen(matches).into_iter().try_for_each(build),
+        Some(("render", matches)) => chosen(matches).into_iter().try_for_each(render),
+        _ => Ok(()),
+    };
+    done.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+}
+
+fn command() -> Command {
+    let names = images::ALL.iter().map(|spec| spec.name).chain(["all"]);
+    let name = Arg::new("name").value_parser(clap::builder::PossibleValuesParser::new(names)).help("Which image");
+    Command::new("images")
+        .about("Builds Ortolan's container images without a registry and without Docker")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(Command::new("build").about("Builds images, all if none is named").arg(name.clone().num_args(0..)))
+        .subcommand(Command::new("render").about("Prints the Dockerfile with its arguments").arg(name.required(true)))
+}
+
+fn chosen(matches: &ArgMatches) -> Vec<&'static ImageSpec> {
+    let names: Vec<&String> = matches.get_many("name").unwrap_or_default().collect();
+    let is_all = names.is_empty() || names.iter().any(|name| *name == "all");
+    images::ALL.iter().filter(|spec| is_all || names.iter().any(|name| *name == spec.name)).collect()
+}
+
+#[expect(clippy::print_stdout, reason = "the result of the command")]
+fn build(spec: &ImageSpec) -> Result<(), ImageError> {
+    let image = images::build(spec, &progress)?;
+    println!("{}\t{}\t{} bytes", image.reference, image.archive.display(), image.bytes);
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the result of the command")]
+fn render(spec: &ImageSpec) -> Result<(), ImageError> {
+    print!("{}", images::render(spec)?);
+    Ok(())
+}
+
+#[expect(clippy::print_stderr, reason = "a person waits for minutes and wants to know what for")]
+fn progress(step: &str) {
+    eprintln!("{step}");
+}
+
+#[expect(clippy::print_stderr, reason = "the reason why there is no image")]
+fn fail(error: &ImageError) -> ExitCode {
+    eprintln!("error: {error}");
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        eprintln!("  because: {cause}");
+        source = cause.source();
+    }
+    ExitCode::FAILURE
+}
