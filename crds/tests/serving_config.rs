@@ -1,5 +1,7 @@
 //! The serving config as people meet it: layers, merging, the environment, and what is said of mistakes.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::path::PathBuf;
 
 use ortolan_crds::serving::{
@@ -69,7 +71,8 @@ models:
 
 #[test]
 fn null_takes_a_setting_back_to_its_default() {
-    let config = parsed(&[("a.yaml", "server: {port: 1000, threads: 3}"), ("b.yaml", "server: {port: null, threads: ~}")]);
+    let config =
+        parsed(&[("a.yaml", "server: {port: 1000, threads: 3}"), ("b.yaml", "server: {port: null, threads: ~}")]);
     assert_eq!((config.server.port, config.server.threads), (8080, None));
 }
 
@@ -145,7 +148,7 @@ fn a_setting_that_is_not_built_is_refused_rather_than_ignored() {
     let found = faults(&[(
         "a.yaml",
         "server: {rate_limit: {per_second: 1, burst: 1, by: token}, model_control: poll}
-models: [{name: mini, path: a, task: text-embedding, batch_timeout_ms: 5, options: {text: {max_length: 3}}}]",
+models: [{name: mini, path: a, task: text-embedding, batch_timeout_ms: 5, options: {versions: {policy: all}}}]",
     )]);
     let paths: Vec<_> = found.iter().filter_map(|line| line.split_once(": not built yet")).map(|(p, _)| p).collect();
     assert_eq!(
@@ -155,7 +158,7 @@ models: [{name: mini, path: a, task: text-embedding, batch_timeout_ms: 5, option
             "server.model_control",
             "models[mini].task",
             "models[mini].batch_timeout_ms",
-            "models[mini].options.text",
+            "models[mini].options.versions",
         ]
     );
 }
@@ -170,7 +173,8 @@ fn text_that_is_no_yaml_says_where() {
 
 #[test]
 fn the_environment_speaks_for_the_process_only() {
-    let error = parse(&[environment(&[("ORTOLAN__MODELS__ESPRESSO", "x"), ("ORTOLAN__SERVER__PROT", "1")])]).unwrap_err();
+    let error =
+        parse(&[environment(&[("ORTOLAN__MODELS__ESPRESSO", "x"), ("ORTOLAN__SERVER__PROT", "1")])]).unwrap_err();
     let text = error.to_string();
     assert!(text.contains("models: cannot be set by environment variables"), "{text}");
     assert!(text.contains("server.prot: unknown key `prot`") && text.contains("(environment)"), "{text}");

@@ -4,7 +4,10 @@ use std::io::Cursor;
 
 use bytes::Bytes;
 use crds::serving::{Channels, ImageOptions, Layout, Resize};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::{Image, ImageRef}};
+use fast_image_resize::{
+    FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
+    images::{Image, ImageRef},
+};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
 use crate::{
@@ -63,7 +66,9 @@ pub enum DecodeError {
 #[derive(Debug, thiserror::Error)]
 pub enum ImageInputError {
     /// Its input is no picture.
-    #[error("task image-classification takes a model with one input of 4 dimensions and 1 or 3 channels, float or uint8; input is {0}")]
+    #[error(
+        "task image-classification takes a model with one input of 4 dimensions and 1 or 3 channels, float or uint8; input is {0}"
+    )]
     Shape(String),
     /// The options do not fit the input.
     #[error("options.image.{option}: expected {expected}, got {got}")]
@@ -149,9 +154,9 @@ impl ImageInput {
         shape.extend(self.sample_shape());
         let data = match self.element {
             ElementType::U8 => self.laid_out(&pixels, |_, byte| [byte]),
-            ElementType::F16 => {
-                self.laid_out(&pixels, |channel, byte| half::f16::from_f32(self.tables[channel][usize::from(byte)]).to_le_bytes())
-            }
+            ElementType::F16 => self.laid_out(&pixels, |channel, byte| {
+                half::f16::from_f32(self.tables[channel][usize::from(byte)]).to_le_bytes()
+            }),
             _ => self.laid_out(&pixels, |channel, byte| self.tables[channel][usize::from(byte)].to_le_bytes()),
         };
         match Tensor::new(self.element, shape, Bytes::from(data)) {
@@ -177,9 +182,12 @@ impl ImageInput {
         // A picture narrower than the model's aspect is cut where it ends.
         let (crop_width, crop_height) = (crop_width.min(width), crop_height.min(height));
         let (left, top) = ((width - crop_width) / 2.0, (height - crop_height) / 2.0);
-        let options = ResizeOptions::new()
-            .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
-            .crop(left, top, crop_width, crop_height);
+        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).crop(
+            left,
+            top,
+            crop_width,
+            crop_height,
+        );
         let mut target = Image::new(self.width, self.height, PixelType::U8x3);
         let resized = ImageRef::new(picture.width(), picture.height(), picture.as_raw(), PixelType::U8x3)
             .map_err(|error| error.to_string())
@@ -315,9 +323,7 @@ fn tables(
             got: "numbers".to_owned(),
         });
     }
-    let table = |channel: usize| {
-        std::array::from_fn(|byte| (byte as f32 / 255.0 - mean[channel]) / std[channel])
-    };
+    let table = |channel: usize| std::array::from_fn(|byte| (byte as f32 / 255.0 - mean[channel]) / std[channel]);
     Ok((0..count).map(table).collect())
 }
 
@@ -474,8 +480,8 @@ mod tests {
 
     #[test]
     fn the_smallest_and_the_longest_picture_are_taken() {
-        let input =
-            ImageInput::new(&port([None, Some(3), Some(224), Some(224)]), &ImageOptions::default(), MAX_PIXELS).unwrap();
+        let input = ImageInput::new(&port([None, Some(3), Some(224), Some(224)]), &ImageOptions::default(), MAX_PIXELS)
+            .unwrap();
         for (width, height) in [(1, 1), (1, 100_000), (100_000, 1), (3, 7)] {
             let png = encoded(&RgbImage::from_pixel(width, height, Rgb([9, 9, 9])), ImageFormat::Png);
             assert_eq!(input.decode(&png).unwrap().shape(), [1, 3, 224, 224], "{width}x{height}");

@@ -21,7 +21,7 @@ pub enum FilesError {
     #[error("folder {} has neither {MODEL_FILE} nor a numbered version folder with one", .0.display())]
     NoModel(PathBuf),
     /// A file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,

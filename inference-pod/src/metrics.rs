@@ -198,8 +198,10 @@ impl Metrics {
         r.register("model_warmup_seconds", "Time of probe and warm-up", self.warmup_seconds.clone());
         r.register("instances", "Instances by state", self.instances.clone());
         r.register("execution_provider_info", "The execution provider really in use", self.provider.clone());
-        let build =
-            Info::new(vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("onnxruntime", runtime_version.to_owned())]);
+        let build = Info::new(vec![
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("onnxruntime", runtime_version.to_owned()),
+        ]);
         r.register("build", "Versions of this program", build);
     }
 
@@ -207,9 +209,7 @@ impl Metrics {
     #[must_use]
     pub fn model(&self, name: &str) -> ModelMetrics {
         let label = ModelLabel { model: name.to_owned() };
-        let outcome = |outcome| {
-            self.requests.get_or_create_owned(&OutcomeLabels { model: name.to_owned(), outcome })
-        };
+        let outcome = |outcome| self.requests.get_or_create_owned(&OutcomeLabels { model: name.to_owned(), outcome });
         let error = |reason| self.errors.get_or_create_owned(&ReasonLabels { model: name.to_owned(), reason });
         let state = |state| self.instances.get_or_create_owned(&StateLabels { model: name.to_owned(), state });
         ModelMetrics(Arc::new(Handles {

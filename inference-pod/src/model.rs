@@ -51,7 +51,7 @@ pub enum LoadError {
     #[error("task image-classification takes a model with a batch dimension, or a fixed one of 1; {0}")]
     FixedBatch(String),
     /// No thread for an instance.
-    #[error("cannot start a worker thread: {0}")]
+    #[error("cannot start a worker thread")]
     Thread(#[from] std::io::Error),
 }
 
@@ -340,12 +340,7 @@ fn check_port(port: &Port, tensor: &Tensor) -> Result<(), InvalidInput> {
     }
     let dims: Vec<String> =
         port.dims.iter().map(|size| size.map_or_else(|| "-1".to_owned(), |size| size.to_string())).collect();
-    Err(InvalidInput(format!(
-        "input `{}`: expected shape [{}], got {:?}",
-        port.name,
-        dims.join(", "),
-        tensor.shape()
-    )))
+    Err(InvalidInput(format!("input `{}`: expected shape [{}], got {:?}", port.name, dims.join(", "), tensor.shape())))
 }
 
 fn image_input(

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crate::{
     session::{Port, Session, SessionError, Stacked},
     tensor::{Tensor, elements},
+    termination::error_chain,
     times::{BucketTimes, buckets},
 };
 
@@ -56,7 +57,8 @@ pub fn probe(session: &mut Session, shapes: &BTreeMap<String, Vec<usize>>, batch
     let single = run_zeros(session, &ports, shapes, 1);
     let batching = match &single {
         Err(error) => Batching::Off(format!(
-            "a run on zeros failed: {error}; if it is for their shape, set options.warmup.shapes"
+            "a run on zeros failed: {}; if it is for their shape, set options.warmup.shapes",
+            error_chain(error)
         )),
         Ok(outputs) => batching(session, &ports, shapes, outputs, batch_size),
     };
@@ -68,7 +70,7 @@ pub fn probe(session: &mut Session, shapes: &BTreeMap<String, Vec<usize>>, batch
                 Err(error) => {
                     // Larger buckets would fail too, for want of memory for example.
                     let smaller = times.iter().map(|(size, _)| size).max().unwrap_or(1);
-                    let reason = format!("a run of {bucket} samples failed: {error}");
+                    let reason = format!("a run of {bucket} samples failed: {}", error_chain(&error));
                     let batching = if smaller > 1 { Batching::On(smaller) } else { Batching::Off(reason.clone()) };
                     tracing::warn!(largest = smaller, reason, "batches stay smaller than asked for");
                     return Probed { batching, outputs: single.ok(), times };
@@ -112,7 +114,7 @@ fn batching(
         return Batching::On(1);
     }
     match run_zeros(session, ports, shapes, 2) {
-        Err(error) => Batching::Off(format!("a run of 2 samples failed: {error}")),
+        Err(error) => Batching::Off(format!("a run of 2 samples failed: {}", error_chain(&error))),
         Ok(pair) => match batch_dimension_lost(session, &pair, 2) {
             Some(reason) => Batching::Off(reason),
             None => Batching::On(batch_size),

@@ -19,7 +19,7 @@ use crate::{
     registry::Registry,
     session::{Runtime, SessionError},
     surroundings::{self, UnreadableConfig},
-    termination::Termination,
+    termination::{Termination, error_chain},
 };
 
 /// Runs are looked at this often; how late a run that takes too long is ended at most.
@@ -35,10 +35,10 @@ pub enum ServeError {
     #[error(transparent)]
     Config(#[from] Faults),
     /// The log filter.
-    #[error("logging.level (or RUST_LOG): {0}")]
+    #[error("logging.level (or RUST_LOG) is no filter")]
     LogFilter(#[from] tracing_subscriber::filter::ParseError),
     /// A port is taken, for example.
-    #[error("cannot listen on {address} ({setting}): {source}")]
+    #[error("cannot listen on {address} ({setting})")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -51,7 +51,7 @@ pub enum ServeError {
     #[error(transparent)]
     Runtime(#[from] SessionError),
     /// A model.
-    #[error("model '{model}': {source}")]
+    #[error("model '{model}' cannot be served")]
     Load {
         /// Its name.
         model: String,
@@ -59,7 +59,7 @@ pub enum ServeError {
         source: LoadError,
     },
     /// Threads or signals.
-    #[error("cannot set the process up: {0}")]
+    #[error("cannot set the process up")]
     Process(#[from] std::io::Error),
     /// Requests were still unanswered when the time for draining was over.
     #[error("requests were still unanswered {0:?} after the listeners closed")]
@@ -76,7 +76,7 @@ impl ServeError {
             Self::Listen { .. } | Self::Runtime(_) | Self::Process(_) => (None, "ServerFailed"),
             Self::DrainTimeout(_) => (None, "DrainTimeout"),
         };
-        Termination { model, reason, message: self.to_string() }
+        Termination { model, reason, message: error_chain(self) }
     }
 }
 
@@ -98,7 +98,10 @@ pub fn serve(config: ServingConfig) -> Result<(), ServeError> {
     let loop_runtime = serving_loop(threads)?;
     let (clients, admin) = {
         let _in_runtime = loop_runtime.enter();
-        (listen(&config, config.server.port, "server.port")?, listen(&config, config.server.metrics_port, "server.metrics_port")?)
+        (
+            listen(&config, config.server.port, "server.port")?,
+            listen(&config, config.server.metrics_port, "server.metrics_port")?,
+        )
     };
     let ServingConfig { server, logging: _, models } = config;
     let app = Arc::new(App {
@@ -233,8 +236,8 @@ fn load_all(app: &App, runtime: &Runtime, models: &[ModelConfig]) -> Result<(), 
         metrics: &app.metrics,
     };
     for config in models {
-        let model = Model::load(config, &around)
-            .map_err(|source| ServeError::Load { model: config.name.clone(), source })?;
+        let model =
+            Model::load(config, &around).map_err(|source| ServeError::Load { model: config.name.clone(), source })?;
         tracing::info!(
             model = model.name,
             task = model.task.as_str(),

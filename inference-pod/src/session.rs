@@ -33,7 +33,7 @@ pub enum SessionError {
         reason: String,
     },
     /// The file is no model that ONNX Runtime can run.
-    #[error("cannot load model file {}: {}", path.display(), source.message())]
+    #[error("cannot load model file {}", path.display())]
     Load {
         /// The model file.
         path: PathBuf,
@@ -51,7 +51,9 @@ pub enum SessionError {
         found: String,
     },
     /// None of the wanted execution providers is to be had.
-    #[error("execution provider `{wanted}` is not available: {reason}; add `cpu` to execution_providers to allow falling back")]
+    #[error(
+        "execution provider `{wanted}` is not available: {reason}; add `cpu` to execution_providers to allow falling back"
+    )]
     Provider {
         /// The provider asked for.
         wanted: &'static str,
@@ -59,8 +61,8 @@ pub enum SessionError {
         reason: String,
     },
     /// A run failed.
-    #[error("ONNX Runtime failed: {}", .0.message())]
-    Run(ort::Error),
+    #[error("ONNX Runtime failed")]
+    Run(#[source] ort::Error),
 }
 
 /// The loaded library. One for the process.
@@ -224,8 +226,7 @@ impl Session {
             .map(|input| filled(&self.allocator, input).map(SessionInputValue::from))
             .collect::<ort::Result<Vec<_>>>()
             .map_err(SessionError::Run)?;
-        let mut outputs =
-            self.inner.run_with_options(inputs.as_slice(), &*self.options).map_err(SessionError::Run)?;
+        let mut outputs = self.inner.run_with_options(inputs.as_slice(), &*self.options).map_err(SessionError::Run)?;
         let missing = || SessionError::Run(ort::Error::new("the model left out an output"));
         let ports = &self.signature.outputs;
         ports.iter().map(|port| tensor_of(outputs.remove(&port.name).ok_or_else(missing)?)).collect()

@@ -10,7 +10,7 @@ use crds::serving::{Layer, ServerConfig, environment_layer};
 
 /// A config file cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot read config file {}: {source}", path.display())]
+#[error("cannot read config file {}", path.display())]
 pub struct UnreadableConfig {
     path: PathBuf,
     source: std::io::Error,

@@ -7,6 +7,19 @@ use serde::Serialize;
 /// Kubelet shows no more than this.
 const LONGEST_BYTES: usize = 4096;
 
+/// An error with everything that caused it, for people.
+#[must_use]
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
 /// Why the process ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Termination {
@@ -21,7 +34,8 @@ pub struct Termination {
 impl Termination {
     /// Writes the message where somebody can have asked for it: into an existing file, or beside others.
     pub fn write(&self, path: &Path) {
-        let asked_for = path.exists() || path.parent().is_some_and(|folder| folder.is_dir() && folder != Path::new("/dev"));
+        let asked_for =
+            path.exists() || path.parent().is_some_and(|folder| folder.is_dir() && folder != Path::new("/dev"));
         if !asked_for {
             return;
         }

@@ -17,8 +17,9 @@ pub struct BucketTimes {
 /// The bucket sizes of a model: the powers of two up to `batch_size`, and `batch_size` itself.
 #[must_use]
 pub fn buckets(batch_size: usize) -> Vec<usize> {
-    let mut sizes: Vec<usize> =
-        std::iter::successors(Some(1_usize), |size| size.checked_mul(2)).take_while(|size| *size < batch_size).collect();
+    let mut sizes: Vec<usize> = std::iter::successors(Some(1_usize), |size| size.checked_mul(2))
+        .take_while(|size| *size < batch_size)
+        .collect();
     sizes.push(batch_size.max(1));
     sizes
 }

@@ -17,6 +17,7 @@ use crate::{
     queue::{Key, NewJob, Queue, Refused, Waiting},
     session::{RunCanceller, Session, Stacked},
     tensor::Tensor,
+    termination::error_chain,
 };
 
 /// A terminated run that has not come back by then is given up, and its instance with it.
@@ -213,7 +214,11 @@ impl Shared {
             self.metrics.enqueued(samples, queue.samples());
             keys
         };
-        if keys.len() == 1 { self.wake.notify_one() } else { self.wake.notify_all() }
+        if keys.len() == 1 {
+            self.wake.notify_one()
+        } else {
+            self.wake.notify_all()
+        }
         let tickets = keys.into_iter().zip(answers);
         Ok(tickets.map(|(key, answer)| Ticket { shared: Arc::clone(self), key, answer }).collect())
     }
@@ -338,7 +343,7 @@ fn run(shared: &Shared, index: usize, session: &mut Session, batch: Vec<Waiting<
 fn run_session(session: &mut Session, inputs: &[Vec<Tensor>]) -> Result<Vec<Tensor>, JobError> {
     let stacked = stack(inputs);
     match catch_unwind(AssertUnwindSafe(|| session.run(&stacked))) {
-        Ok(result) => result.map_err(|error| JobError::Failed(error.to_string())),
+        Ok(result) => result.map_err(|error| JobError::Failed(error_chain(&error))),
         Err(_) => Err(JobError::Failed("the worker panicked".to_owned())),
     }
 }

@@ -4,14 +4,16 @@
 
 mod common;
 
-use std::sync::LazyLock;
-
-use common::{Server, item};
+use common::{Server, SharedServer, item};
 use serde_json::{Value, json};
 
-static SERVER: LazyLock<Server> = LazyLock::new(|| {
+static SHARED: SharedServer = SharedServer::new(|| {
     let mixing = item("mixing", "batch-mixing", "");
-    let mini = item("mini", "minilm", "options: {warmup: {shapes: {input_ids: [16], attention_mask: [16], token_type_ids: [16]}}}");
+    let mini = item(
+        "mini",
+        "minilm",
+        "options: {warmup: {shapes: {input_ids: [16], attention_mask: [16], token_type_ids: [16]}}}",
+    );
     Server::start(&(item("tiny", "tiny", "") + &mixing + &mini))
 });
 
@@ -21,8 +23,9 @@ fn tiny(shape: &Value, data: &Value) -> Value {
 
 #[test]
 fn tensors_are_answered_in_the_form_of_the_open_inference_protocol() {
+    let server = SHARED.get();
     for path in ["/predict/tiny", "/v2/models/tiny/infer"] {
-        let answer = SERVER.post_json(path, &tiny(&json!([2, 4]), &json!([[1, 2, 3, 4], [5, 6, 7, 8.5]])));
+        let answer = server.post_json(path, &tiny(&json!([2, 4]), &json!([[1, 2, 3, 4], [5, 6, 7, 8.5]])));
         assert_eq!(answer.status, 200, "{}", answer.text());
         let expected = json!({
             "id": "a7", "model_name": "tiny", "model_version": "1",
@@ -35,8 +38,9 @@ fn tensors_are_answered_in_the_form_of_the_open_inference_protocol() {
 
 #[test]
 fn a_request_larger_than_a_batch_is_cut_and_joined() {
+    let server = SHARED.get();
     let data: Vec<f64> = (0..84).map(f64::from).collect();
-    let answer = SERVER.post_json("/v2/models/tiny/infer", &tiny(&json!([21, 4]), &json!(data))).json();
+    let answer = server.post_json("/v2/models/tiny/infer", &tiny(&json!([21, 4]), &json!(data))).json();
     let expected: Vec<f64> = data.iter().map(|number| number * 2.0).collect();
     assert_eq!(answer["outputs"][0]["shape"], json!([21, 4]));
     assert_eq!(answer["outputs"][0]["data"], json!(expected));
@@ -44,16 +48,18 @@ fn a_request_larger_than_a_batch_is_cut_and_joined() {
 
 #[test]
 fn a_model_that_mixes_its_batch_is_found_out_and_its_requests_are_kept_apart() {
-    let info = SERVER.get("/info").json();
+    let server = SHARED.get();
+    let info = server.get("/info").json();
     let model = info["models"].as_array().unwrap().iter().find(|model| model["name"] == "mixing").unwrap().clone();
     assert_eq!(model["batching"]["enabled"], false, "{model}");
     assert!(model["batching"]["reason"].as_str().unwrap().contains("does not keep the batch dimension"), "{model}");
+    let server = &server;
     std::thread::scope(|scope| {
         for client in 0..16 {
             scope.spawn(move || {
                 let number = f64::from(client);
                 let body = tiny(&json!([2, 4]), &json!([[number, 0, 0, 0], [number, 0, 0, 0]]));
-                let answer = SERVER.post_json("/v2/models/mixing/infer", &body).json();
+                let answer = server.post_json("/v2/models/mixing/infer", &body).json();
                 assert_eq!(answer["outputs"][0]["data"][0], json!(number * 2.0), "{answer}");
             });
         }
@@ -62,6 +68,8 @@ fn a_model_that_mixes_its_batch_is_found_out_and_its_requests_are_kept_apart() {
 
 #[test]
 fn requests_of_different_lengths_are_answered_each_with_its_own() {
+    let server = SHARED.get();
+    let server = &server;
     std::thread::scope(|scope| {
         for client in 0..12_usize {
             scope.spawn(move || {
@@ -72,7 +80,7 @@ fn requests_of_different_lengths_are_answered_each_with_its_own() {
                 let body = json!({"inputs": [
                     tensor("token_type_ids", 0), tensor("input_ids", 2000 + client), tensor("attention_mask", 1),
                 ]});
-                let answer = SERVER.post_json("/v2/models/mini/infer", &body);
+                let answer = server.post_json("/v2/models/mini/infer", &body);
                 assert_eq!(answer.status, 200, "{}", answer.text());
                 assert_eq!(answer.json()["outputs"][0]["shape"], json!([1, length, 384]));
             });
@@ -82,8 +90,9 @@ fn requests_of_different_lengths_are_answered_each_with_its_own() {
 
 #[test]
 fn what_does_not_fit_the_model_is_named() {
+    let server = SHARED.get();
     let said = |body: Value| {
-        let answer = SERVER.post_json("/v2/models/tiny/infer", &body);
+        let answer = server.post_json("/v2/models/tiny/infer", &body);
         assert_eq!(answer.status, 400, "{}", answer.text());
         answer.error()
     };
@@ -95,24 +104,30 @@ fn what_does_not_fit_the_model_is_named() {
     assert_eq!(said(input(json!({"name": "x"}))), "unknown input `x`; the model's inputs are input");
     assert_eq!(said(json!({"inputs": []})), "input `input`: required, but missing");
     assert_eq!(said(input(json!({"datatype": "INT64"}))), "input `input`: expected datatype FP32, got INT64");
-    assert_eq!(said(input(json!({"shape": [1, 5], "data": [1, 2, 3, 4, 5]}))), "input `input`: expected shape [-1, 4], got [1, 5]");
+    assert_eq!(
+        said(input(json!({"shape": [1, 5], "data": [1, 2, 3, 4, 5]}))),
+        "input `input`: expected shape [-1, 4], got [1, 5]"
+    );
     assert_eq!(said(input(json!({"shape": [4]}))), "input `input`: expected shape [-1, 4], got [4]");
     assert!(said(input(json!({"shape": [2, 4]}))).contains("takes 32 bytes, got 16"));
     assert!(said(input(json!({"shape": [-1, 4]}))).contains("expected sizes of 0 or more"));
     assert!(said(input(json!({"shape": [0, 4], "data": []}))).contains("at least one sample"));
     assert!(said(input(json!({"data": ["a"]}))).contains("a number of FP32"));
-    assert!(said(json!({"outputs": [{"name": "y"}], "inputs": input(json!({}))["inputs"]})).contains("unknown output `y`"));
+    assert!(
+        said(json!({"outputs": [{"name": "y"}], "inputs": input(json!({}))["inputs"]})).contains("unknown output `y`")
+    );
     assert!(said(json!([])).starts_with("expected {\"inputs\""));
 }
 
 #[test]
 fn the_protocols_metadata_and_health_are_there() {
-    let metadata = SERVER.get("/v2/models/tiny").json();
+    let server = SHARED.get();
+    let metadata = server.get("/v2/models/tiny").json();
     assert_eq!(metadata["inputs"], json!([{"name": "input", "datatype": "FP32", "shape": [-1, 4]}]));
     assert_eq!(metadata["versions"], json!(["1"]));
-    assert_eq!(SERVER.get("/v2/health/live").json()["live"], true);
-    assert_eq!(SERVER.get("/v2/health/ready?x=1").json()["ready"], true);
-    assert_eq!(SERVER.get("/v2/models/tiny/ready").json(), json!({"name": "tiny", "ready": true}));
-    assert_eq!(SERVER.get("/v2/models/none/ready").status, 404);
-    assert_eq!(SERVER.get("/v2").json()["name"], "ortolan");
+    assert_eq!(server.get("/v2/health/live").json()["live"], true);
+    assert_eq!(server.get("/v2/health/ready?x=1").json()["ready"], true);
+    assert_eq!(server.get("/v2/models/tiny/ready").json(), json!({"name": "tiny", "ready": true}));
+    assert_eq!(server.get("/v2/models/none/ready").status, 404);
+    assert_eq!(server.get("/v2").json()["name"], "ortolan");
 }

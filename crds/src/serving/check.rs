@@ -9,7 +9,10 @@ use jsonschema::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Layer, ModelConfig, ModelControl, ModelOptions, ServerConfig, ServingConfig, Task, layers::{merge, without_nulls}};
+use super::{
+    Layer, ModelConfig, ModelControl, ModelOptions, ServerConfig, ServingConfig, Task,
+    layers::{merge, without_nulls},
+};
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -272,8 +275,7 @@ fn model_faults(model: &ModelConfig) -> Vec<Fault> {
 }
 
 fn options_faults(prefix: &str, options: &ModelOptions) -> Vec<Fault> {
-    let mut faults =
-        not_built_faults(prefix, &[("text", options.text.is_some()), ("versions", options.versions.is_some())]);
+    let mut faults = not_built_faults(prefix, &[("versions", options.versions.is_some())]);
     let image = &options.image;
     if let (Some(mean), Some(std)) = (&image.mean, &image.std)
         && mean.len() != std.len()
@@ -287,9 +289,7 @@ fn options_faults(prefix: &str, options: &ModelOptions) -> Vec<Fault> {
 /// A setting that would be ignored is worse than one that is refused.
 fn not_built_faults(prefix: &str, settings: &[(&str, bool)]) -> Vec<Fault> {
     let refused = settings.iter().filter(|(_, used)| *used);
-    refused
-        .map(|(path, _)| fault(&join(prefix, path), "not built yet: only the default is taken".to_owned()))
-        .collect()
+    refused.map(|(path, _)| fault(&join(prefix, path), "not built yet: only the default is taken".to_owned())).collect()
 }
 
 fn fault(path: &str, message: String) -> Fault {

@@ -18,7 +18,7 @@ pub struct ModelOptions {
     /// Classes in an answer, most likely first. Null: 5.
     #[schemars(range(min = 1, max = 100_000))]
     pub top_k: Option<u32>,
-    /// From text to tokens. Not built yet.
+    /// From text to tokens; read by the text tasks.
     pub text: Option<TextOptions>,
     /// What is run before the model counts as ready.
     pub warmup: WarmupOptions,
@@ -90,7 +90,7 @@ pub enum Labels {
     List(Vec<String>),
 }
 
-/// From text to tokens. Not built yet.
+/// From text to tokens; read by the text tasks.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TextOptions {

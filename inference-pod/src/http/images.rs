@@ -4,8 +4,7 @@ use std::borrow::Cow;
 
 use axum::body::Bytes;
 use base64::{
-    Engine,
-    alphabet,
+    Engine, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use serde::{Deserialize, Serialize};
@@ -91,9 +90,8 @@ impl Images {
     /// # Errors
     /// 400, 413 or 415, naming the image.
     pub fn decode(&self, input: &ImageInput) -> Result<Vec<Tensor>, ApiError> {
-        let sample = |(field, file): &(String, Bytes)| {
-            input.decode(file).map_err(|error| ApiError::from(error).at(field))
-        };
+        let sample =
+            |(field, file): &(String, Bytes)| input.decode(file).map_err(|error| ApiError::from(error).at(field));
         self.files.iter().map(sample).collect()
     }
 }

@@ -62,9 +62,7 @@ impl InferRequest {
     /// 400 with the input, what was expected and what came.
     pub fn from_json(body: &[u8], model: &Model) -> Result<Self, ApiError> {
         let request: Request<'_> = serde_json::from_slice(body).map_err(|error| {
-            ApiError::bad_input(format!(
-                r#"expected {{"inputs": [{{"name", "shape", "datatype", "data"}}]}}; {error}"#
-            ))
+            ApiError::bad_input(format!(r#"expected {{"inputs": [{{"name", "shape", "datatype", "data"}}]}}; {error}"#))
         })?;
         let ports = &model.signature.inputs;
         let known = || ports.iter().map(|port| port.name.as_str()).collect::<Vec<_>>().join(", ");

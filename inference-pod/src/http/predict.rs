@@ -54,10 +54,8 @@ pub async fn infer(State(app): State<Arc<App>>, Path(name): Path<String>, reques
         Err(error) => return error.into_response(),
     };
     let (parts, body) = request.into_parts();
-    measured(&model, async |reservation, began| {
-        infer_tensors(&app, &model, &parts, body, reservation, began).await
-    })
-    .await
+    measured(&model, async |reservation, began| infer_tensors(&app, &model, &parts, body, reservation, began).await)
+        .await
 }
 
 /// The model of that name.
@@ -95,7 +93,10 @@ impl Drop for Counted<'_> {
 }
 
 /// Holds a place in the queue, runs the request up to its deadline, and counts how it ended.
-async fn measured(model: &Model, run: impl AsyncFnOnce(Reservation, Instant) -> Result<Response, ApiError>) -> Response {
+async fn measured(
+    model: &Model,
+    run: impl AsyncFnOnce(Reservation, Instant) -> Result<Response, ApiError>,
+) -> Response {
     let began = Instant::now();
     let metrics = &model.metrics;
     metrics.received();

@@ -11,12 +11,7 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{App, MODEL_VERSION, error::ApiError, predict::find};
-use crate::{
-    lifecycle::Phase,
-    model::Model,
-    probe::Batching,
-    session::Port,
-};
+use crate::{lifecycle::Phase, model::Model, probe::Batching, session::Port};
 
 /// 200 while the serving loop moves and no instance hangs, else 503 with what is wrong.
 pub async fn health(State(app): State<Arc<App>>) -> Response {
@@ -139,7 +134,8 @@ pub async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Respons
 
 /// `GET /v2`.
 pub async fn server_metadata(State(app): State<Arc<App>>) -> Response {
-    Json(json!({"name": app.server.server_name, "version": env!("CARGO_PKG_VERSION"), "extensions": []})).into_response()
+    Json(json!({"name": app.server.server_name, "version": env!("CARGO_PKG_VERSION"), "extensions": []}))
+        .into_response()
 }
 
 /// `GET /v2/health/live`.

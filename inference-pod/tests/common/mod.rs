@@ -9,7 +9,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc,
+    sync::{Arc, Mutex, PoisonError, Weak, mpsc},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -48,8 +48,30 @@ pub fn photo(name: &str) -> Vec<u8> {
 /// The program with the surroundings of a test: no settings of the machine it runs on.
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_inference-pod"));
-    command.env_clear().env("ORT_DYLIB_PATH", library()).stdin(Stdio::null());
+    command.env_clear().env("ORT_DYLIB_PATH", library()).stdin(Stdio::null()).stdout(Stdio::null());
     command
+}
+
+/// A server that the tests of a file share: started by the first that wants it, ended by the last that lets go, for
+/// what a static holds is never dropped.
+pub struct SharedServer {
+    running: Mutex<Weak<Server>>,
+    start: fn() -> Server,
+}
+
+impl SharedServer {
+    pub const fn new(start: fn() -> Server) -> Self {
+        Self { running: Mutex::new(Weak::new()), start }
+    }
+
+    pub fn get(&self) -> Arc<Server> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.upgrade().unwrap_or_else(|| {
+            let server = Arc::new((self.start)());
+            *running = Arc::downgrade(&server);
+            server
+        })
+    }
 }
 
 /// A server process. Ended when dropped.
@@ -86,8 +108,7 @@ impl Server {
             "server: {{host: 127.0.0.1, port: 0, grpc_port: 0, metrics_port: 0, {server}}}\nlogging: {{format: json, level: debug}}\nmodels:\n{models}"
         );
         fs::write(&config, text).unwrap();
-        let mut child =
-            program().arg("serve").arg("--config").arg(&config).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = program().arg("serve").arg("--config").arg(&config).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, receiver) = mpsc::sync_channel(1);
         let stderr = child.stderr.take().unwrap();
         let log = std::thread::spawn(move || collect_log(stderr, &sender));
@@ -213,6 +234,7 @@ impl Response {
 /// A kept connection.
 pub struct Connection {
     stream: BufReader<TcpStream>,
+    answers: usize,
 }
 
 impl Connection {
@@ -224,7 +246,7 @@ impl Connection {
         let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream: BufReader::new(stream) })
+        Ok(Self { stream: BufReader::new(stream), answers: 0 })
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -238,6 +260,17 @@ impl Connection {
     pub fn try_post(&mut self, path: &str, content_type: &str, body: &[u8]) -> io::Result<Response> {
         self.write(&request("POST", path, &[("content-type", content_type)], body))?;
         self.read()
+    }
+
+    /// Whether nothing was answered on it yet.
+    pub fn is_fresh(&self) -> bool {
+        self.answers == 0
+    }
+
+    /// Reads one answer if it comes soon.
+    pub fn read_soon(&mut self, soon: Duration) -> Option<Response> {
+        self.stream.get_ref().set_read_timeout(Some(soon)).unwrap();
+        self.read().ok()
     }
 
     /// Reads one answer.
@@ -257,6 +290,7 @@ impl Connection {
         let length = headers.iter().find(|(name, _)| name == "content-length").map_or("0", |(_, value)| value);
         let mut body = vec![0; length.parse().unwrap()];
         self.stream.read_exact(&mut body)?;
+        self.answers += 1;
         Ok(Response { status, headers, body })
     }
 

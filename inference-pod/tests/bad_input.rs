@@ -1,0 +1,217 @@
+//! Bad input gets the right status and a sentence that says what was expected, and the server keeps serving.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may panic")]
+
+mod common;
+
+use std::{io::Cursor, sync::Arc};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use common::{Response, Server, SharedServer, classifier, form, photo, request};
+use image::ImageFormat;
+use serde_json::json;
+
+const PATH: &str = "/predict/espresso";
+
+static SHARED: SharedServer = SharedServer::new(|| Server::start_with("max_body_bytes: 2000000", &classifier()));
+
+/// The server, which must still serve when the test is over.
+struct Unharmed(Arc<Server>);
+
+impl std::ops::Deref for Unharmed {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.0
+    }
+}
+
+impl Drop for Unharmed {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let answer = self.0.post(PATH, "image/png", &photo("coffee.png"));
+            assert_eq!(answer.json()["predictions"][0]["class_id"], 967, "the server does not serve any more");
+        }
+    }
+}
+
+fn server() -> Unharmed {
+    Unharmed(SHARED.get())
+}
+
+#[track_caller]
+fn assert_error(answer: &Response, status: u16, parts: &[&str]) {
+    assert_eq!(answer.status, status, "{}", answer.text());
+    let error = answer.error();
+    for part in parts {
+        assert!(error.contains(part), "expected {part:?} in {error:?}");
+    }
+}
+
+#[test]
+fn an_unknown_model_is_404_in_the_words_that_clients_look_for() {
+    let server = server();
+    for path in ["/predict/latte", "/v2/models/latte/infer"] {
+        let answer = server.post(path, "image/png", b"x");
+        assert_error(&answer, 404, &[]);
+        assert_eq!(answer.error(), "Request for unknown model: 'latte' is not found");
+    }
+    let long = server.post(&format!("/predict/{}", "x".repeat(3000)), "image/png", b"x");
+    assert!(long.error().len() < 300, "{}", long.error());
+}
+
+#[test]
+fn an_unknown_path_is_404() {
+    assert_error(&server().get("/predicts/espresso"), 404, &["nothing at /predicts/espresso"]);
+}
+
+#[test]
+fn a_wrong_verb_is_405_and_names_the_right_one() {
+    let server = server();
+    let answer = server.get(PATH);
+    assert_error(&answer, 405, &["expected POST, got GET"]);
+    assert_eq!(answer.header("allow"), Some("POST"));
+    let answer = server.post("/health", "application/json", b"{}");
+    assert_error(&answer, 405, &["expected GET, got POST"]);
+}
+
+#[test]
+fn a_wrong_content_type_is_415_and_names_the_right_ones() {
+    let server = server();
+    let known = ["application/json", "multipart/form-data", "image/png"];
+    assert_error(&server.post(PATH, "text/plain", b"hello"), 415, &["got text/plain", known[0], known[1], known[2]]);
+    assert_error(&server.post(PATH, "image/gif", b"GIF89a"), 415, &["got image/gif"]);
+    let mut connection = server.connect();
+    connection.write(&request("POST", PATH, &[], b"x")).unwrap();
+    assert_error(&connection.read().unwrap(), 415, &["got none"]);
+}
+
+#[test]
+fn broken_json_is_400_and_says_where() {
+    let server = server();
+    assert_error(
+        &server.post(PATH, "application/json", b"{\"image\": "),
+        400,
+        &["expected {\"image\": base64}", "line 1"],
+    );
+    assert_error(&server.post(PATH, "application/json", b""), 400, &["expected {\"image\": base64}"]);
+    assert_error(&server.post_json(PATH, &json!({"picture": "x"})), 400, &["got neither"]);
+    assert_error(&server.post_json(PATH, &json!({"image": 5})), 400, &["expected a string"]);
+    assert_error(&server.post_json(PATH, &json!({"images": []})), 400, &["at least one image"]);
+}
+
+#[test]
+fn base64_that_is_none_is_400_and_named() {
+    let server = server();
+    assert_error(&server.post_json(PATH, &json!({"image": "@@@@"})), 400, &["image: expected base64", "@@@@"]);
+    let good = STANDARD.encode(photo("cat.png"));
+    assert_error(&server.post_json(PATH, &json!({"images": [good, "?"]})), 400, &["images[1]: expected base64"]);
+}
+
+#[test]
+fn an_image_that_is_none_is_400_by_every_form_of_body() {
+    let server = server();
+    let expected = "expected a PNG, JPEG or WebP image, got 12 bytes that begin with hello, world";
+    assert_error(&server.post(PATH, "image/png", b"hello, world"), 400, &["body: ", expected]);
+    let encoded = STANDARD.encode(b"hello, world");
+    assert_error(&server.post_json(PATH, &json!({"image": encoded})), 400, &["image: ", expected]);
+    let (content_type, body) = form(&[("image", b"hello, world")]);
+    assert_error(&server.post(PATH, &content_type, &body), 400, &["part 0: ", expected]);
+    assert_error(&server.post(PATH, "image/png", b""), 400, &["got 0 bytes"]);
+    assert_error(&server.post(PATH, "application/octet-stream", b"GIF89a......"), 415, &["got image/gif"]);
+}
+
+#[test]
+fn a_form_without_an_image_is_400() {
+    let server = server();
+    let text = b"--edge\r\ncontent-disposition: form-data; name=\"note\"\r\n\r\nhi\r\n--edge--\r\n";
+    let content_type = "multipart/form-data; boundary=edge";
+    assert_error(&server.post(PATH, content_type, text), 400, &["expected a part `image`", "got parts note"]);
+    assert_error(&server.post(PATH, content_type, b"--edge\r\nbroken"), 400, &["multipart form is broken"]);
+    assert_error(&server.post(PATH, "multipart/form-data", text), 400, &["no boundary"]);
+}
+
+#[test]
+fn a_truncated_jpeg_is_400() {
+    let server = server();
+    let picture = image::load_from_memory(&photo("coffee.png")).unwrap().to_rgb8();
+    let mut jpeg = Cursor::new(Vec::new());
+    picture.write_to(&mut jpeg, ImageFormat::Jpeg).unwrap();
+    let jpeg = jpeg.into_inner();
+    for share in [30, 60, 99] {
+        let cut = &jpeg[..jpeg.len() * share / 100];
+        assert_error(&server.post(PATH, "image/jpeg", cut), 400, &["JPEG image is damaged", "truncated"]);
+    }
+}
+
+/// 20,000 by 20,000 pixels in a file of some ten thousand bytes.
+fn bomb() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, 20_000, 20_000);
+    encoder.set_color(png::ColorType::Grayscale);
+    encoder.set_depth(png::BitDepth::One);
+    encoder.write_header().unwrap().write_image_data(&vec![0; 2_500 * 20_000]).unwrap();
+    bytes
+}
+
+#[test]
+fn a_png_bomb_is_413_and_costs_no_memory() {
+    let server = Server::start(&classifier());
+    let bomb = bomb();
+    assert!(bomb.len() < 2_000_000, "{}", bomb.len());
+    assert_error(&server.post(PATH, "image/png", &bomb), 413, &["20000x20000", "at most 50000000"]);
+    let before = server.memory_kib("VmHWM:");
+    for _ in 0..20 {
+        assert_error(&server.post(PATH, "image/png", &bomb), 413, &["20000x20000"]);
+    }
+    let grown = server.memory_kib("VmHWM:") - before;
+    assert!(grown < 4 << 10, "the peak grew by {grown} KiB; decoding one would take 400 MB");
+}
+
+#[test]
+fn a_body_over_the_limit_is_refused_before_it_is_read() {
+    let server = server();
+    let head =
+        "POST /predict/espresso HTTP/1.1\r\nhost: t\r\ncontent-type: image/png\r\ncontent-length: 9000000000\r\n\r\n";
+    let mut connection = server.connect();
+    connection.write(head.as_bytes()).unwrap();
+    // Not one byte of the body was sent, and here is the answer.
+    assert_error(&connection.read().unwrap(), 413, &["body is 9000000000 bytes; expected at most 2000000"]);
+}
+
+#[test]
+fn a_client_that_waits_to_be_asked_is_told_at_once() {
+    let server = server();
+    let head = "POST /predict/espresso HTTP/1.1\r\nhost: t\r\ncontent-type: image/png\r\nexpect: 100-continue\r\n";
+    let mut connection = server.connect();
+    connection.write(format!("{head}content-length: 3000000\r\n\r\n").as_bytes()).unwrap();
+    assert_eq!(connection.read().unwrap().status, 413, "and not 100");
+}
+
+#[test]
+fn a_body_that_hides_its_length_is_refused_at_the_limit() {
+    let server = server();
+    let mut connection = server.connect();
+    let head =
+        "POST /predict/espresso HTTP/1.1\r\nhost: t\r\ncontent-type: image/png\r\ntransfer-encoding: chunked\r\n\r\n";
+    connection.write(head.as_bytes()).unwrap();
+    let chunk = [b"10000\r\n".as_slice(), &[0; 0x10000], b"\r\n"].concat();
+    // The server may have answered and hung up before all is written; what counts is the answer.
+    for _ in 0..40 {
+        if connection.write(&chunk).is_err() {
+            break;
+        }
+    }
+    assert_error(&connection.read().unwrap(), 413, &["expected at most 2000000 bytes"]);
+}
+
+#[test]
+fn a_refused_client_that_goes_on_sending_still_sees_its_answer() {
+    let server = server();
+    let body = vec![0; 20_000_000];
+    let mut connection = server.connect();
+    let all = request("POST", "/predict/espresso", &[("content-type", "image/png")], &body);
+    // Nobody resets the connection while we are still writing.
+    connection.write(&all).unwrap();
+    assert_eq!(connection.read().unwrap().status, 413);
+}

@@ -1,0 +1,170 @@
+//! Many clients, slow models: what is refused, what shares a run, what is dropped.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may panic")]
+
+mod common;
+
+use std::{
+    sync::{Barrier, Mutex},
+    time::{Duration, Instant},
+};
+
+use common::{Connection, Response, Server, eventually, get, item, request};
+use serde_json::json;
+
+const PATH: &str = "/v2/models/slow/infer";
+
+fn body(number: usize) -> Vec<u8> {
+    json!({"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [number, 0, 0, 0]}]})
+        .to_string()
+        .into_bytes()
+}
+
+/// That many clients, all at once, each with one request.
+fn at_once(server: &Server, clients: usize) -> Vec<Response> {
+    let barrier = Barrier::new(clients);
+    let answers = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for client in 0..clients {
+            let (barrier, answers) = (&barrier, &answers);
+            scope.spawn(move || {
+                let mut connection = server.connect();
+                barrier.wait();
+                let answer = connection.post(PATH, "application/json", &body(client));
+                if answer.status == 200 {
+                    let first = &answer.json()["outputs"][0]["data"][0];
+                    assert_eq!(first.as_f64().unwrap(), client as f64, "somebody else's answer");
+                }
+                answers.lock().unwrap().push(answer);
+            });
+        }
+    });
+    answers.into_inner().unwrap()
+}
+
+#[test]
+fn requests_that_meet_share_runs_and_each_gets_its_own_answer() {
+    let server = Server::start(&item("slow", "slow", "max_queue_ms: 60000"));
+    let answers = at_once(&server, 64);
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    let runs = server.metric("ortolan_batch_size_count{model=\"slow\"}");
+    let samples = server.metric("ortolan_batch_size_sum{model=\"slow\"}");
+    assert_eq!(samples, 64.0);
+    assert!(runs < 32.0, "{runs} runs for 64 samples");
+    assert_eq!(server.metric("ortolan_samples_enqueued_total{model=\"slow\"}"), 64.0);
+    assert_eq!(server.metric("ortolan_samples_dequeued_total{model=\"slow\"}"), 64.0);
+    assert_eq!(server.metric("ortolan_queue_depth{model=\"slow\"}"), 0.0);
+    assert_eq!(server.metric("ortolan_requests_total{model=\"slow\",outcome=\"ok\"}"), 64.0);
+}
+
+#[test]
+fn what_would_wait_too_long_is_429_and_told_when_to_come_back() {
+    let server = Server::start(&item("slow", "slow", "batch_size: 1, max_queue_ms: 1"));
+    let answers = at_once(&server, 64);
+    let (served, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == 200);
+    assert!(!served.is_empty() && !refused.is_empty(), "{} served, {} refused", served.len(), refused.len());
+    for answer in &refused {
+        assert_eq!(answer.status, 429, "{}", answer.text());
+        assert!(answer.error().starts_with("queue is full: a request would wait "), "{}", answer.error());
+        let seconds: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+        let millis: u64 = answer.header("retry-after-ms").unwrap().parse().unwrap();
+        assert!(seconds >= 1 && millis >= 1 && millis <= seconds * 1000, "{seconds} s, {millis} ms");
+    }
+    let counted = server.metric("ortolan_errors_total{model=\"slow\",reason=\"queue_full\"}");
+    assert_eq!(counted, refused.len() as f64);
+    assert_eq!(at_once(&server, 1)[0].status, 200, "it serves again");
+}
+
+#[test]
+fn a_full_queue_refuses_on_the_headers_alone() {
+    let server = Server::start(&item("slow", "slow", "batch_size: 1, max_queue_ms: 1"));
+    std::thread::scope(|scope| {
+        let flood = scope.spawn(|| at_once(&server, 32));
+        eventually("a request without its body is refused", || {
+            let mut connection = server.connect();
+            let head = format!(
+                "POST {PATH} HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n"
+            );
+            connection.write(head.as_bytes()).unwrap();
+            // Only a server that does not wait for the body answers; an admitted one waits, and we hang up.
+            connection.read_soon(Duration::from_millis(100)).is_some_and(|answer| answer.status == 429)
+                || flood.is_finished()
+        });
+        flood.join().unwrap();
+    });
+    assert!(server.metric("ortolan_requests_total{model=\"slow\",outcome=\"rejected\"}") > 0.0);
+}
+
+#[test]
+fn a_request_that_passes_its_deadline_is_504() {
+    let server = Server::start(&item("slow", "slow", "batch_size: 1, max_queue_ms: 60000, request_timeout_ms: 40"));
+    let answers = at_once(&server, 32);
+    let late: Vec<_> = answers.iter().filter(|answer| answer.status != 200).collect();
+    assert!(!late.is_empty());
+    for answer in &late {
+        assert_eq!(answer.status, 504, "{}", answer.text());
+    }
+    let runs = server.metric("ortolan_batch_size_count{model=\"slow\"}");
+    assert!(runs < 32.0, "{runs} runs: late requests cost runs");
+    let expired = server.metric("ortolan_requests_total{model=\"slow\",outcome=\"expired\"}");
+    assert_eq!(expired, late.len() as f64);
+}
+
+#[test]
+fn a_client_that_leaves_costs_no_run() {
+    let server = Server::start(&item("slow", "slow", "batch_size: 1, max_queue_ms: 60000"));
+    let mut leaving: Vec<Connection> = (0..24).map(|_| server.connect()).collect();
+    for connection in &mut leaving {
+        connection.write(&request("POST", PATH, &[("content-type", "application/json")], &body(1))).unwrap();
+    }
+    eventually("all are in", || server.metric("ortolan_samples_enqueued_total{model=\"slow\"}") == 24.0);
+    drop(leaving);
+    eventually("the queue is empty", || server.metric("ortolan_queue_depth{model=\"slow\"}") == 0.0);
+    let ended = || {
+        server.metric("ortolan_requests_total{model=\"slow\",outcome=\"cancelled\"}")
+            + server.metric("ortolan_requests_total{model=\"slow\",outcome=\"ok\"}")
+    };
+    eventually("all are counted", || ended() == 24.0);
+    let runs = server.metric("ortolan_batch_size_count{model=\"slow\"}");
+    assert!(runs < 20.0, "{runs} runs for 24 clients that left");
+}
+
+#[test]
+fn a_run_that_takes_too_long_is_ended_and_the_next_one_is_served() {
+    let server = Server::start(&item("slow", "slow", "batch_size: 1, run_timeout_ms: 1"));
+    let began = Instant::now();
+    // The watch looks every 200 ms, so some runs of 30 ms get through; one that is caught says so.
+    let mut connection = server.connect();
+    let ended = loop {
+        let answer = connection.post(PATH, "application/json", &body(1));
+        if answer.status != 200 {
+            break answer;
+        }
+        assert!(began.elapsed() < common::PATIENCE);
+    };
+    assert_eq!(ended.status, 500, "{}", ended.text());
+    assert!(ended.error().contains("ended after 1ms"), "{}", ended.error());
+    eventually("it serves again", || connection.post(PATH, "application/json", &body(1)).status == 200);
+    assert_eq!(server.get("/health").status, 200);
+}
+
+#[test]
+fn probes_and_scrapes_are_answered_while_every_client_waits() {
+    let server = Server::start(&item("slow", "slow", "batch_size: 1, max_queue_ms: 60000"));
+    std::thread::scope(|scope| {
+        let flood = scope.spawn(|| at_once(&server, 64));
+        while !flood.is_finished() {
+            for path in ["/health", "/ready", "/metrics", "/info", "/health/detailed"] {
+                assert_eq!(get(server.admin, path).status, 200, "{path}");
+            }
+        }
+        assert!(flood.join().unwrap().iter().all(|answer| answer.status == 200));
+    });
+}
+
+#[test]
+fn several_instances_run_at_the_same_time() {
+    let server = Server::start(&item("slow", "slow", "batch_size: 1, instances: 2, max_queue_ms: 60000"));
+    assert!(at_once(&server, 16).iter().all(|answer| answer.status == 200));
+    assert_eq!(server.metric("ortolan_instances{model=\"slow\",state=\"running\"}"), 2.0);
+}

@@ -1,0 +1,294 @@
+//! The process: how it starts, what it says when it cannot, and how it ends.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may panic")]
+
+mod common;
+
+use std::{
+    fs, io,
+    process::{Output, Stdio},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use common::{Connection, Server, classifier, eventually, get, item, model, program, request};
+use serde_json::{Value, json};
+
+/// Runs `serve` with a config that cannot work; what it printed, and its termination message.
+fn fails_to_start(config: &str) -> (Output, Option<Value>) {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, message) = (folder.path().join("config.yaml"), folder.path().join("message"));
+    fs::write(&file, config).unwrap();
+    let output = program()
+        .args(["serve", "--config"])
+        .arg(&file)
+        .arg("--termination-message")
+        .arg(&message)
+        .stdout(Stdio::piped())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let written = fs::read_to_string(message).ok();
+    (output, written.map(|text| serde_json::from_str(&text).unwrap()))
+}
+
+const FREE_PORTS: &str = "server: {host: 127.0.0.1, port: 0, grpc_port: 0, metrics_port: 0}\n";
+
+#[test]
+fn a_broken_config_tells_all_its_faults_at_once_with_their_paths() {
+    let config = "server: {port: none, prot: 1}\nmodels: [{name: espresso, path: m, batch_size: 0}, {name: cat}]";
+    let (output, message) = fails_to_start(config);
+    let said = String::from_utf8(output.stderr).unwrap();
+    let message = message.unwrap();
+    assert_eq!(message["reason"], "InvalidConfig");
+    for part in [
+        "config has 4 faults",
+        "server.port: expected integer, got \"none\"",
+        "server.prot: unknown key `prot`",
+        "models[espresso].batch_size: expected at least 1, got 0",
+        "models[cat].path: required, but missing",
+    ] {
+        assert!(said.contains(part), "expected {part:?} in {said}");
+        assert!(message["message"].as_str().unwrap().contains(part), "{message}");
+    }
+}
+
+#[test]
+fn a_config_file_that_is_not_there_is_named() {
+    let output = program().args(["serve", "--config", "gone.yaml"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("cannot read config file gone.yaml: No such file"), "{said}");
+}
+
+#[test]
+fn a_model_file_that_is_no_model_ends_the_process_with_its_reason() {
+    let folder = model("not-a-model");
+    let (output, message) =
+        fails_to_start(&format!("{FREE_PORTS}models: [{{name: espresso, path: '{}'}}]", folder.display()));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("model 'espresso' cannot be served: cannot load model file"), "{said}");
+    let message = message.unwrap();
+    assert_eq!(message["model"], "espresso");
+    assert_eq!(message["reason"], "InvalidModel");
+    let text = message["message"].as_str().unwrap();
+    assert!(text.contains("model.onnx") && text.contains("Protobuf parsing failed"), "{text}");
+    assert_eq!(text.matches("Protobuf").count(), 1, "it repeats itself: {text}");
+}
+
+#[test]
+fn other_models_that_cannot_be_served_say_why() {
+    let reason = |line: &str| fails_to_start(&format!("{FREE_PORTS}models:\n{line}")).1.unwrap();
+    let iris = reason(&item("iris", "iris", ""));
+    assert_eq!(iris["reason"], "InvalidModel");
+    assert!(iris["message"].as_str().unwrap().contains("output `probabilities` is of type"), "{iris}");
+    let tiny = reason(&item("tiny", "tiny", "task: image-classification"));
+    assert!(tiny["message"].as_str().unwrap().contains("`input` FP32 [?, 4]"), "{tiny}");
+    let labels = reason(&item("lite", "efficientnet-lite0", "task: image-classification, options: {labels: [a, b]}"));
+    assert!(labels["message"].as_str().unwrap().contains("expected 1000 labels"), "{labels}");
+    let crop = reason(&item("lite", "efficientnet-lite0", "task: image-classification, options: {image: {crop: 100}}"));
+    assert_eq!(crop["reason"], "InvalidOptions");
+    let gone = reason("  - {name: gone, path: no/such/folder}\n");
+    assert!(gone["message"].as_str().unwrap().contains("nothing at no/such/folder"), "{gone}");
+    let cuda = reason(&item("tiny", "tiny", "execution_providers: [cuda]"));
+    assert_eq!(cuda["reason"], "ProviderUnavailable", "{cuda}");
+}
+
+#[test]
+fn a_missing_provider_that_may_be_replaced_is() {
+    let server = Server::start(&item("tiny", "tiny", "execution_providers: [cuda, cpu]"));
+    assert_eq!(server.get("/info").json()["models"][0]["provider"], "cpu");
+    server.metric("ortolan_execution_provider_info{model=\"tiny\",provider=\"cpu\"}");
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let (output, _) =
+        fails_to_start(&format!("server: {{host: 127.0.0.1, port: {port}, grpc_port: 0, metrics_port: 0}}"));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains(&format!("cannot listen on 127.0.0.1:{port} (server.port): Address already in use")),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_missing_library_says_what_to_set() {
+    let output =
+        program().env("ORT_DYLIB_PATH", "/no/such/library.so").arg("check").arg(model("tiny")).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("cannot load ONNX Runtime from /no/such/library.so") && said.contains("ORT_DYLIB_PATH"),
+        "{said}"
+    );
+}
+
+#[test]
+fn check_prints_what_a_model_takes_and_gives() {
+    let check = |name: &str| {
+        let output = program().stdout(Stdio::piped()).arg("check").arg(model(name)).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, said, _) = check("efficientnet-lite0");
+    assert_eq!(code, Some(0));
+    for part in ["image-classification", "input FP32 [-1, 3, 224, 224]", "logits FP32 [-1, 1000]", "up to 8 samples"] {
+        assert!(said.contains(part), "expected {part:?} in {said}");
+    }
+    let (code, said, _) = check("batch-mixing");
+    assert_eq!(code, Some(0));
+    assert!(said.contains("off: output `sum` does not keep the batch dimension"), "{said}");
+    let (code, _, said) = check("not-a-model");
+    assert_eq!(code, Some(1));
+    assert!(said.contains("cannot be served: cannot load model file"), "{said}");
+}
+
+#[test]
+fn before_its_models_are_loaded_a_server_is_alive_but_not_ready() {
+    // Ten models take long enough to be seen loading.
+    let models: String =
+        (0..10).map(|n| item(&format!("lite{n}"), "efficientnet-lite0", "task: image-classification")).collect();
+    let server = Server::start_unready("", &models);
+    let not_ready = get(server.admin, "/ready");
+    assert_eq!(not_ready.status, 503);
+    assert!(not_ready.error().starts_with("loading lite"), "{}", not_ready.error());
+    assert_eq!(get(server.admin, "/health").status, 200);
+    let early = server.post("/predict/lite9", "image/png", b"");
+    assert_eq!(early.status, 503, "{}", early.text());
+    assert!(early.error().contains("still loading"), "{}", early.error());
+    assert_eq!(early.header("retry-after"), Some("1"));
+    assert_eq!(server.post("/predict/none", "image/png", b"").status, 404, "an unknown name is unknown from the start");
+    eventually("ready", || get(server.admin, "/ready").status == 200);
+}
+
+#[test]
+fn metrics_come_in_both_text_forms() {
+    let server = Server::start(&item("tiny", "tiny", ""));
+    let old = get(server.admin, "/metrics");
+    assert!(old.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
+    assert!(old.text().contains("# TYPE ortolan_requests_total counter\n"));
+    let mut connection = Connection::open(server.admin);
+    let accept = [("accept", "application/openmetrics-text; version=1.0.0")];
+    connection.write(&request("GET", "/metrics", &accept, &[])).unwrap();
+    let new = connection.read().unwrap();
+    assert!(new.header("content-type").unwrap().starts_with("application/openmetrics-text"));
+    assert!(new.text().ends_with("# EOF\n"));
+    assert_eq!(server.get("/metrics").status, 200, "the client port has them too");
+    assert_eq!(server.get("/health/detailed").status, 404, "details are for the admin port");
+}
+
+fn tiny_body() -> Vec<u8> {
+    json!({"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]})
+        .to_string()
+        .into_bytes()
+}
+
+/// How a client fared with a server that was told to stop.
+#[derive(Default)]
+struct Tally {
+    answered: AtomicUsize,
+    lost: AtomicUsize,
+    told_to_close: AtomicUsize,
+}
+
+/// Sends requests over kept connections until the server takes no more connections. A request that was sent and not
+/// answered is lost, whatever the reason.
+fn keep_asking(server: &Server, body: &[u8], content_type: &str, path: &str, tally: &Tally) {
+    while let Ok(mut connection) = Connection::try_open(server.address) {
+        loop {
+            let answer = match connection.try_post(path, content_type, body) {
+                Ok(answer) => answer,
+                // A connection that the kernel took for a listener that was closing, before anything was sent on it.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset && connection.is_fresh() => return,
+                Err(error) => {
+                    tally.lost.fetch_add(1, Ordering::Relaxed);
+                    panic!("a request was lost: {error}");
+                }
+            };
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            tally.answered.fetch_add(1, Ordering::Relaxed);
+            if answer.header("connection") == Some("close") {
+                tally.told_to_close.fetch_add(1, Ordering::Relaxed);
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn sigterm_under_64_kept_connections_loses_no_request() {
+    let server = Server::start_with("drain_delay_ms: 1000", &item("tiny", "tiny", ""));
+    let tally = Tally::default();
+    std::thread::scope(|scope| {
+        for _ in 0..64 {
+            scope.spawn(|| keep_asking(&server, &tiny_body(), "application/json", "/v2/models/tiny/infer", &tally));
+        }
+        eventually("load", || tally.answered.load(Ordering::Relaxed) > 1000);
+        server.signal("TERM");
+        eventually("not ready at once", || get(server.admin, "/ready").status == 503);
+        assert_eq!(get(server.admin, "/health").status, 200, "it is alive while it drains");
+    });
+    let (status, log) = server.wait();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert_eq!(tally.lost.load(Ordering::Relaxed), 0);
+    assert!(tally.told_to_close.load(Ordering::Relaxed) >= 64);
+}
+
+#[test]
+fn sigterm_lets_slow_requests_finish_and_idle_connections_go() {
+    let server = Server::start_with("drain_delay_ms: 100", &item("slow", "slow", "batch_size: 1, max_queue_ms: 60000"));
+    let idle: Vec<Connection> = (0..8).map(|_| server.connect()).collect();
+    let done = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..24 {
+            scope.spawn(|| {
+                let answer = server.post("/v2/models/slow/infer", "application/json", &tiny_body());
+                assert_eq!(answer.status, 200, "{}", answer.text());
+                done.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        eventually("all are in", || server.metric("ortolan_requests_received_total{model=\"slow\"}") == 24.0);
+        server.signal("TERM");
+    });
+    assert_eq!(done.load(Ordering::Relaxed), 24);
+    let (status, log) = server.wait();
+    assert_eq!(status.code(), Some(0), "{log}");
+    drop(idle);
+}
+
+#[test]
+fn ctrl_c_skips_the_delay_and_a_second_signal_ends_it_at_once() {
+    let patient = Server::start_with("drain_delay_ms: 600000", &item("tiny", "tiny", ""));
+    patient.signal("INT");
+    assert_eq!(patient.wait().0.code(), Some(0));
+
+    let stubborn = Server::start_with("drain_delay_ms: 600000", &item("tiny", "tiny", ""));
+    stubborn.signal("TERM");
+    eventually("draining", || get(stubborn.admin, "/ready").status == 503);
+    stubborn.signal("TERM");
+    stubborn.wait();
+}
+
+#[test]
+fn an_old_connection_is_told_to_close_and_loses_nothing() {
+    let server = Server::start_with("max_connection_age_ms: 200", &item("tiny", "tiny", ""));
+    let mut connection = server.connect();
+    let closed = AtomicBool::new(false);
+    eventually("told to close", || {
+        let answer = connection.post("/v2/models/tiny/infer", "application/json", &tiny_body());
+        assert_eq!(answer.status, 200);
+        closed.store(answer.header("connection") == Some("close"), Ordering::Relaxed);
+        closed.load(Ordering::Relaxed)
+    });
+}
+
+#[test]
+fn settings_of_the_environment_win() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.yaml");
+    fs::write(&file, format!("{FREE_PORTS}models:\n{}", classifier())).unwrap();
+    let output =
+        program().args(["serve", "--config"]).arg(&file).env("ORTOLAN__SERVER__PORT", "70000").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("server.port: expected at most 65535, got 70000 (environment)"), "{said}");
+}
