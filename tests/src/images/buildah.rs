@@ -76,6 +76,12 @@ impl<'a> Buildah<'a> {
         done.map(|_| ())
     }
 
+    /// Removes the containers of builds that were killed. Nobody else has any in this storage: builds hold a lock.
+    pub(super) fn remove_leftovers(&self) -> Result<(), ImageError> {
+        self.buildah(&["rm", "--all"])?;
+        Ok(())
+    }
+
     /// The value of an image's label, if there is such an image and such a label.
     pub(super) fn label(&self, image: &str, label: &str) -> Option<String> {
         let format = format!("{{{{index .OCIv1.Config.Labels \"{label}\"}}}}");
