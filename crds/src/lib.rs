@@ -1,1 +1,10 @@
-//! ortolan-crds
+//! The contract between Ortolan's parts: what people and the operator write, and what the pod reads.
+//!
+//! ```text
+//! files, environment ──▸ serving::layers ──▸ serving::check ──▸ serving::ServingConfig ──▸ inference-pod
+//! ```
+//!
+//! Vocabulary: a *layer* is one source of settings (a file, the environment), a *fault* is one thing that is wrong with
+//! the settings, with its path. This crate does no input or output: whoever calls it brings the text.
+
+pub mod serving;

@@ -1,0 +1,357 @@
+//! From layers to a config, or to everything that is wrong with them.
+
+use std::{collections::BTreeSet, fmt, sync::LazyLock};
+
+use jsonschema::{
+    Validator,
+    error::{TypeKind, ValidationError, ValidationErrorKind},
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{Layer, ModelConfig, ModelControl, ModelOptions, ServerConfig, ServingConfig, Task, layers::{merge, without_nulls}};
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fault {
+    /// Where, for example `models[espresso].batch_size`; empty for the whole.
+    pub path: String,
+    /// The layer that brought it; empty where nobody did.
+    pub origin: String,
+    /// What was expected and what came.
+    pub message: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.message)?;
+        if !self.origin.is_empty() {
+            write!(f, " ({})", self.origin)?;
+        }
+        Ok(())
+    }
+}
+
+/// Everything that is wrong with a config, at once.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Faults(pub Vec<Fault>);
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0.len();
+        write!(f, "config has {count} fault{}", if count == 1 { "" } else { "s" })?;
+        self.0.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
+    }
+}
+
+/// Merges the layers, later ones over earlier ones, and reads the result.
+///
+/// # Errors
+/// All [`Faults`]: text that is no YAML, unknown keys, wrong types, values out of range, and settings that do not go
+/// together, each with its path and the layer that brought it.
+pub fn parse(layers: &[Layer]) -> Result<ServingConfig, Faults> {
+    static SCHEMA: LazyLock<Option<Validator>> = LazyLock::new(|| Validator::new(&super::schema()).ok());
+    let trees = read_layers(layers)?;
+    let mut merged = Value::Object(serde_json::Map::new());
+    for (_, tree) in &trees {
+        merge(&mut merged, tree.clone());
+    }
+    let mut faults = schema_faults(&SCHEMA, &merged);
+    faults.extend(environment_faults(layers, &trees));
+    for fault in &mut faults {
+        fault.origin = origin_of(&fault.path, &trees);
+    }
+    // Settings that do not go together can only be judged once each of them can be read.
+    let config: ServingConfig = read(merged, faults)?;
+    let faults = combination_faults(&config);
+    if faults.is_empty() { Ok(config) } else { Err(Faults(faults)) }
+}
+
+/// Reads a folder's `model.yaml`, with `over` (the config's `options`) laid on it.
+///
+/// # Errors
+/// All [`Faults`] of the file.
+pub fn parse_options(layer: &Layer, over: &ModelOptions) -> Result<ModelOptions, Faults> {
+    static SCHEMA: LazyLock<Option<Validator>> =
+        LazyLock::new(|| Validator::new(&schemars::schema_for!(ModelOptions).to_value()).ok());
+    let trees = read_layers(std::slice::from_ref(layer))?;
+    let mut merged = Value::Object(serde_json::Map::new());
+    for (_, tree) in &trees {
+        merge(&mut merged, tree.clone());
+    }
+    let mut faults = schema_faults(&SCHEMA, &merged);
+    for fault in &mut faults {
+        fault.origin.clone_from(&layer.origin);
+    }
+    let _checked: ModelOptions = read(merged.clone(), faults)?;
+    merge(&mut merged, without_nulls(serde_json::to_value(over).unwrap_or_default()));
+    let options: ModelOptions = read(merged, Vec::new())?;
+    let faults = options_faults("", &options);
+    if faults.is_empty() { Ok(options) } else { Err(Faults(faults)) }
+}
+
+fn read<T: DeserializeOwned>(tree: Value, mut faults: Vec<Fault>) -> Result<T, Faults> {
+    if faults.is_empty() {
+        match serde_json::from_value(tree) {
+            Ok(value) => return Ok(value),
+            Err(error) => faults.push(fault("", error.to_string())),
+        }
+    }
+    faults.sort();
+    faults.dedup();
+    Err(Faults(faults))
+}
+
+fn read_layers(layers: &[Layer]) -> Result<Vec<(String, Value)>, Faults> {
+    let mut trees = Vec::new();
+    let mut faults = Vec::new();
+    for layer in layers {
+        match layer.tree() {
+            Ok(tree) if tree.is_object() => trees.push((layer.origin.clone(), tree)),
+            Ok(tree) => faults.push(Fault {
+                path: String::new(),
+                origin: layer.origin.clone(),
+                message: format!("expected a mapping of settings, got {}", shown(&tree)),
+            }),
+            Err(message) => {
+                faults.push(Fault { path: String::new(), origin: layer.origin.clone(), message });
+            }
+        }
+    }
+    if faults.is_empty() { Ok(trees) } else { Err(Faults(faults)) }
+}
+
+fn schema_faults(schema: &Option<Validator>, tree: &Value) -> Vec<Fault> {
+    let Some(schema) = schema else { return Vec::new() };
+    schema.iter_errors(tree).flat_map(|error| faults_of(&error, tree)).collect()
+}
+
+fn faults_of(error: &ValidationError<'_>, tree: &Value) -> Vec<Fault> {
+    let path = readable_path(error.instance_path().as_str(), tree);
+    let got = shown(error.instance());
+    let expected = |what: String| vec![fault(&path, format!("expected {what}, got {got}"))];
+    match error.kind() {
+        ValidationErrorKind::AdditionalProperties { unexpected } => unexpected
+            .iter()
+            .map(|key| fault(&join(&path, key), format!("unknown key `{key}`{}", known_keys(error, tree))))
+            .collect(),
+        ValidationErrorKind::Required { property } => {
+            let key = property.as_str().unwrap_or_default();
+            vec![fault(&join(&path, key), "required, but missing".to_owned())]
+        }
+        ValidationErrorKind::Type { kind } => expected(type_name(kind)),
+        ValidationErrorKind::Minimum { limit } => expected(format!("at least {limit}")),
+        ValidationErrorKind::Maximum { limit } => expected(format!("at most {limit}")),
+        ValidationErrorKind::Enum { options } => expected(format!("one of {}", alternatives(options))),
+        ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context } => {
+            expected(any_of(context))
+        }
+        ValidationErrorKind::MinLength { limit } => expected(format!("at least {limit} characters")),
+        ValidationErrorKind::MaxLength { limit } => expected(format!("at most {limit} characters")),
+        ValidationErrorKind::MinItems { limit } => expected(format!("at least {limit} items")),
+        ValidationErrorKind::MaxItems { limit } => expected(format!("at most {limit} items")),
+        ValidationErrorKind::Pattern { pattern } => expected(format!("text that matches {pattern}")),
+        ValidationErrorKind::Format { format } => expected(format!("{format} text")),
+        _ => vec![fault(&path, error.to_string())],
+    }
+}
+
+fn type_name(kind: &TypeKind) -> String {
+    let names: Vec<String> = match kind {
+        TypeKind::Single(one) => vec![one.to_string()],
+        TypeKind::Multiple(many) => many.iter().map(|one| one.to_string()).collect(),
+    };
+    let names: Vec<&str> = names.iter().map(String::as_str).filter(|name| *name != "null").collect();
+    names.join(" or ")
+}
+
+fn alternatives(options: &Value) -> String {
+    let Value::Array(options) = options else { return options.to_string() };
+    options.iter().map(|option| option.as_str().unwrap_or_default()).collect::<Vec<_>>().join(", ")
+}
+
+/// What would have been right in the branches of an `anyOf` or `oneOf`; null branches are left out.
+fn any_of(context: &[Vec<ValidationError<'_>>]) -> String {
+    let mut wanted = Vec::new();
+    for error in context.iter().flatten() {
+        let text = match error.kind() {
+            ValidationErrorKind::Constant { expected_value } => expected_value.as_str().unwrap_or_default().to_owned(),
+            ValidationErrorKind::Enum { options } => alternatives(options),
+            ValidationErrorKind::Type { kind } => type_name(kind),
+            _ => error.to_string(),
+        };
+        if !text.is_empty() && !wanted.contains(&text) {
+            wanted.push(text);
+        }
+    }
+    format!("one of {}", wanted.join(", "))
+}
+
+/// The keys that the object does take, where the schema is one of ours.
+fn known_keys(error: &ValidationError<'_>, tree: &Value) -> String {
+    let pointer = error.instance_path().as_str();
+    let keys = match pointer.split('/').skip(1).collect::<Vec<_>>().as_slice() {
+        [] if tree.get("models").is_some() || tree.get("server").is_some() => keys_of(&ServingConfig::default()),
+        ["server"] => keys_of(&ServerConfig::default()),
+        ["logging"] => keys_of(&super::LoggingConfig::default()),
+        ["models", _, "options"] => keys_of(&ModelOptions::default()),
+        ["models", _, "options", "image"] | ["image"] => keys_of(&super::ImageOptions::default()),
+        _ => return String::new(),
+    };
+    format!("; known are {keys}")
+}
+
+fn keys_of<T: serde::Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(Value::Object(map)) => map.keys().map(String::as_str).collect::<Vec<_>>().join(", "),
+        _ => String::new(),
+    }
+}
+
+/// The environment speaks for the process, not for models.
+fn environment_faults(layers: &[Layer], trees: &[(String, Value)]) -> Vec<Fault> {
+    let from_environment = layers.iter().zip(trees).filter(|(layer, _)| layer.origin == "environment");
+    from_environment
+        .filter(|(_, (_, tree))| tree.get("models").is_some())
+        .map(|_| fault("models", "cannot be set by environment variables, only server and logging can".to_owned()))
+        .collect()
+}
+
+/// What each value allows by itself, but the values do not allow together; and what is not built yet.
+fn combination_faults(config: &ServingConfig) -> Vec<Fault> {
+    let mut faults = server_faults(&config.server);
+    let mut names = BTreeSet::new();
+    for model in &config.models {
+        if !names.insert(&model.name) {
+            faults.push(fault(&format!("models[{}]", model.name), "name comes twice; each name once".to_owned()));
+        }
+        faults.extend(model_faults(model));
+    }
+    faults
+}
+
+fn server_faults(server: &ServerConfig) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let ports = [
+        ("server.port", server.port),
+        ("server.grpc_port", server.grpc_port),
+        ("server.metrics_port", server.metrics_port),
+    ];
+    for (index, (path, port)) in ports.iter().enumerate() {
+        if let Some((other, _)) = ports[..index].iter().find(|(_, other)| other == port && *port != 0) {
+            faults.push(fault(path, format!("expected a port of its own, got {port}, which {other} has")));
+        }
+    }
+    let not_built = [
+        ("server.tokens_file", server.tokens_file.is_some()),
+        ("server.tls", server.tls.is_some()),
+        ("server.rate_limit", server.rate_limit.is_some()),
+        ("server.model_control", server.model_control != ModelControl::None),
+    ];
+    faults.extend(not_built_faults("", &not_built));
+    faults
+}
+
+fn model_faults(model: &ModelConfig) -> Vec<Fault> {
+    let prefix = format!("models[{}]", model.name);
+    let not_built = [
+        ("task", matches!(model.task, Task::TextEmbedding | Task::ImageTextSimilarity)),
+        ("batch_timeout_ms", model.batch_timeout_ms != 0),
+        ("latency_objective_ms", model.latency_objective_ms.is_some()),
+    ];
+    let mut faults = not_built_faults(&prefix, &not_built);
+    if model.queue_size < model.batch_size {
+        let message = format!("expected at least batch_size ({}), got {}", model.batch_size, model.queue_size);
+        faults.push(fault(&join(&prefix, "queue_size"), message));
+    }
+    faults.extend(options_faults(&join(&prefix, "options"), &model.options));
+    faults
+}
+
+fn options_faults(prefix: &str, options: &ModelOptions) -> Vec<Fault> {
+    let mut faults =
+        not_built_faults(prefix, &[("text", options.text.is_some()), ("versions", options.versions.is_some())]);
+    let image = &options.image;
+    if let (Some(mean), Some(std)) = (&image.mean, &image.std)
+        && mean.len() != std.len()
+    {
+        let message = format!("expected as many numbers as mean has ({}), got {}", mean.len(), std.len());
+        faults.push(fault(&join(prefix, "image.std"), message));
+    }
+    faults
+}
+
+/// A setting that would be ignored is worse than one that is refused.
+fn not_built_faults(prefix: &str, settings: &[(&str, bool)]) -> Vec<Fault> {
+    let refused = settings.iter().filter(|(_, used)| *used);
+    refused
+        .map(|(path, _)| fault(&join(prefix, path), "not built yet: only the default is taken".to_owned()))
+        .collect()
+}
+
+fn fault(path: &str, message: String) -> Fault {
+    Fault { path: path.to_owned(), origin: String::new(), message }
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+/// `/models/0/batch_size` becomes `models[espresso].batch_size`: people know their models by name.
+fn readable_path(pointer: &str, tree: &Value) -> String {
+    let mut path = String::new();
+    let mut here = Some(tree);
+    for raw in pointer.split('/').skip(1) {
+        let key = raw.replace("~1", "/").replace("~0", "~");
+        match here {
+            Some(Value::Array(items)) => {
+                here = key.parse::<usize>().ok().and_then(|index| items.get(index));
+                let name = here.and_then(|item| item.get("name")).and_then(Value::as_str);
+                path.push_str(&format!("[{}]", name.unwrap_or(&key)));
+            }
+            _ => {
+                here = here.and_then(|tree| tree.get(&key));
+                path = join(&path, &key);
+            }
+        }
+    }
+    path
+}
+
+/// The last layer that has something at the path brought it there.
+fn origin_of(path: &str, trees: &[(String, Value)]) -> String {
+    let keys: Vec<&str> = path.split(['.', '[']).map(|key| key.trim_end_matches(']')).collect();
+    let has = |tree: &Value| {
+        let mut here = Some(tree);
+        for key in &keys {
+            here = match here {
+                Some(Value::Array(items)) => items
+                    .iter()
+                    .find(|item| item.get("name").and_then(Value::as_str) == Some(key))
+                    .or_else(|| key.parse::<usize>().ok().and_then(|index| items.get(index))),
+                Some(tree) => tree.get(*key),
+                None => None,
+            };
+        }
+        here.is_some()
+    };
+    trees.iter().rev().find(|(_, tree)| has(tree)).map(|(origin, _)| origin.clone()).unwrap_or_default()
+}
+
+/// A value as a person would quote it, cut where it is long.
+fn shown(value: &Value) -> String {
+    const LONGEST: usize = 60;
+    let text = match value {
+        Value::Object(_) => "a mapping".to_owned(),
+        Value::Array(_) => format!("a list ({value})"),
+        Value::Null => "nothing".to_owned(),
+        other => other.to_string(),
+    };
+    if text.chars().count() <= LONGEST {
+        return text;
+    }
+    text.chars().take(LONGEST).chain(['…']).collect()
+}

@@ -1,0 +1,126 @@
+//! Layers of settings and how they become one.
+
+use serde_json::{Map, Value};
+
+/// Environment variables with this prefix are settings: `ORTOLAN__SERVER__PORT=8090`.
+pub const ENVIRONMENT_PREFIX: &str = "ORTOLAN__";
+
+/// One source of settings and where it came from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Layer {
+    /// A file's path, or `environment`; named in faults.
+    pub origin: String,
+    /// YAML text, or for the environment a tree already read.
+    pub(super) content: Content,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Content {
+    Yaml(String),
+    Tree(Value),
+}
+
+impl Layer {
+    /// A layer of YAML text; it is parsed with the others, so that all faults come at once.
+    #[must_use]
+    pub fn yaml(origin: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { origin: origin.into(), content: Content::Yaml(text.into()) }
+    }
+
+    /// Reads the text into a tree; an empty file is an empty layer.
+    pub(super) fn tree(&self) -> Result<Value, String> {
+        match &self.content {
+            Content::Tree(tree) => Ok(tree.clone()),
+            Content::Yaml(text) => {
+                let tree: Value = read_yaml(text).map_err(|error| error.to_string())?;
+                Ok(if tree.is_null() { Value::Object(Map::new()) } else { tree })
+            }
+        }
+    }
+}
+
+/// Collects the variables that start with [`ENVIRONMENT_PREFIX`] into one layer, the last one.
+///
+/// `ORTOLAN__SERVER__TLS__CERT_FILE=x` sets `server.tls.cert_file`. A value is read as YAML, so `8090` is a number.
+#[must_use]
+pub fn environment_layer(variables: impl IntoIterator<Item = (String, String)>) -> Layer {
+    let mut sorted: Vec<_> = variables.into_iter().collect();
+    sorted.sort();
+    let mut tree = Value::Object(Map::new());
+    for (name, text) in sorted {
+        if let Some(path) = name.strip_prefix(ENVIRONMENT_PREFIX) {
+            let value = read_yaml(&text).unwrap_or(Value::String(text));
+            let keys: Vec<String> = path.split("__").map(str::to_ascii_lowercase).collect();
+            set(&mut tree, &keys, value);
+        }
+    }
+    Layer { origin: "environment".to_owned(), content: Content::Tree(tree) }
+}
+
+/// YAML 1.2: `true` and `false` are booleans, while `yes`, `no`, `on` and `y` stay text, as labels may well be.
+fn read_yaml(text: &str) -> Result<Value, serde_saphyr::Error> {
+    serde_saphyr::from_str_with_options(text, serde_saphyr::options! { strict_booleans: true })
+}
+
+fn set(tree: &mut Value, keys: &[String], value: Value) {
+    let Some((first, rest)) = keys.split_first() else {
+        *tree = value;
+        return;
+    };
+    if !tree.is_object() {
+        *tree = Value::Object(Map::new());
+    }
+    if let Value::Object(map) = tree {
+        set(map.entry(first.clone()).or_insert(Value::Null), rest, value);
+    }
+}
+
+/// Lays `over` on `base`: objects key by key, `models` by name, `null` removes, anything else replaces.
+pub(super) fn merge(base: &mut Value, over: Value) {
+    match (base, over) {
+        (Value::Object(base), Value::Object(over)) => {
+            for (key, value) in over {
+                merge_key(base, key, value);
+            }
+        }
+        (base, over) => *base = over,
+    }
+}
+
+fn merge_key(base: &mut Map<String, Value>, key: String, value: Value) {
+    match (base.get_mut(&key), value) {
+        (_, Value::Null) => {
+            base.remove(&key);
+        }
+        (Some(Value::Array(known)), Value::Array(new)) if key == "models" => merge_models(known, new),
+        (Some(slot), value) => merge(slot, value),
+        (None, value) => {
+            // Through `merge` too, so that a null deeper down is dropped from the first layer that names the key.
+            let mut slot = if value.is_object() { Value::Object(Map::new()) } else { Value::Null };
+            merge(&mut slot, value);
+            base.insert(key, slot);
+        }
+    }
+}
+
+/// Drops what was left out, so that laying the rest on something removes nothing.
+pub(super) fn without_nulls(tree: Value) -> Value {
+    match tree {
+        Value::Object(map) => {
+            map.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, without_nulls(v))).collect()
+        }
+        other => other,
+    }
+}
+
+/// Within one file a name that comes twice stays twice, so that the check can report it.
+fn merge_models(known: &mut Vec<Value>, new: Vec<Value>) {
+    let before = known.len();
+    for model in new {
+        let name = model.get("name").cloned();
+        match known[..before].iter_mut().find(|old| name.is_some() && old.get("name") == name.as_ref()) {
+            Some(old) => merge(old, model),
+            None => known.push(model),
+        }
+    }
+}

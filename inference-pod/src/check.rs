@@ -1,0 +1,79 @@
+//! `check`: load a model as `serve` would, and say what it takes and gives.
+
+use std::{fmt::Write as _, path::PathBuf};
+
+use crds::serving::{ModelConfig, Task};
+use serde_json::json;
+
+use crate::{
+    cli::Check,
+    metrics::Metrics,
+    model::{LoadError, Model, Surroundings},
+    probe::Batching,
+    session::{Port, Runtime},
+    surroundings,
+};
+
+/// Loads the model and describes it.
+///
+/// # Errors
+/// [`LoadError`] where it cannot be served.
+pub fn check(args: &Check) -> Result<String, LoadError> {
+    let runtime = Runtime::load(surroundings::variable("ORT_DYLIB_PATH").map(PathBuf::from))?;
+    let metrics = Metrics::new(runtime.version());
+    let around = Surroundings {
+        runtime: &runtime,
+        threads: surroundings::threads(&crds::serving::ServerConfig::default()),
+        spinning: false,
+        max_pixels: crds::serving::ServerConfig::default().max_pixels,
+        metrics: &metrics,
+    };
+    let load = |task| Model::load(&config(args, task), &around);
+    let model = match args.task {
+        Some(task) => load(task)?,
+        // What can be read as a classifier of images most likely is one.
+        None => load(Task::ImageClassification).or_else(|_| load(Task::Tensor))?,
+    };
+    let text = describe(&model);
+    model.shared().stop();
+    Ok(text)
+}
+
+fn config(args: &Check, task: Task) -> ModelConfig {
+    let tree = json!({"name": "model", "path": args.path, "task": task.as_str(), "batch_size": args.batch_size});
+    match serde_json::from_value(tree) {
+        Ok(config) => config,
+        Err(error) => unreachable!("the config is made here: {error}"),
+    }
+}
+
+fn describe(model: &Model) -> String {
+    let mut text = format!("file      {}\ntask      {}\n", model.file.display(), model.task.as_str());
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "{name:<10}{value}");
+    };
+    model.signature.inputs.iter().for_each(|port| line("input", &shown(port)));
+    model.signature.outputs.iter().for_each(|port| line("output", &shown(port)));
+    if let Some(classes) = &model.classes {
+        line("labels", &classes.labels.len().to_string());
+        line("softmax", if classes.softmax { "yes" } else { "no" });
+    }
+    line("provider", model.provider.as_str());
+    match &model.batching {
+        Batching::On(size) => line("batching", &format!("up to {size} samples")),
+        Batching::Off(reason) => line("batching", &format!("off: {reason}")),
+    }
+    for (samples, time) in model.shared().with_queue(|queue| queue.times().iter().collect::<Vec<_>>()) {
+        let millis = time.as_secs_f64() * 1e3;
+        line("bucket", &format!("{samples:>4} samples {millis:>9.3} ms {:>9.3} ms a sample", millis / samples as f64));
+    }
+    line("load", &format!("{:.3} s", model.load_time.as_secs_f64()));
+    line("warm-up", &format!("{:.3} s", model.warmup_time.as_secs_f64()));
+    text
+}
+
+fn shown(port: &Port) -> String {
+    let dims: Vec<String> =
+        port.dims.iter().map(|size| size.map_or_else(|| "-1".to_owned(), |size| size.to_string())).collect();
+    format!("{} {} [{}]", port.name, port.element.datatype(), dims.join(", "))
+}

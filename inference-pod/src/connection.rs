@@ -1,0 +1,310 @@
+//! Connections: one accept loop, and what a connection is told when it gets old or the process stops.
+//!
+//! Nothing accepted is lost. While the process drains, HTTP/1 connections are told to close with each answer and HTTP/2
+//! connections by GOAWAY, and all of them are still served. When the listener closes, first the kernel is made to refuse
+//! new connections, then the ones it has already taken are accepted. A connection is closed only after it has been idle
+//! for a moment, and what its client was still sending is read before the socket goes, for closing a socket with unread
+//! bytes resets it, and the client would lose an answer already sent.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{Router, body::Body};
+use hyper::{
+    Request, Version,
+    body::Incoming,
+    header::{CONNECTION, HeaderValue},
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use socket2::{SockFilter, SockRef, Socket};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, Sleep, sleep, sleep_until},
+};
+use tower::ServiceExt;
+
+use crate::{http::App, lifecycle::Phase};
+
+/// Headers of a request must be complete by then; long for a slow link, short for somebody who holds connections open.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Once the listener is closed, a connection that has been idle for so long is closed too.
+const IDLE_BEFORE_CLOSE: Duration = Duration::from_millis(500);
+
+/// What a client is still sending is read for no longer than this before its socket is closed.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Connections that the kernel holds while we are busy.
+const BACKLOG: i32 = 1024;
+
+/// Share of the age that is left to chance, so that connections opened together are not closed together.
+const AGE_JITTER: f64 = 0.1;
+
+/// Opens a listening socket.
+///
+/// # Errors
+/// What the system said, for example that the port is taken.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let domain = socket2::Domain::for_address(address);
+    let socket = Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Serves connections until the process closes its listeners, and then until each connection has ended.
+pub async fn serve(listener: TcpListener, router: Router, app: Arc<App>) {
+    let mut phases = app.lifecycle.subscribe();
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(connection(stream, router.clone(), Arc::clone(&app)));
+                }
+                // Out of file descriptors, for example: connections that end will free some.
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    sleep(Duration::from_millis(50)).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+            () = reached(&mut phases, Phase::Closing) => break,
+        }
+    }
+    for stream in close(listener) {
+        connections.spawn(connection(stream, router.clone(), Arc::clone(&app)));
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+async fn reached(phases: &mut watch::Receiver<Phase>, phase: Phase) {
+    // The sender lives as long as the process; were it gone, the process would be ending.
+    let _ = phases.wait_for(|current| *current >= phase).await;
+}
+
+/// Closes a listener without losing the connections that the kernel has already accepted for it.
+fn close(listener: TcpListener) -> Vec<TcpStream> {
+    /// Classic BPF for «return 0»: every packet to the listener is dropped, so a new client tries again and meets a
+    /// closed port, while connections already established are not concerned.
+    const DROP_ALL: [SockFilter; 1] = [SockFilter::new(0x06, 0, 0, 0)];
+    if let Err(error) = SockRef::from(&listener).attach_filter(&DROP_ALL) {
+        tracing::debug!(%error, "cannot stop new connections before the listener closes");
+    }
+    let mut accepted = Vec::new();
+    if let Ok(listener) = listener.into_std() {
+        while let Ok((stream, _)) = listener.accept() {
+            let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+            accepted.extend(stream);
+        }
+    }
+    accepted
+}
+
+/// What a connection's task and its requests tell each other.
+struct Shared {
+    opened: Instant,
+    /// Requests under way.
+    requests: AtomicUsize,
+    /// Milliseconds from `opened` to the last time that a request began or ended.
+    moved: AtomicU64,
+    is_http2: AtomicBool,
+    /// The connection is old: its next answer asks the client to open another.
+    is_old: AtomicBool,
+}
+
+impl Shared {
+    fn moves(&self) {
+        let elapsed = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.moved.store(elapsed, Ordering::Release);
+    }
+
+    /// When it will have been idle long enough, if nothing comes.
+    fn idle_at(&self) -> Instant {
+        self.opened + Duration::from_millis(self.moved.load(Ordering::Acquire)) + IDLE_BEFORE_CLOSE
+    }
+
+    fn is_idle(&self) -> bool {
+        self.requests.load(Ordering::Acquire) == 0 && self.idle_at() <= Instant::now()
+    }
+}
+
+/// A request under way; ends with its future, however that ends.
+struct Underway(Arc<Shared>);
+
+impl Underway {
+    fn begin(shared: &Arc<Shared>) -> Self {
+        shared.requests.fetch_add(1, Ordering::AcqRel);
+        shared.moves();
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        self.0.moves();
+        self.0.requests.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+async fn connection(stream: TcpStream, router: Router, app: Arc<App>) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "cannot switch delays off");
+    }
+    let shared = Arc::new(Shared {
+        opened: Instant::now(),
+        requests: AtomicUsize::new(0),
+        moved: AtomicU64::new(0),
+        is_http2: AtomicBool::new(false),
+        is_old: AtomicBool::new(false),
+    });
+    let service = {
+        let (shared, app) = (Arc::clone(&shared), Arc::clone(&app));
+        hyper::service::service_fn(move |request| {
+            answer(request, router.clone(), Arc::clone(&app), Underway::begin(&shared))
+        })
+    };
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(1024);
+    let served = builder.serve_connection(TokioIo::new(Lingering::new(stream)), service);
+    let mut served = std::pin::pin!(served);
+
+    let mut phases = app.lifecycle.subscribe();
+    let old = sleep(age(app.server.max_connection_age_ms));
+    let mut old = std::pin::pin!(old);
+    let mut phase = *phases.borrow_and_update();
+    // HTTP/2 is told once; HTTP/1 with each answer.
+    let mut told = false;
+    loop {
+        let leaving = phase >= Phase::Draining || shared.is_old.load(Ordering::Relaxed);
+        if leaving && !told && shared.is_http2.load(Ordering::Relaxed) {
+            told = true;
+            served.as_mut().graceful_shutdown();
+        }
+        tokio::select! {
+            result = served.as_mut() => {
+                if let Err(error) = result {
+                    tracing::debug!(%error, "a connection ended early");
+                }
+                return;
+            }
+            changed = phases.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                phase = *phases.borrow_and_update();
+            }
+            () = old.as_mut(), if !shared.is_old.load(Ordering::Relaxed) => shared.is_old.store(true, Ordering::Relaxed),
+            () = sleep_until(shared.idle_at().max(Instant::now() + Duration::from_millis(20))), if phase == Phase::Closing && !told => {
+                if shared.is_idle() {
+                    told = true;
+                    served.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    }
+}
+
+fn age(max_connection_age_ms: u64) -> Duration {
+    if max_connection_age_ms == 0 {
+        return Duration::from_secs(u64::from(u32::MAX));
+    }
+    Duration::from_millis(max_connection_age_ms).mul_f64(1.0 + AGE_JITTER * (fastrand::f64() - 0.5) * 2.0)
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    router: Router,
+    app: Arc<App>,
+    underway: Underway,
+) -> Result<hyper::Response<Body>, std::convert::Infallible> {
+    let shared = &underway.0;
+    let is_http2 = request.version() == Version::HTTP_2;
+    shared.is_http2.store(is_http2, Ordering::Relaxed);
+    let mut response = router.oneshot(request.map(Body::new)).await?;
+    let leaving = app.lifecycle.phase() >= Phase::Draining || shared.is_old.load(Ordering::Relaxed);
+    if leaving && !is_http2 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    drop(underway);
+    Ok(response)
+}
+
+/// A stream that is closed politely: our side first, then what the client is still sending is read and thrown away for a
+/// moment, so that it sees our last answer instead of a reset.
+struct Lingering {
+    stream: TcpStream,
+    closing: Option<Pin<Box<Sleep>>>,
+}
+
+impl Lingering {
+    fn new(stream: TcpStream) -> Self {
+        Self { stream, closing: None }
+    }
+}
+
+impl AsyncRead for Lingering {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Lingering {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.closing.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            self.closing = Some(Box::pin(sleep(LINGER)));
+        }
+        let Self { stream, closing } = &mut *self;
+        let mut waste = [0; 16 << 10];
+        loop {
+            if closing.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {
+                return Poll::Ready(Ok(()));
+            }
+            let mut buffer = ReadBuf::new(&mut waste);
+            match ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                // The client has closed too, or is gone.
+                Ok(()) | Err(_) => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}

@@ -1,0 +1,574 @@
+//! From image bytes to a sample.
+
+use std::io::Cursor;
+
+use bytes::Bytes;
+use crds::serving::{Channels, ImageOptions, Layout, Resize};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::{Image, ImageRef}};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+
+use crate::{
+    session::Port,
+    tensor::{ElementType, Tensor},
+};
+
+/// Mean and standard deviation of ImageNet's training pictures, red, green, blue, on the scale 0..1; what most published
+/// classifiers were trained with.
+const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+
+/// Share of the shorter side that the crop keeps by default: 224 of 256, the usual evaluation set-up.
+const DEFAULT_CROP_SHARE: f64 = 224.0 / 256.0;
+
+/// Why bytes did not become a sample.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Nothing came.
+    #[error("expected a PNG, JPEG or WebP image, got 0 bytes")]
+    Empty,
+    /// The bytes begin like none of the formats.
+    #[error("expected a PNG, JPEG or WebP image, got {length} bytes that begin with {start}")]
+    NoImage {
+        /// How many bytes came.
+        length: usize,
+        /// The first of them.
+        start: String,
+    },
+    /// The format is known, but not read here.
+    #[error("expected a PNG, JPEG or WebP image, got {0}")]
+    UnsupportedFormat(String),
+    /// The image is damaged.
+    #[error("{format} image is damaged: {reason}")]
+    Damaged {
+        /// `PNG`, `JPEG` or `WebP`.
+        format: &'static str,
+        /// What the decoder said.
+        reason: String,
+    },
+    /// The image has too many pixels.
+    #[error("image is {width}x{height}, {pixels} pixels; expected at most {max_pixels}")]
+    TooManyPixels {
+        /// Its width.
+        width: u32,
+        /// Its height.
+        height: u32,
+        /// Their product.
+        pixels: u64,
+        /// The limit.
+        max_pixels: u64,
+    },
+}
+
+/// Why a model's input cannot take pictures.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageInputError {
+    /// Its input is no picture.
+    #[error("task image-classification takes a model with one input of 4 dimensions and 1 or 3 channels, float or uint8; input is {0}")]
+    Shape(String),
+    /// The options do not fit the input.
+    #[error("options.image.{option}: expected {expected}, got {got}")]
+    Option {
+        /// The option.
+        option: &'static str,
+        /// What the model takes.
+        expected: String,
+        /// What the options say.
+        got: String,
+    },
+}
+
+/// How one model's pictures are made. Built only from options that fit the model's input.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageInput {
+    width: u32,
+    height: u32,
+    layout: Layout,
+    channels: Channels,
+    resize: Resize,
+    element: ElementType,
+    /// What a byte of each channel becomes, in the model's channel order.
+    tables: Vec<[f32; 256]>,
+    max_pixels: u64,
+}
+
+impl ImageInput {
+    /// Fits the options to a model's input.
+    ///
+    /// # Errors
+    /// [`ImageInputError`] where the input takes no pictures, or other ones than the options make.
+    pub fn new(input: &Port, options: &ImageOptions, max_pixels: u64) -> Result<Self, ImageInputError> {
+        let shape_error = || ImageInputError::Shape(describe(input));
+        let &[_, second, third, fourth] = input.dims.as_slice() else { return Err(shape_error()) };
+        if !matches!(input.element, ElementType::F32 | ElementType::F16 | ElementType::U8) {
+            return Err(shape_error());
+        }
+        let layout = options.layout.or_else(|| layout_of(second, fourth)).ok_or_else(shape_error)?;
+        let (count, height, width) = match layout {
+            Layout::Nchw => (second, third, fourth),
+            Layout::Nhwc => (fourth, second, third),
+        };
+        let channels = channels_of(count, options.channels)?;
+        let (width, height) = size_of(width, height, options)?;
+        let resize = options.resize.unwrap_or_else(|| default_resize(width.min(height)));
+        check_resize(resize, width, height)?;
+        let tables = tables(channels, input.element, options)?;
+        Ok(Self { width, height, layout, channels, resize, element: input.element, tables, max_pixels })
+    }
+
+    /// Width and height that the model sees.
+    #[must_use]
+    pub fn size(&self) -> (u32, u32) {
+        (self.width, self.height)
+    }
+
+    /// Shape of one sample, without the batch dimension.
+    #[must_use]
+    pub fn sample_shape(&self) -> Vec<usize> {
+        let (count, height, width) = (self.tables.len(), self.height as usize, self.width as usize);
+        match self.layout {
+            Layout::Nchw => vec![count, height, width],
+            Layout::Nhwc => vec![height, width, count],
+        }
+    }
+
+    /// Makes one sample of an image file's bytes.
+    ///
+    /// # Shapes
+    /// `[1, 3, height, width]` or `[1, height, width, 3]`, as the model takes it.
+    ///
+    /// # Errors
+    /// [`DecodeError`]. An image over the limit of pixels is refused by its header, before it is decoded.
+    pub fn decode(&self, bytes: &[u8]) -> Result<Tensor, DecodeError> {
+        let picture = read(bytes, self.max_pixels)?;
+        Ok(self.sample(&picture.to_rgb8()))
+    }
+
+    fn sample(&self, picture: &image::RgbImage) -> Tensor {
+        let pixels = self.resized(picture);
+        let mut shape = vec![1];
+        shape.extend(self.sample_shape());
+        let data = match self.element {
+            ElementType::U8 => self.laid_out(&pixels, |_, byte| [byte]),
+            ElementType::F16 => {
+                self.laid_out(&pixels, |channel, byte| half::f16::from_f32(self.tables[channel][usize::from(byte)]).to_le_bytes())
+            }
+            _ => self.laid_out(&pixels, |channel, byte| self.tables[channel][usize::from(byte)].to_le_bytes()),
+        };
+        match Tensor::new(self.element, shape, Bytes::from(data)) {
+            Ok(tensor) => tensor,
+            Err(error) => unreachable!("the buffer was made for this shape: {error}"),
+        }
+    }
+
+    /// Resizes and crops in one step: only the part of the picture that the model sees is worked on, so that a picture
+    /// of one by a million pixels costs no more than any other.
+    fn resized(&self, picture: &image::RgbImage) -> Vec<u8> {
+        let (width, height) = (f64::from(picture.width()), f64::from(picture.height()));
+        let (crop_width, crop_height) = match self.resize {
+            Resize::Stretch([to_width, to_height]) => (
+                width * f64::from(self.width) / f64::from(to_width),
+                height * f64::from(self.height) / f64::from(to_height),
+            ),
+            Resize::ShorterSide(side) => {
+                let scale = width.min(height) / f64::from(side);
+                (f64::from(self.width) * scale, f64::from(self.height) * scale)
+            }
+        };
+        // A picture narrower than the model's aspect is cut where it ends.
+        let (crop_width, crop_height) = (crop_width.min(width), crop_height.min(height));
+        let (left, top) = ((width - crop_width) / 2.0, (height - crop_height) / 2.0);
+        let options = ResizeOptions::new()
+            .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
+            .crop(left, top, crop_width, crop_height);
+        let mut target = Image::new(self.width, self.height, PixelType::U8x3);
+        let resized = ImageRef::new(picture.width(), picture.height(), picture.as_raw(), PixelType::U8x3)
+            .map_err(|error| error.to_string())
+            .and_then(|source| {
+                Resizer::new().resize(&source, &mut target, &options).map_err(|error| error.to_string())
+            });
+        if let Err(error) = resized {
+            unreachable!("the crop lies inside of the picture: {error}");
+        }
+        target.into_vec()
+    }
+
+    /// Lays the pixels out as the model takes them, each byte converted by channel of the model.
+    fn laid_out<const N: usize>(&self, rgb: &[u8], convert: impl Fn(usize, u8) -> [u8; N]) -> Vec<u8> {
+        let (pixels, _) = rgb.as_chunks::<3>();
+        let of = |channel: usize, [red, green, blue]: [u8; 3]| match (self.channels, channel) {
+            (Channels::Rgb, 0) | (Channels::Bgr, 2) => red,
+            (Channels::Rgb, 2) | (Channels::Bgr, 0) => blue,
+            (Channels::Rgb | Channels::Bgr, _) => green,
+            (Channels::Gray, _) => luma(red, green, blue),
+        };
+        let count = self.tables.len();
+        let mut data = Vec::with_capacity(pixels.len() * count * N);
+        match self.layout {
+            Layout::Nchw => {
+                for channel in 0..count {
+                    pixels.iter().for_each(|pixel| data.extend_from_slice(&convert(channel, of(channel, *pixel))));
+                }
+            }
+            Layout::Nhwc => {
+                for pixel in pixels {
+                    (0..count).for_each(|channel| data.extend_from_slice(&convert(channel, of(channel, *pixel))));
+                }
+            }
+        }
+        data
+    }
+}
+
+/// Brightness by ITU-R BT.601, as image libraries convert to gray.
+fn luma(red: u8, green: u8, blue: u8) -> u8 {
+    let weighted = 299 * u32::from(red) + 587 * u32::from(green) + 114 * u32::from(blue);
+    u8::try_from((weighted + 500) / 1000).unwrap_or(u8::MAX)
+}
+
+/// An input as people write it: `pixels float32 [?, 3, 224, 224]`.
+fn describe(input: &Port) -> String {
+    let dims: Vec<String> =
+        input.dims.iter().map(|size| size.map_or_else(|| "?".to_owned(), |size| size.to_string())).collect();
+    format!("`{}` {} [{}]", input.name, input.element.datatype(), dims.join(", "))
+}
+
+fn layout_of(second: Option<usize>, fourth: Option<usize>) -> Option<Layout> {
+    let is_channels = |size: Option<usize>| matches!(size, Some(1 | 3));
+    match (is_channels(second), is_channels(fourth)) {
+        (true, _) => Some(Layout::Nchw),
+        (false, true) => Some(Layout::Nhwc),
+        (false, false) => None,
+    }
+}
+
+fn channels_of(count: Option<usize>, wanted: Option<Channels>) -> Result<Channels, ImageInputError> {
+    let of_three = |got: &str| ImageInputError::Option {
+        option: "channels",
+        expected: format!("an order for the model's {} channel(s)", count.unwrap_or(0)),
+        got: got.to_owned(),
+    };
+    match (count, wanted) {
+        (None | Some(3), Some(order @ (Channels::Rgb | Channels::Bgr))) => Ok(order),
+        (None | Some(3), None) => Ok(Channels::Rgb),
+        (None | Some(1), Some(Channels::Gray)) | (Some(1), None) => Ok(Channels::Gray),
+        (_, Some(Channels::Gray)) => Err(of_three("gray")),
+        (_, Some(_)) => Err(of_three("an order of three")),
+        (Some(_), None) => Err(of_three("neither 1 nor 3")),
+    }
+}
+
+fn size_of(width: Option<usize>, height: Option<usize>, options: &ImageOptions) -> Result<(u32, u32), ImageInputError> {
+    let fixed = |size: Option<usize>| size.and_then(|size| u32::try_from(size).ok());
+    let wanted = options.crop.map(|side| (side, side)).or(match options.resize {
+        Some(Resize::Stretch([width, height])) => Some((width, height)),
+        _ => None,
+    });
+    let size = match (fixed(width), fixed(height), wanted) {
+        (Some(width), Some(height), _) => (width, height),
+        (width, height, Some((to_width, to_height))) => (width.unwrap_or(to_width), height.unwrap_or(to_height)),
+        (_, _, None) => {
+            return Err(ImageInputError::Option {
+                option: "crop",
+                expected: "a side, for the model leaves width or height open".to_owned(),
+                got: "nothing".to_owned(),
+            });
+        }
+    };
+    match options.crop {
+        Some(side) if size != (side, side) => Err(ImageInputError::Option {
+            option: "crop",
+            expected: format!("the model's {}x{}", size.0, size.1),
+            got: side.to_string(),
+        }),
+        _ => Ok(size),
+    }
+}
+
+fn default_resize(crop: u32) -> Resize {
+    Resize::ShorterSide((f64::from(crop) / DEFAULT_CROP_SHARE).round() as u32)
+}
+
+fn check_resize(resize: Resize, width: u32, height: u32) -> Result<(), ImageInputError> {
+    let (fits, got) = match resize {
+        Resize::ShorterSide(side) => (side >= width.min(height), side.to_string()),
+        Resize::Stretch([to_width, to_height]) => {
+            (to_width >= width && to_height >= height, format!("[{to_width}, {to_height}]"))
+        }
+    };
+    let error =
+        || ImageInputError::Option { option: "resize", expected: format!("at least the crop, {width}x{height}"), got };
+    if fits { Ok(()) } else { Err(error()) }
+}
+
+fn tables(
+    channels: Channels,
+    element: ElementType,
+    options: &ImageOptions,
+) -> Result<Vec<[f32; 256]>, ImageInputError> {
+    let count = if channels == Channels::Gray { 1 } else { 3 };
+    let mean = per_channel("mean", options.mean.as_deref(), &IMAGENET_MEAN, channels)?;
+    let std = per_channel("std", options.std.as_deref(), &IMAGENET_STD, channels)?;
+    if element == ElementType::U8 && (options.mean.is_some() || options.std.is_some()) {
+        return Err(ImageInputError::Option {
+            option: if options.mean.is_some() { "mean" } else { "std" },
+            expected: "nothing, for the model takes bytes".to_owned(),
+            got: "numbers".to_owned(),
+        });
+    }
+    let table = |channel: usize| {
+        std::array::from_fn(|byte| (byte as f32 / 255.0 - mean[channel]) / std[channel])
+    };
+    Ok((0..count).map(table).collect())
+}
+
+/// The numbers of the options, one for all channels or one each, else ImageNet's in the model's order.
+fn per_channel(
+    option: &'static str,
+    given: Option<&[f32]>,
+    imagenet: &[f32; 3],
+    channels: Channels,
+) -> Result<Vec<f32>, ImageInputError> {
+    let count = if channels == Channels::Gray { 1 } else { 3 };
+    match (given, channels) {
+        (Some([one]), _) => Ok(vec![*one; count]),
+        (Some(given), _) if given.len() == count => Ok(given.to_vec()),
+        (Some(given), _) => Err(ImageInputError::Option {
+            option,
+            expected: format!("1 or {count} numbers"),
+            got: given.len().to_string(),
+        }),
+        (None, Channels::Rgb) => Ok(imagenet.to_vec()),
+        (None, Channels::Bgr) => Ok(imagenet.iter().rev().copied().collect()),
+        (None, Channels::Gray) => Ok(vec![imagenet.iter().sum::<f32>() / 3.0]),
+    }
+}
+
+/// Decodes an image file upright: the orientation that a camera noted is applied.
+fn read(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage, DecodeError> {
+    let (format, name) = format_of(bytes)?;
+    let damaged = |error: image::ImageError| DecodeError::Damaged { format: name, reason: error.to_string() };
+    let mut decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder().map_err(damaged)?;
+    let (width, height) = decoder.dimensions();
+    let pixels = u64::from(width) * u64::from(height);
+    if pixels > max_pixels {
+        return Err(DecodeError::TooManyPixels { width, height, pixels, max_pixels });
+    }
+    if format == ImageFormat::Jpeg && !has_end(bytes) {
+        let reason = "it ends before its end marker, so it is truncated".to_owned();
+        return Err(DecodeError::Damaged { format: name, reason });
+    }
+    let mut limits = Limits::no_limits();
+    // 16 bits of four channels, and as much again to work in.
+    limits.max_alloc = Some(pixels.saturating_mul(16).saturating_add(1 << 20));
+    decoder.set_limits(limits).map_err(damaged)?;
+    let orientation = decoder.orientation().map_err(damaged)?;
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(damaged)?;
+    picture.apply_orientation(orientation);
+    Ok(picture)
+}
+
+fn format_of(bytes: &[u8]) -> Result<(ImageFormat, &'static str), DecodeError> {
+    if bytes.is_empty() {
+        return Err(DecodeError::Empty);
+    }
+    match image::guess_format(bytes) {
+        Ok(format @ ImageFormat::Png) => Ok((format, "PNG")),
+        Ok(format @ ImageFormat::Jpeg) => Ok((format, "JPEG")),
+        Ok(format @ ImageFormat::WebP) => Ok((format, "WebP")),
+        Ok(other) => Err(DecodeError::UnsupportedFormat(other.to_mime_type().to_owned())),
+        Err(_) => Err(DecodeError::NoImage { length: bytes.len(), start: beginning(bytes) }),
+    }
+}
+
+fn beginning(bytes: &[u8]) -> String {
+    bytes.iter().take(16).flat_map(|byte| std::ascii::escape_default(*byte)).map(char::from).collect()
+}
+
+/// Whether a JPEG's last scan is followed by the end marker. The decoder fills what is missing with gray and says
+/// nothing; scan data cannot contain a marker (ITU-T T.81, B.1.1.5), so looking behind the last scan's start is safe.
+fn has_end(jpeg: &[u8]) -> bool {
+    const START_OF_SCAN: [u8; 2] = [0xFF, 0xDA];
+    const END_OF_IMAGE: [u8; 2] = [0xFF, 0xD9];
+    let last = |marker: [u8; 2]| jpeg.array_windows::<2>().rposition(|pair| *pair == marker);
+    match (last(START_OF_SCAN), last(END_OF_IMAGE)) {
+        (Some(scan), Some(end)) => end > scan,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{ImageEncoder, Rgb, RgbImage, codecs::jpeg::JpegEncoder};
+
+    use super::*;
+
+    const MAX_PIXELS: u64 = 1_000_000;
+
+    fn port(dims: [Option<usize>; 4]) -> Port {
+        Port { name: "pixels".to_owned(), element: ElementType::F32, dims: dims.to_vec() }
+    }
+
+    /// No resize beyond the crop and no scaling but to 0..1, so that what comes out can be said by hand.
+    fn plain(layout: Layout, channels: Channels) -> ImageInput {
+        let options = ImageOptions {
+            resize: Some(Resize::ShorterSide(2)),
+            channels: Some(channels),
+            mean: Some(vec![0.0]),
+            std: Some(vec![1.0]),
+            ..ImageOptions::default()
+        };
+        let dims = match layout {
+            Layout::Nchw => [None, Some(3), Some(2), Some(2)],
+            Layout::Nhwc => [None, Some(2), Some(2), Some(3)],
+        };
+        ImageInput::new(&port(dims), &options, MAX_PIXELS).unwrap()
+    }
+
+    fn encoded(picture: &RgbImage, format: ImageFormat) -> Vec<u8> {
+        let mut bytes = Cursor::new(Vec::new());
+        picture.write_to(&mut bytes, format).unwrap();
+        bytes.into_inner()
+    }
+
+    /// Red, green over blue, white.
+    fn four_colours() -> RgbImage {
+        RgbImage::from_raw(2, 2, vec![255, 0, 0, 0, 255, 0, 0, 0, 255, 255, 255, 255]).unwrap()
+    }
+
+    #[test]
+    fn channels_come_in_the_models_order_and_layout() {
+        let png = encoded(&four_colours(), ImageFormat::Png);
+        let rgb = plain(Layout::Nchw, Channels::Rgb).decode(&png).unwrap();
+        assert_eq!(rgb.shape(), [1, 3, 2, 2]);
+        assert_eq!(rgb.to_f32(), [1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0]);
+        let bgr = plain(Layout::Nchw, Channels::Bgr).decode(&png).unwrap();
+        assert_eq!(bgr.to_f32()[..4], [0.0, 0.0, 1.0, 1.0]);
+        let nhwc = plain(Layout::Nhwc, Channels::Rgb).decode(&png).unwrap();
+        assert_eq!(nhwc.shape(), [1, 2, 2, 3]);
+        assert_eq!(nhwc.to_f32(), [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]);
+    }
+
+    #[test]
+    fn mean_and_std_are_per_channel_and_default_to_imagenet() {
+        let input = ImageInput::new(&port([None, Some(3), Some(1), Some(1)]), &ImageOptions::default(), MAX_PIXELS);
+        let white = encoded(&RgbImage::from_pixel(4, 4, Rgb([255, 255, 255])), ImageFormat::Png);
+        let numbers = input.unwrap().decode(&white).unwrap().to_f32();
+        let expected = [(1.0 - 0.485) / 0.229, (1.0 - 0.456) / 0.224, (1.0 - 0.406) / 0.225];
+        for (got, expected) in numbers.iter().zip(expected) {
+            assert!((got - expected).abs() < 1e-5, "{numbers:?}");
+        }
+    }
+
+    #[test]
+    fn every_format_gives_the_same_picture() {
+        let picture = RgbImage::from_fn(64, 48, |x, y| Rgb([(x * 4) as u8, (y * 5) as u8, 128]));
+        let options = ImageOptions { mean: Some(vec![0.0]), std: Some(vec![1.0]), ..ImageOptions::default() };
+        let input = ImageInput::new(&port([None, Some(3), Some(32), Some(32)]), &options, MAX_PIXELS).unwrap();
+        let png = input.decode(&encoded(&picture, ImageFormat::Png)).unwrap().to_f32();
+        let webp = input.decode(&encoded(&picture, ImageFormat::WebP)).unwrap().to_f32();
+        assert_eq!(png, webp, "both are without loss");
+        let jpeg = input.decode(&encoded(&picture, ImageFormat::Jpeg)).unwrap().to_f32();
+        let worst = png.iter().zip(&jpeg).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 0.1, "JPEG differs by {worst}");
+    }
+
+    #[test]
+    fn the_smallest_and_the_longest_picture_are_taken() {
+        let input =
+            ImageInput::new(&port([None, Some(3), Some(224), Some(224)]), &ImageOptions::default(), MAX_PIXELS).unwrap();
+        for (width, height) in [(1, 1), (1, 100_000), (100_000, 1), (3, 7)] {
+            let png = encoded(&RgbImage::from_pixel(width, height, Rgb([9, 9, 9])), ImageFormat::Png);
+            assert_eq!(input.decode(&png).unwrap().shape(), [1, 3, 224, 224], "{width}x{height}");
+        }
+    }
+
+    #[test]
+    fn gray_alpha_and_sixteen_bits_are_taken() {
+        let input =
+            ImageInput::new(&port([None, Some(3), Some(8), Some(8)]), &ImageOptions::default(), MAX_PIXELS).unwrap();
+        let pictures = [
+            DynamicImage::new_luma8(20, 20),
+            DynamicImage::new_luma_a8(20, 20),
+            DynamicImage::new_rgba8(20, 20),
+            DynamicImage::new_luma16(20, 20),
+            DynamicImage::new_rgba16(20, 20),
+        ];
+        for picture in pictures {
+            let mut bytes = Cursor::new(Vec::new());
+            picture.write_to(&mut bytes, ImageFormat::Png).unwrap();
+            assert_eq!(input.decode(&bytes.into_inner()).unwrap().shape(), [1, 3, 8, 8], "{:?}", picture.color());
+        }
+    }
+
+    #[test]
+    fn what_is_no_image_is_said_to_be_none() {
+        let input = plain(Layout::Nchw, Channels::Rgb);
+        let said = |bytes: &[u8]| input.decode(bytes).unwrap_err().to_string();
+        assert_eq!(said(b""), "expected a PNG, JPEG or WebP image, got 0 bytes");
+        assert_eq!(said(b"hello"), "expected a PNG, JPEG or WebP image, got 5 bytes that begin with hello");
+        assert_eq!(said(b"GIF89a......"), "expected a PNG, JPEG or WebP image, got image/gif");
+    }
+
+    #[test]
+    fn a_truncated_file_is_refused_in_every_format() {
+        let picture = RgbImage::from_fn(200, 200, |x, y| Rgb([(x * y) as u8, (x ^ y) as u8, y as u8]));
+        let input = plain(Layout::Nchw, Channels::Rgb);
+        for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP] {
+            let whole = encoded(&picture, format);
+            assert!(input.decode(&whole).is_ok(), "{format:?}");
+            for share in [2, 10, 50, 90, 99] {
+                let cut = &whole[..whole.len() * share / 100];
+                assert!(input.decode(cut).is_err(), "{format:?} cut to {share} %");
+            }
+        }
+    }
+
+    #[test]
+    fn a_thumbnails_end_marker_does_not_hide_a_truncated_photo() {
+        let picture = RgbImage::from_fn(200, 200, |x, y| Rgb([(x * y) as u8, (x ^ y) as u8, y as u8]));
+        let mut jpeg = Vec::new();
+        let mut encoder = JpegEncoder::new(&mut jpeg);
+        encoder.set_exif_metadata(vec![0xFF, 0xDA, 1, 2, 0xFF, 0xD9]).unwrap();
+        encoder.encode_image(&picture).unwrap();
+        assert!(has_end(&jpeg));
+        assert!(!has_end(&jpeg[..jpeg.len() / 2]));
+    }
+
+    #[test]
+    fn a_bomb_is_refused_by_its_header() {
+        let input = plain(Layout::Nchw, Channels::Rgb);
+        let mut bomb = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".to_vec();
+        bomb.extend(20_000_u32.to_be_bytes());
+        bomb.extend(20_000_u32.to_be_bytes());
+        bomb.extend([8, 2, 0, 0, 0]);
+        bomb.extend(png_crc(&bomb[12..29]));
+        bomb.extend(b"\0\0\0\0IDAT");
+        bomb.extend(png_crc(b"IDAT"));
+        let error = input.decode(&bomb).unwrap_err();
+        assert_eq!(error.to_string(), "image is 20000x20000, 400000000 pixels; expected at most 1000000");
+    }
+
+    /// CRC-32 as PNG has it.
+    fn png_crc(bytes: &[u8]) -> [u8; 4] {
+        let crc = bytes.iter().fold(!0_u32, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0xEDB8_8320 } else { crc >> 1 })
+        });
+        (!crc).to_be_bytes()
+    }
+
+    #[test]
+    fn options_that_do_not_fit_the_model_are_named() {
+        let said = |options: ImageOptions, dims| ImageInput::new(&port(dims), &options, 1).unwrap_err().to_string();
+        let fixed = [None, Some(3), Some(224), Some(224)];
+        let crop = ImageOptions { crop: Some(240), ..ImageOptions::default() };
+        assert_eq!(said(crop, fixed), "options.image.crop: expected the model's 224x224, got 240");
+        let small = ImageOptions { resize: Some(Resize::ShorterSide(100)), ..ImageOptions::default() };
+        assert_eq!(said(small, fixed), "options.image.resize: expected at least the crop, 224x224, got 100");
+        let gray = ImageOptions { channels: Some(Channels::Gray), ..ImageOptions::default() };
+        assert!(said(gray, fixed).starts_with("options.image.channels"));
+        let open = said(ImageOptions::default(), [None, Some(3), None, None]);
+        assert!(open.starts_with("options.image.crop: expected a side"), "{open}");
+        let none = said(ImageOptions::default(), [None, Some(7), Some(5), Some(9)]);
+        assert!(none.contains("`pixels` FP32 [?, 7, 5, 9]"), "{none}");
+    }
+}

@@ -1,0 +1,111 @@
+//! Bodies: what kind a request has, judged by its headers, and how it is read up to the limit.
+
+use axum::{
+    body::{Body, Bytes},
+    http::{HeaderMap, header},
+};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+
+use super::error::ApiError;
+
+/// What a body holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BodyKind {
+    /// A JSON object.
+    Json,
+    /// The bytes of an image file.
+    Image,
+    /// A form with files; its boundary.
+    Multipart(String),
+}
+
+/// Content types that hold an image's bytes. Which format it is, the bytes themselves tell.
+const IMAGE_TYPES: [&str; 5] = ["image/png", "image/jpeg", "image/jpg", "image/webp", "application/octet-stream"];
+
+const EXPECTED: &str = "expected content type application/json, multipart/form-data, image/png, image/jpeg, image/webp or \
+                        application/octet-stream";
+
+/// Judges a request by its headers alone, before the body is read.
+///
+/// # Errors
+/// 413 where the announced length is over the limit, 415 where the content type is none that is read here.
+pub fn kind_of(headers: &HeaderMap, max_body_bytes: u64) -> Result<BodyKind, ApiError> {
+    check_length(headers, max_body_bytes)?;
+    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+        return Err(ApiError::unsupported_type(format!("{EXPECTED}, got none")));
+    };
+    let text = value.to_str().unwrap_or_default();
+    let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match essence.as_str() {
+        "application/json" => Ok(BodyKind::Json),
+        "multipart/form-data" => multer::parse_boundary(text)
+            .map(BodyKind::Multipart)
+            .map_err(|_| ApiError::bad_input("content type multipart/form-data has no boundary")),
+        known if IMAGE_TYPES.contains(&known) => Ok(BodyKind::Image),
+        _ => Err(ApiError::unsupported_type(format!("{EXPECTED}, got {}", text.chars().take(100).collect::<String>()))),
+    }
+}
+
+/// Judges a request of tensors by its headers alone.
+///
+/// # Errors
+/// 413 where the announced length is over the limit, 415 where the content type is another than JSON.
+pub fn expect_json(headers: &HeaderMap, max_body_bytes: u64) -> Result<(), ApiError> {
+    match kind_of(headers, max_body_bytes) {
+        Ok(BodyKind::Json) => Ok(()),
+        Err(error) if error.is_too_large() => Err(error),
+        _ => {
+            let got = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("none");
+            Err(ApiError::unsupported_type(format!("expected content type application/json, got {got}")))
+        }
+    }
+}
+
+fn check_length(headers: &HeaderMap, max_body_bytes: u64) -> Result<(), ApiError> {
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    match length {
+        Some(length) if length > max_body_bytes => Err(body_too_large(&format!("{length} bytes"), max_body_bytes)),
+        _ => Ok(()),
+    }
+}
+
+fn body_too_large(got: &str, max_body_bytes: u64) -> ApiError {
+    ApiError::too_large(format!("body is {got}; expected at most {max_body_bytes} bytes"))
+}
+
+/// Reads a body up to the limit.
+///
+/// # Errors
+/// 413 where it is longer, however it was announced; 400 where it ends early.
+pub async fn read(body: Body, max_body_bytes: u64) -> Result<Bytes, ApiError> {
+    let limit = usize::try_from(max_body_bytes).unwrap_or(usize::MAX);
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(body_too_large("longer than allowed", max_body_bytes)),
+        Err(error) => Err(ApiError::bad_input(format!("body ended early: {error}"))),
+    }
+}
+
+/// The files of a form.
+///
+/// # Errors
+/// 400 where the form is broken or holds no file.
+pub async fn files(body: Bytes, boundary: String) -> Result<Vec<Bytes>, ApiError> {
+    let broken = |error: multer::Error| ApiError::bad_input(format!("multipart form is broken: {error}"));
+    let mut form = multer::Multipart::new(Body::from(body).into_data_stream(), boundary);
+    let mut files = Vec::new();
+    let mut others = Vec::new();
+    while let Some(part) = form.next_field().await.map_err(broken)? {
+        let name = part.name().unwrap_or_default().to_owned();
+        if part.file_name().is_some() || matches!(name.as_str(), "image" | "images" | "images[]" | "file") {
+            files.push(part.bytes().await.map_err(broken)?);
+        } else {
+            others.push(name);
+        }
+    }
+    if files.is_empty() {
+        let got = if others.is_empty() { "no part".to_owned() } else { format!("parts {}", others.join(", ")) };
+        return Err(ApiError::bad_input(format!("expected a part `image` with the bytes of an image, got {got}")));
+    }
+    Ok(files)
+}

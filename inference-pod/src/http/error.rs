@@ -1,0 +1,178 @@
+//! From what went wrong to a status and a sentence. The client gets those, the log gets the chain.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+
+use crate::{
+    decode::DecodeError,
+    metrics::{Outcome, Reason},
+    model::PredictError,
+    queue::{Bound, Refused},
+    worker::JobError,
+};
+
+/// Milliseconds to wait, beside the standard header that knows whole seconds only.
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+
+/// A request that gets no prediction.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    message: String,
+    retry_after: Option<Duration>,
+    allow: Option<&'static str>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), retry_after: None, allow: None }
+    }
+
+    /// 400: which field, what was expected, what came.
+    pub fn bad_input(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// 404: no model of that name. The sentence begins as other servers' do, and clients look for it.
+    pub fn unknown_model(name: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, format!("Request for unknown model: '{}' is not found", shortened(name)))
+    }
+
+    /// 404: no such path.
+    pub fn unknown_path(path: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, format!("nothing at {}", shortened(path)))
+    }
+
+    /// 405: the path takes other verbs.
+    pub fn wrong_verb(got: &str, allow: &'static str) -> Self {
+        let message = format!("expected {allow}, got {}", shortened(got));
+        Self { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, message) }
+    }
+
+    /// 413: too many bytes, pixels or samples.
+    pub fn too_large(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+    }
+
+    /// 415: a content type that is not read here.
+    pub fn unsupported_type(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message)
+    }
+
+    /// 500.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    }
+
+    /// 503: the model is still loading, or the server is stopping.
+    pub fn not_ready(message: impl Into<String>) -> Self {
+        let retry_after = Some(Duration::from_secs(1));
+        Self { retry_after, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message) }
+    }
+
+    /// 504.
+    pub fn deadline(timeout: Duration) -> Self {
+        let message = format!("no answer within {} ms, the longest that a request may take", timeout.as_millis());
+        Self::new(StatusCode::GATEWAY_TIMEOUT, message)
+    }
+
+    /// Names the part of the request that was wrong.
+    #[must_use]
+    pub fn at(mut self, field: &str) -> Self {
+        self.message = format!("{field}: {}", self.message);
+        self
+    }
+
+    /// Whether the request was over a limit of size.
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        self.status == StatusCode::PAYLOAD_TOO_LARGE
+    }
+
+    /// How the request ended, and why, for the metrics.
+    #[must_use]
+    pub fn counted_as(&self) -> (Outcome, Reason) {
+        match self.status {
+            StatusCode::PAYLOAD_TOO_LARGE => (Outcome::invalid, Reason::too_large),
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => (Outcome::invalid, Reason::unsupported_type),
+            StatusCode::TOO_MANY_REQUESTS => (Outcome::rejected, Reason::queue_full),
+            StatusCode::SERVICE_UNAVAILABLE => (Outcome::rejected, Reason::not_ready),
+            StatusCode::GATEWAY_TIMEOUT => (Outcome::expired, Reason::deadline),
+            StatusCode::INTERNAL_SERVER_ERROR => (Outcome::failed, Reason::run_failed),
+            _ => (Outcome::invalid, Reason::bad_input),
+        }
+    }
+
+    fn queue_full(refused: &Refused) -> Self {
+        let message = match refused.bound {
+            Bound::Wait { predicted, limit } => format!(
+                "queue is full: a request would wait {} ms, the limit is {} ms",
+                predicted.as_millis(),
+                limit.as_millis()
+            ),
+            Bound::Samples(limit) => format!("queue is full: the limit is {limit} samples"),
+            Bound::Bytes(limit) => format!("queue is full: the limit is {limit} bytes"),
+        };
+        let retry_after = Some(refused.retry_after);
+        Self { retry_after, ..Self::new(StatusCode::TOO_MANY_REQUESTS, message) }
+    }
+}
+
+/// A client's own text, cut so that an answer stays small.
+fn shortened(text: &str) -> String {
+    const LONGEST: usize = 100;
+    if text.chars().count() <= LONGEST { text.to_owned() } else { text.chars().take(LONGEST).chain(['…']).collect() }
+}
+
+impl From<PredictError> for ApiError {
+    fn from(error: PredictError) -> Self {
+        match error {
+            PredictError::Invalid(invalid) => Self::bad_input(invalid.0),
+            PredictError::TooManySamples { .. } => Self::too_large(error.to_string()),
+            PredictError::Refused(refused) => Self::queue_full(&refused),
+            PredictError::Job(JobError::Expired) => {
+                Self::new(StatusCode::GATEWAY_TIMEOUT, JobError::Expired.to_string())
+            }
+            PredictError::Job(error @ JobError::Stopped) => Self::not_ready(error.to_string()),
+            PredictError::Job(error @ (JobError::Failed(_) | JobError::TooLong(_))) => {
+                tracing::error!(%error, "a run failed");
+                Self::internal(error.to_string())
+            }
+        }
+    }
+}
+
+impl From<DecodeError> for ApiError {
+    fn from(error: DecodeError) -> Self {
+        match error {
+            DecodeError::TooManyPixels { .. } => Self::too_large(error.to_string()),
+            DecodeError::UnsupportedFormat(_) => Self::unsupported_type(error.to_string()),
+            DecodeError::Empty | DecodeError::NoImage { .. } | DecodeError::Damaged { .. } => {
+                Self::bad_input(error.to_string())
+            }
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(json!({"error": self.message}))).into_response();
+        let headers = response.headers_mut();
+        if let Some(wait) = self.retry_after {
+            // Whole seconds, rounded up; at least one of each unit, for 0 invites to retry at once.
+            let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(millis.div_ceil(1000)));
+            headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis));
+        }
+        if let Some(allow) = self.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        response
+    }
+}

@@ -1,0 +1,165 @@
+//! HTTP: routes, what every request gets, and the only place that knows status codes.
+
+pub mod body;
+pub mod error;
+pub mod images;
+pub mod infer;
+pub mod predict;
+pub mod probes;
+
+use std::{any::Any, sync::Arc};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{MatchedPath, Request, State},
+    http::{HeaderName, HeaderValue, Method},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use crds::serving::ServerConfig;
+use tokio::sync::Semaphore;
+use tower_http::catch_panic::CatchPanicLayer;
+use tracing::Instrument;
+
+use self::error::ApiError;
+use crate::{lifecycle::Lifecycle, metrics::Metrics, registry::Registry};
+
+/// Models have one version here: what their path leads to.
+const MODEL_VERSION: &str = "1";
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What all handlers share.
+pub struct App {
+    /// The settings of the process.
+    pub server: ServerConfig,
+    /// The models.
+    pub registry: Registry,
+    /// What the process is doing.
+    pub lifecycle: Lifecycle,
+    /// What it exports.
+    pub metrics: Metrics,
+    /// Bodies that are decoded at a time.
+    pub decoders: Arc<Semaphore>,
+    /// Version of ONNX Runtime.
+    pub runtime_version: String,
+    /// Threads for all models together.
+    pub threads: usize,
+}
+
+/// The routes of the client port.
+pub fn client_router(app: Arc<App>) -> Router {
+    let routes = Router::new()
+        .route("/predict/{model}", post(predict::predict))
+        .route("/v2/models/{model}/infer", post(predict::infer));
+    finished(with_probes(routes), app)
+}
+
+/// The routes of the admin port: probes and scrapes, whatever the load on the client port.
+pub fn admin_router(app: Arc<App>) -> Router {
+    let routes = Router::new().route("/health/detailed", get(probes::detailed));
+    finished(with_probes(routes), app)
+}
+
+fn with_probes(routes: Router<Arc<App>>) -> Router<Arc<App>> {
+    routes
+        .route("/health", get(probes::health))
+        .route("/ready", get(probes::ready))
+        .route("/health/ready", get(probes::ready))
+        .route("/info", get(probes::info))
+        .route("/metrics", get(probes::metrics))
+        .route("/v2", get(probes::server_metadata))
+        .route("/v2/health/live", get(probes::v2_live))
+        .route("/v2/health/ready", get(probes::v2_ready))
+        .route("/v2/models/{model}", get(probes::model_metadata))
+        .route("/v2/models/{model}/ready", get(probes::model_ready))
+}
+
+fn finished(routes: Router<Arc<App>>, app: Arc<App>) -> Router {
+    routes
+        .method_not_allowed_fallback(wrong_verb)
+        .fallback(unknown_path)
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), request_scope))
+        .with_state(app)
+}
+
+async fn wrong_verb(method: Method, path: MatchedPath) -> ApiError {
+    let takes_post = ["/predict/{model}", "/v2/models/{model}/infer"].contains(&path.as_str());
+    ApiError::wrong_verb(method.as_str(), if takes_post { "POST" } else { "GET" })
+}
+
+async fn unknown_path(request: Request) -> ApiError {
+    ApiError::unknown_path(request.uri().path())
+}
+
+fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    tracing::error!(message, "a handler panicked");
+    ApiError::internal("internal error").into_response()
+}
+
+/// Gives a request its id and its span, and counts its response.
+async fn request_scope(State(app): State<Arc<App>>, request: Request<Body>, next: Next) -> Response {
+    let id = request_id(&request);
+    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let route = route_label(route);
+    let trace = request.headers().get("traceparent").and_then(trace_id).map(str::to_owned);
+    let span = tracing::info_span!(
+        "request",
+        request_id = id.to_str().unwrap_or_default(),
+        trace_id = trace,
+        method = request.method().as_str(),
+        route
+    );
+    let mut response = next.run(request).instrument(span.clone()).await;
+    let status = response.status();
+    app.metrics.responded(route, status.as_u16());
+    span.in_scope(|| tracing::debug!(status = status.as_u16(), "answered"));
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+/// The client's id where it is fit for a log line, else a new one.
+fn request_id(request: &Request<Body>) -> HeaderValue {
+    const LONGEST: usize = 128;
+    let fit = |value: &&HeaderValue| {
+        !value.is_empty() && value.len() <= LONGEST && value.as_bytes().iter().all(u8::is_ascii_graphic)
+    };
+    let made = || {
+        let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+        HeaderValue::from_str(uuid::Uuid::new_v4().hyphenated().encode_lower(&mut text))
+            .unwrap_or(HeaderValue::from_static("unknown"))
+    };
+    request.headers().get(REQUEST_ID).filter(fit).cloned().unwrap_or_else(made)
+}
+
+/// The trace id of a W3C `traceparent`: version, 32 hex digits, 16 hex digits, flags.
+fn trace_id(value: &HeaderValue) -> Option<&str> {
+    let mut parts = value.to_str().ok()?.split('-');
+    let (version, trace) = (parts.next()?, parts.next()?);
+    let hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (version.len() == 2 && trace.len() == 32 && hex(version) && hex(trace)).then_some(trace)
+}
+
+/// Routes as labels: a closed set, whatever clients send.
+fn route_label(route: &str) -> &'static str {
+    const ROUTES: [&str; 13] = [
+        "/predict/{model}",
+        "/health",
+        "/health/ready",
+        "/health/detailed",
+        "/ready",
+        "/info",
+        "/metrics",
+        "/v2",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models/{model}",
+        "/v2/models/{model}/ready",
+        "/v2/models/{model}/infer",
+    ];
+    ROUTES.into_iter().find(|known| *known == route).unwrap_or("other")
+}

@@ -1,0 +1,180 @@
+//! What people, probes and scrapers ask of the process itself.
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+
+use super::{App, MODEL_VERSION, error::ApiError, predict::find};
+use crate::{
+    lifecycle::Phase,
+    model::Model,
+    probe::Batching,
+    session::Port,
+};
+
+/// 200 while the serving loop moves and no instance hangs, else 503 with what is wrong.
+pub async fn health(State(app): State<Arc<App>>) -> Response {
+    let faults = faults(&app);
+    if faults.is_empty() {
+        return Json(json!({"status": "ok"})).into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"error": faults.join("; ")}))).into_response()
+}
+
+fn faults(app: &App) -> Vec<String> {
+    let stuck = app.lifecycle.stuck_for().map(|still| format!("the serving loop has not moved for {still:.1?}"));
+    let lost = app.registry.loaded().filter(|model| !model.shared().healthy());
+    stuck.into_iter().chain(lost.map(|model| format!("a run of model '{}' does not come back", model.name))).collect()
+}
+
+/// 200 once every model named at start is loaded and warmed up, until the process is told to stop; else 503.
+pub async fn ready(State(app): State<Arc<App>>) -> Response {
+    match not_ready(&app) {
+        None => Json(json!({"ready": true})).into_response(),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"error": reason}))).into_response(),
+    }
+}
+
+fn not_ready(app: &App) -> Option<String> {
+    let missing = app.registry.missing();
+    match app.lifecycle.phase() {
+        Phase::Draining | Phase::Closing => Some("the server is stopping".to_owned()),
+        Phase::Serving if missing.is_empty() => None,
+        Phase::Serving => Some(format!("loading {}", missing.join(", "))),
+    }
+}
+
+/// Health with the checks that it is made of.
+pub async fn detailed(State(app): State<Arc<App>>) -> Response {
+    let models: Vec<Value> = app
+        .registry
+        .loaded()
+        .map(|model| {
+            let queued = model.shared().with_queue(|queue| queue.samples());
+            json!({"model": model.name, "instances_work": model.shared().healthy(), "queued_samples": queued})
+        })
+        .collect();
+    let faults = faults(&app);
+    let status = if faults.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = json!({
+        "status": if faults.is_empty() { "ok" } else { "failing" },
+        "phase": format!("{:?}", app.lifecycle.phase()).to_lowercase(),
+        "serving_loop_moves": app.lifecycle.stuck_for().is_none(),
+        "loading": app.registry.missing(),
+        "models": models,
+    });
+    (status, Json(body)).into_response()
+}
+
+/// What runs here.
+pub async fn info(State(app): State<Arc<App>>) -> Response {
+    let models: Vec<Value> = app.registry.loaded().map(|model| describe(model)).collect();
+    Json(json!({
+        "name": app.server.server_name,
+        "version": env!("CARGO_PKG_VERSION"),
+        "onnxruntime": app.runtime_version,
+        "threads": app.threads,
+        "uptime_seconds": app.lifecycle.started().elapsed().as_secs(),
+        "loading": app.registry.missing(),
+        "models": models,
+    }))
+    .into_response()
+}
+
+fn describe(model: &Model) -> Value {
+    let (batches, reason) = match &model.batching {
+        Batching::On(1) => (false, Some("batch_size is 1".to_owned())),
+        Batching::On(_) => (true, None),
+        Batching::Off(reason) => (false, Some(reason.clone())),
+    };
+    let buckets: Vec<Value> = model.shared().with_queue(|queue| {
+        let bucket = |(samples, time): (usize, std::time::Duration)| json!({"samples": samples, "milliseconds": time.as_secs_f64() * 1e3});
+        queue.times().iter().map(bucket).collect()
+    });
+    json!({
+        "name": model.name,
+        "task": model.task.as_str(),
+        "file": model.file.file_name().map(|name| name.to_string_lossy()),
+        "inputs": model.signature.inputs.iter().map(port).collect::<Vec<_>>(),
+        "outputs": model.signature.outputs.iter().map(port).collect::<Vec<_>>(),
+        "image": model.image.as_ref().map(|image| json!({"width": image.size().0, "height": image.size().1})),
+        "softmax": model.classes.as_ref().map(|classes| classes.softmax),
+        "labels": model.classes.as_ref().map(|classes| classes.labels.len()),
+        "provider": model.provider.as_str(),
+        "instances": model.instances,
+        "batching": {"enabled": batches, "reason": reason, "batch_size": model.batching.batch_size(), "buckets": buckets},
+        "load_seconds": model.load_time.as_secs_f64(),
+        "warmup_seconds": model.warmup_time.as_secs_f64(),
+    })
+}
+
+/// Metadata of an input or output as the Open Inference Protocol writes it: -1 where a dimension is open.
+fn port(port: &Port) -> Value {
+    let shape: Vec<i64> =
+        port.dims.iter().map(|size| size.and_then(|size| i64::try_from(size).ok()).unwrap_or(-1)).collect();
+    json!({"name": port.name, "datatype": port.element.datatype(), "shape": shape})
+}
+
+/// OpenMetrics where the scraper takes it, else the older text form.
+pub async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    let now = Instant::now();
+    for model in app.registry.loaded() {
+        let oldest = model.shared().with_queue(|queue| queue.oldest());
+        model.metrics.oldest_age(oldest.map(|since| now.saturating_duration_since(since)).unwrap_or_default());
+    }
+    let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let (kind, text) = if accepts.contains("application/openmetrics-text") {
+        ("application/openmetrics-text; version=1.0.0; charset=utf-8", app.metrics.openmetrics_text())
+    } else {
+        ("text/plain; version=0.0.4; charset=utf-8", app.metrics.prometheus_text())
+    };
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+/// `GET /v2`.
+pub async fn server_metadata(State(app): State<Arc<App>>) -> Response {
+    Json(json!({"name": app.server.server_name, "version": env!("CARGO_PKG_VERSION"), "extensions": []})).into_response()
+}
+
+/// `GET /v2/health/live`.
+pub async fn v2_live(State(app): State<Arc<App>>) -> Response {
+    let live = faults(&app).is_empty();
+    let status = if live { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({"live": live}))).into_response()
+}
+
+/// `GET /v2/health/ready`. The protocol's text asks for the key `live`, its intent is `ready`: both are sent.
+pub async fn v2_ready(State(app): State<Arc<App>>) -> Response {
+    match not_ready(&app) {
+        None => Json(json!({"live": true, "ready": true})).into_response(),
+        Some(reason) => {
+            let body = json!({"live": true, "ready": false, "error": reason});
+            (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+        }
+    }
+}
+
+/// `GET /v2/models/{model}`.
+pub async fn model_metadata(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, ApiError> {
+    let model = find(&app, &name)?;
+    Ok(Json(json!({
+        "name": model.name,
+        "versions": [MODEL_VERSION],
+        "platform": "onnxruntime_onnx",
+        "inputs": model.signature.inputs.iter().map(port).collect::<Vec<_>>(),
+        "outputs": model.signature.outputs.iter().map(port).collect::<Vec<_>>(),
+    }))
+    .into_response())
+}
+
+/// `GET /v2/models/{model}/ready`.
+pub async fn model_ready(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, ApiError> {
+    let model = find(&app, &name)?;
+    Ok(Json(json!({"name": model.name, "ready": true})).into_response())
+}

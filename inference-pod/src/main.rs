@@ -1,0 +1,34 @@
+//! Ortolan's server. See the library for what it is made of.
+
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use inference_pod::{check, cli, logging, serve, surroundings};
+
+fn main() -> ExitCode {
+    let result = match cli::Cli::parse().command {
+        cli::Command::Serve(args) => serve(&args.config).inspect_err(|error| {
+            if let Some(error) = error.downcast_ref::<serve::ServeError>() {
+                error.termination().write(&args.termination_message);
+            }
+        }),
+        cli::Command::Check(args) => check::check(&args)
+            .with_context(|| format!("{} cannot be served", args.path.display()))
+            .and_then(|text| Ok(std::io::stdout().write_all(text.as_bytes())?)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Standard error may be closed; then there is nobody left to tell.
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(files: &[PathBuf]) -> anyhow::Result<()> {
+    let config = serve::read_config(files)?;
+    logging::start(&config.logging, surroundings::variable("RUST_LOG").as_deref()).map_err(serve::ServeError::from)?;
+    Ok(serve::serve(config)?)
+}

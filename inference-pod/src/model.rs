@@ -1,0 +1,442 @@
+//! A model: loaded, probed, warmed up, with its queue and its instances.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use crds::serving::{ExecutionProvider, ModelConfig, ModelOptions, Task};
+
+use crate::{
+    classify::{Classes, are_probabilities},
+    decode::{ImageInput, ImageInputError},
+    files::{FilesError, ModelFiles},
+    metrics::{Metrics, ModelMetrics},
+    probe::{self, Batching, Probed},
+    queue::{Limits, Queue, Refused},
+    session::{Port, Runtime, Session, SessionError, SessionSettings, Signature},
+    tensor::{Tensor, elements},
+    worker::{JobError, Reservation, Shared, WorkerSettings},
+};
+
+/// Classes in an answer where nobody says otherwise.
+const DEFAULT_TOP_K: u32 = 5;
+
+/// Why a model cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Its files.
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    /// Its graph.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// Its input takes no pictures.
+    #[error(transparent)]
+    ImageInput(#[from] ImageInputError),
+    /// Its outputs are no scores of classes.
+    #[error("task image-classification takes a model whose output is [samples, classes]; {0}")]
+    NoScores(String),
+    /// The labels do not fit the output.
+    #[error("expected {classes} labels, one for each class of the model, got {labels}")]
+    Labels {
+        /// Classes of the model.
+        classes: usize,
+        /// Labels given.
+        labels: usize,
+    },
+    /// Images need a batch dimension, or a fixed one of 1.
+    #[error("task image-classification takes a model with a batch dimension, or a fixed one of 1; {0}")]
+    FixedBatch(String),
+    /// No thread for an instance.
+    #[error("cannot start a worker thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+impl LoadError {
+    /// The condition reason that the operator shows for it.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Files(FilesError::Options(_)) | Self::ImageInput(ImageInputError::Option { .. }) => "InvalidOptions",
+            Self::Session(SessionError::Provider { .. }) => "ProviderUnavailable",
+            Self::Session(SessionError::Library { .. }) | Self::Thread(_) => "ServerFailed",
+            Self::Files(_)
+            | Self::Session(_)
+            | Self::ImageInput(_)
+            | Self::NoScores(_)
+            | Self::Labels { .. }
+            | Self::FixedBatch(_) => "InvalidModel",
+        }
+    }
+}
+
+/// Why a request's inputs do not fit a model. Says which, what was expected and what came.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidInput(pub String);
+
+/// Why a prediction was not made. Knows nothing of HTTP.
+#[derive(Debug, thiserror::Error)]
+pub enum PredictError {
+    /// The inputs do not fit the model.
+    #[error(transparent)]
+    Invalid(#[from] InvalidInput),
+    /// More samples than the queue can ever hold.
+    #[error("request has {samples} samples; expected at most {limit}")]
+    TooManySamples {
+        /// Samples of the request.
+        samples: usize,
+        /// The queue's bound.
+        limit: usize,
+    },
+    /// The queue is full.
+    #[error("queue is full")]
+    Refused(Refused),
+    /// The job failed.
+    #[error(transparent)]
+    Job(#[from] JobError),
+}
+
+/// What a request's samples became.
+#[derive(Debug)]
+pub struct Predicted {
+    /// The outputs in the model's order, the rows of all samples together.
+    pub outputs: Vec<Tensor>,
+    /// Longest wait of its samples.
+    pub queue_time: Duration,
+    /// Longest run of its samples.
+    pub run_time: Duration,
+}
+
+/// What the whole process gives to its models.
+#[derive(Clone)]
+pub struct Surroundings<'a> {
+    /// The loaded library.
+    pub runtime: &'a Runtime,
+    /// Threads inside one operator, for each instance.
+    pub threads: usize,
+    /// Whether those may spin.
+    pub spinning: bool,
+    /// Largest image.
+    pub max_pixels: u64,
+    /// Where its numbers go.
+    pub metrics: &'a Metrics,
+}
+
+/// A model ready to serve.
+pub struct Model {
+    /// Name in URLs and metrics.
+    pub name: String,
+    /// The graph's file.
+    pub file: PathBuf,
+    /// What it is for.
+    pub task: Task,
+    /// What goes in and comes out.
+    pub signature: Signature,
+    /// The provider really in use.
+    pub provider: ExecutionProvider,
+    /// Whether jobs share runs.
+    pub batching: Batching,
+    /// How pictures become samples, for a model that takes them.
+    pub image: Option<ImageInput>,
+    /// How scores become predictions, for a classifier.
+    pub classes: Option<Classes>,
+    /// Instances.
+    pub instances: usize,
+    /// Time from file to session.
+    pub load_time: Duration,
+    /// Time of probe and warm-up.
+    pub warmup_time: Duration,
+    /// Its numbers.
+    pub metrics: ModelMetrics,
+    request_timeout: Duration,
+    queue_size: usize,
+    shared: Arc<Shared>,
+}
+
+impl Model {
+    /// Loads, probes and warms up.
+    ///
+    /// # Errors
+    /// [`LoadError`] where the model cannot be served. A failing probe is no error: it turns batching off.
+    pub fn load(config: &ModelConfig, around: &Surroundings<'_>) -> Result<Self, LoadError> {
+        let files = ModelFiles::find(&config.path)?;
+        let options = files.options(&config.options)?;
+        let settings = SessionSettings {
+            threads: around.threads,
+            spinning: around.spinning,
+            providers: config.execution_providers.clone(),
+        };
+        let began = Instant::now();
+        let mut session = Session::open(around.runtime, &files.model, &settings)?;
+        let load_time = began.elapsed();
+        let image = image_input(config.task, &session, &options, around.max_pixels)?;
+
+        let began = Instant::now();
+        let shapes = warmup_shapes(&session, image.as_ref(), &options);
+        let probed = probe::probe(&mut session, &shapes, config.batch_size as usize);
+        if image.is_some() {
+            check_image_batch(&session, &probed.batching)?;
+        }
+        let classes = match config.task {
+            Task::ImageClassification => Some(classes(&session, &files, &options, &probed)?),
+            _ => None,
+        };
+        let (signature, provider) = (session.signature().clone(), session.provider());
+        let mut sessions = vec![session];
+        for _ in 1..config.instances {
+            let mut session = Session::open(around.runtime, &files.model, &settings)?;
+            probe::warm_up(&mut session, &shapes, &probed.times)?;
+            sessions.push(session);
+        }
+        let warmup_time = began.elapsed();
+
+        let instances = sessions.len();
+        let metrics = around.metrics.model(&config.name);
+        metrics.loaded(load_time, warmup_time, instances);
+        around.metrics.provider_in_use(&config.name, provider.as_str());
+        let limits = Limits {
+            max_wait: Duration::from_millis(config.max_queue_ms),
+            samples: config.queue_size as usize,
+            bytes: usize::try_from(config.queue_bytes).unwrap_or(usize::MAX),
+            batch_size: probed.batching.batch_size(),
+        };
+        let workers = WorkerSettings {
+            run_timeout: Duration::from_millis(config.run_timeout_ms),
+            batches: matches!(probed.batching, Batching::On(_)),
+        };
+        let queue = Queue::new(limits, probed.times, instances);
+        let shared = Shared::start(&config.name, queue, sessions, &workers, metrics.clone())?;
+        Ok(Self {
+            name: config.name.clone(),
+            file: files.model,
+            task: config.task,
+            signature,
+            provider,
+            batching: probed.batching,
+            image,
+            classes,
+            instances,
+            load_time,
+            warmup_time,
+            metrics,
+            request_timeout: Duration::from_millis(config.request_timeout_ms),
+            queue_size: config.queue_size as usize,
+            shared,
+        })
+    }
+
+    /// A request that has no answer by then is of no more use.
+    #[must_use]
+    pub fn request_timeout(&self) -> Duration {
+        self.request_timeout
+    }
+
+    /// Its queue and instances.
+    #[must_use]
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Holds a place in the queue before the body of a request is read.
+    ///
+    /// # Errors
+    /// [`PredictError::Refused`] where the queue is full.
+    pub fn reserve(&self, now: Instant) -> Result<Reservation, PredictError> {
+        self.shared.reserve(now).map_err(PredictError::Refused)
+    }
+
+    /// Runs a request's inputs and waits for the outputs. `groups` are run as if each were a request of its own: one for
+    /// each picture, a single one for a request of tensors; a group has one tensor for each input of the model.
+    ///
+    /// A group larger than a batch is cut into several jobs; all come in together or not at all. Dropping the future takes
+    /// what still waits out of the queue.
+    ///
+    /// # Errors
+    /// [`PredictError`].
+    pub async fn predict(
+        &self,
+        reservation: Reservation,
+        groups: Vec<Vec<Tensor>>,
+        deadline: Instant,
+    ) -> Result<Predicted, PredictError> {
+        let mut jobs = Vec::with_capacity(groups.len());
+        for inputs in groups {
+            let samples = self.check(&inputs)?;
+            self.cut(inputs, samples, &mut jobs);
+        }
+        let samples = jobs.iter().map(|(samples, _)| samples).sum();
+        if samples > self.queue_size {
+            return Err(PredictError::TooManySamples { samples, limit: self.queue_size });
+        }
+        let mut tickets =
+            self.shared.push(reservation, jobs, deadline, Instant::now()).map_err(PredictError::Refused)?;
+        let mut parts = Vec::with_capacity(tickets.len());
+        for ticket in &mut tickets {
+            parts.push(ticket.answer().await?);
+        }
+        let queue_time = parts.iter().map(|part| part.queue_time).max().unwrap_or_default();
+        let run_time = parts.iter().map(|part| part.run_time).max().unwrap_or_default();
+        let outputs = joined(parts.into_iter().map(|part| part.outputs).collect())?;
+        Ok(Predicted { outputs, queue_time, run_time })
+    }
+
+    /// Whether inputs fit the model; how many samples they are.
+    ///
+    /// # Errors
+    /// [`InvalidInput`] with the input, what was expected and what came.
+    pub fn check(&self, inputs: &[Tensor]) -> Result<usize, InvalidInput> {
+        let ports = &self.signature.inputs;
+        if inputs.len() != ports.len() {
+            return Err(InvalidInput(format!("expected {} inputs, got {}", ports.len(), inputs.len())));
+        }
+        let mut samples = None;
+        for (port, tensor) in ports.iter().zip(inputs) {
+            check_port(port, tensor)?;
+            let rows = tensor.shape().first().copied().unwrap_or(1);
+            if rows == 0 {
+                return Err(InvalidInput(format!("input `{}`: expected at least one sample, got none", port.name)));
+            }
+            if matches!(self.batching, Batching::On(_)) && *samples.get_or_insert(rows) != rows {
+                let first = samples.unwrap_or_default();
+                let name = &port.name;
+                return Err(InvalidInput(format!(
+                    "input `{name}`: expected {first} samples as in the first input, got {rows}"
+                )));
+            }
+        }
+        Ok(samples.unwrap_or(1))
+    }
+
+    fn cut(&self, inputs: Vec<Tensor>, samples: usize, jobs: &mut Vec<(usize, Vec<Tensor>)>) {
+        let size = self.batching.batch_size();
+        if samples <= size {
+            jobs.push((samples, inputs));
+            return;
+        }
+        for start in (0..samples).step_by(size) {
+            let count = size.min(samples - start);
+            jobs.push((count, inputs.iter().map(|tensor| tensor.rows(start, count)).collect()));
+        }
+    }
+}
+
+fn check_port(port: &Port, tensor: &Tensor) -> Result<(), InvalidInput> {
+    if port.element != tensor.element() {
+        return Err(InvalidInput(format!(
+            "input `{}`: expected datatype {}, got {}",
+            port.name,
+            port.element.datatype(),
+            tensor.element().datatype()
+        )));
+    }
+    let fits = port.dims.len() == tensor.shape().len()
+        && port.dims.iter().zip(tensor.shape()).all(|(want, got)| want.is_none_or(|want| want == *got));
+    if fits {
+        return Ok(());
+    }
+    let dims: Vec<String> =
+        port.dims.iter().map(|size| size.map_or_else(|| "-1".to_owned(), |size| size.to_string())).collect();
+    Err(InvalidInput(format!(
+        "input `{}`: expected shape [{}], got {:?}",
+        port.name,
+        dims.join(", "),
+        tensor.shape()
+    )))
+}
+
+fn image_input(
+    task: Task,
+    session: &Session,
+    options: &ModelOptions,
+    max_pixels: u64,
+) -> Result<Option<ImageInput>, LoadError> {
+    if task != Task::ImageClassification {
+        return Ok(None);
+    }
+    let [input] = session.signature().inputs.as_slice() else {
+        let count = session.signature().inputs.len();
+        return Err(ImageInputError::Shape(format!("one of {count}")).into());
+    };
+    Ok(Some(ImageInput::new(input, &options.image, max_pixels)?))
+}
+
+/// The options' shapes; for pictures, what their decoding makes.
+fn warmup_shapes(
+    session: &Session,
+    image: Option<&ImageInput>,
+    options: &ModelOptions,
+) -> std::collections::BTreeMap<String, Vec<usize>> {
+    let mut shapes = options.warmup.shapes.clone();
+    if let (Some(image), [input]) = (image, session.signature().inputs.as_slice()) {
+        shapes.insert(input.name.clone(), image.sample_shape());
+    }
+    shapes
+}
+
+fn check_image_batch(session: &Session, batching: &Batching) -> Result<(), LoadError> {
+    let first = session.signature().inputs.first().and_then(|port| port.dims.first().copied());
+    match (batching, first) {
+        (Batching::On(_), _) | (Batching::Off(_), Some(Some(1))) => Ok(()),
+        (Batching::Off(reason), _) => Err(LoadError::FixedBatch(reason.clone())),
+    }
+}
+
+fn classes(
+    session: &Session,
+    files: &ModelFiles,
+    options: &ModelOptions,
+    probed: &Probed,
+) -> Result<Classes, LoadError> {
+    let outputs = &session.signature().outputs;
+    let Some(scores) = probed.outputs.as_ref().and_then(|outputs| outputs.first()) else {
+        let reason = match &probed.batching {
+            Batching::Off(reason) => reason.clone(),
+            Batching::On(_) => format!("it has {} outputs", outputs.len()),
+        };
+        return Err(LoadError::NoScores(reason));
+    };
+    let count = elements(scores.shape().get(1..).unwrap_or_default());
+    if scores.shape().len() < 2 || scores.shape().first() != Some(&1) {
+        return Err(LoadError::NoScores(format!("one sample gave shape {:?}", scores.shape())));
+    }
+    let labels = files.labels(options.labels.as_ref())?;
+    if !labels.is_empty() && labels.len() != count {
+        return Err(LoadError::Labels { classes: count, labels: labels.len() });
+    }
+    let softmax = options.softmax.unwrap_or_else(|| !are_probabilities(&scores.to_f32()));
+    Ok(Classes { labels, top_k: options.top_k.unwrap_or(DEFAULT_TOP_K) as usize, softmax })
+}
+
+/// Puts the rows of several jobs behind one another; the outputs of one job stay as they are.
+fn joined(mut parts: Vec<Vec<Tensor>>) -> Result<Vec<Tensor>, JobError> {
+    if parts.len() == 1 {
+        return Ok(parts.remove(0));
+    }
+    let outputs = parts.first().map_or(0, Vec::len);
+    (0..outputs).map(|output| joined_output(&parts, output)).collect()
+}
+
+fn joined_output(parts: &[Vec<Tensor>], output: usize) -> Result<Tensor, JobError> {
+    let failed = |message: String| JobError::Failed(message);
+    let first = &parts[0][output];
+    let mut shape = first.shape().to_vec();
+    let mut data = BytesMut::with_capacity(parts.iter().map(|part| part[output].data().len()).sum());
+    for part in parts {
+        if part[output].shape().get(1..) != first.shape().get(1..) {
+            return Err(failed(format!(
+                "the model answered parts of the request with shapes {:?} and {:?}",
+                first.shape(),
+                part[output].shape()
+            )));
+        }
+        data.extend_from_slice(part[output].data());
+    }
+    if let Some(rows) = shape.first_mut() {
+        *rows = parts.iter().map(|part| part[output].shape()[0]).sum();
+    }
+    Tensor::new(first.element(), shape, Bytes::from(data)).map_err(|error| failed(error.to_string()))
+}

@@ -1,0 +1,250 @@
+//! `serve`: from a config to a serving process, and from a signal to its end.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use crds::serving::{Faults, ModelConfig, ServingConfig};
+use tokio::{
+    net::TcpListener,
+    runtime::{self, Runtime as AsyncRuntime},
+    signal::unix::{SignalKind, signal},
+    sync::Semaphore,
+};
+
+use crate::{
+    connection,
+    http::{App, admin_router, client_router},
+    lifecycle::{Lifecycle, Phase},
+    metrics::Metrics,
+    model::{LoadError, Model, Surroundings},
+    registry::Registry,
+    session::{Runtime, SessionError},
+    surroundings::{self, UnreadableConfig},
+    termination::Termination,
+};
+
+/// Runs are looked at this often; how late a run that takes too long is ended at most.
+const WATCH_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Why the process could not serve, or could not end as it should.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A config file.
+    #[error(transparent)]
+    Unreadable(#[from] UnreadableConfig),
+    /// What the config says.
+    #[error(transparent)]
+    Config(#[from] Faults),
+    /// The log filter.
+    #[error("logging.level (or RUST_LOG): {0}")]
+    LogFilter(#[from] tracing_subscriber::filter::ParseError),
+    /// A port is taken, for example.
+    #[error("cannot listen on {address} ({setting}): {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The setting that named the port.
+        setting: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// ONNX Runtime.
+    #[error(transparent)]
+    Runtime(#[from] SessionError),
+    /// A model.
+    #[error("model '{model}': {source}")]
+    Load {
+        /// Its name.
+        model: String,
+        /// What is wrong with it.
+        source: LoadError,
+    },
+    /// Threads or signals.
+    #[error("cannot set the process up: {0}")]
+    Process(#[from] std::io::Error),
+    /// Requests were still unanswered when the time for draining was over.
+    #[error("requests were still unanswered {0:?} after the listeners closed")]
+    DrainTimeout(Duration),
+}
+
+impl ServeError {
+    /// What the operator shows of it.
+    #[must_use]
+    pub fn termination(&self) -> Termination {
+        let (model, reason) = match self {
+            Self::Load { model, source } => (Some(model.clone()), source.reason()),
+            Self::Unreadable(_) | Self::Config(_) | Self::LogFilter(_) => (None, "InvalidConfig"),
+            Self::Listen { .. } | Self::Runtime(_) | Self::Process(_) => (None, "ServerFailed"),
+            Self::DrainTimeout(_) => (None, "DrainTimeout"),
+        };
+        Termination { model, reason, message: self.to_string() }
+    }
+}
+
+/// Reads the config.
+///
+/// # Errors
+/// [`ServeError`] with all that is wrong with it.
+pub fn read_config(files: &[PathBuf]) -> Result<ServingConfig, ServeError> {
+    Ok(crds::serving::parse(&surroundings::config_layers(files)?)?)
+}
+
+/// Serves until a signal ends it.
+///
+/// # Errors
+/// [`ServeError`] where it cannot start, a model cannot be loaded, or requests stay unanswered at the end.
+pub fn serve(config: ServingConfig) -> Result<(), ServeError> {
+    let runtime = Runtime::load(surroundings::variable("ORT_DYLIB_PATH").map(PathBuf::from))?;
+    let threads = surroundings::threads(&config.server);
+    let loop_runtime = serving_loop(threads)?;
+    let (clients, admin) = {
+        let _in_runtime = loop_runtime.enter();
+        (listen(&config, config.server.port, "server.port")?, listen(&config, config.server.metrics_port, "server.metrics_port")?)
+    };
+    let ServingConfig { server, logging: _, models } = config;
+    let app = Arc::new(App {
+        server,
+        registry: Registry::new(models.iter().map(|model| model.name.clone())),
+        lifecycle: Lifecycle::default(),
+        metrics: Metrics::new(runtime.version()),
+        decoders: Arc::new(Semaphore::new(threads)),
+        runtime_version: runtime.version().to_owned(),
+        threads,
+    });
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        onnxruntime = runtime.version(),
+        library = %runtime.library().display(),
+        threads,
+        port = clients.local_addr()?.port(),
+        metrics_port = admin.local_addr()?.port(),
+        "starting"
+    );
+    start_admin_thread(admin.into_std()?, Arc::clone(&app))?;
+    let result = loop_runtime.block_on(run(clients, Arc::clone(&app), runtime, models));
+    app.registry.stop();
+    // A decoder that is still at it has nobody to answer to.
+    loop_runtime.shutdown_background();
+    result
+}
+
+/// One thread moves bytes for as many cores as there are; a second one pays where there are many.
+fn serving_loop(threads: usize) -> Result<AsyncRuntime, std::io::Error> {
+    const MANY_CORES: usize = 8;
+    let workers = if threads >= MANY_CORES { 2 } else { 1 };
+    runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .max_blocking_threads(threads + 8)
+        .thread_name("serving")
+        .enable_all()
+        .build()
+}
+
+fn listen(config: &ServingConfig, port: u16, setting: &'static str) -> Result<TcpListener, ServeError> {
+    let address = SocketAddr::new(config.server.host, port);
+    connection::listen(address).map_err(|source| ServeError::Listen { address, setting, source })
+}
+
+/// Probes and scrapes have a thread and a loop of their own, so that they are answered whatever the load.
+fn start_admin_thread(listener: std::net::TcpListener, app: Arc<App>) -> Result<(), std::io::Error> {
+    let admin_loop = runtime::Builder::new_current_thread().enable_all().build()?;
+    let work = async move {
+        let watched = Arc::clone(&app);
+        tokio::spawn(async move {
+            let mut interval = tokio::time::interval(WATCH_INTERVAL);
+            loop {
+                let now = interval.tick().await;
+                watched.registry.watch_runs(now.into_std());
+            }
+        });
+        let listener = TcpListener::from_std(listener)?;
+        axum::serve(listener, admin_router(app)).await
+    };
+    std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
+        if let Err(error) = admin_loop.block_on(work) {
+            tracing::error!(%error, "the admin port does not answer any more");
+        }
+    })?;
+    Ok(())
+}
+
+async fn run(
+    clients: TcpListener,
+    app: Arc<App>,
+    runtime: Runtime,
+    models: Vec<ModelConfig>,
+) -> Result<(), ServeError> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let pulse = Arc::clone(&app);
+    tokio::spawn(async move { pulse.lifecycle.keep_beating().await });
+    let serving = tokio::spawn(connection::serve(clients, client_router(Arc::clone(&app)), Arc::clone(&app)));
+
+    let loading = Arc::clone(&app);
+    let mut load = tokio::task::spawn_blocking(move || load_all(&loading, &runtime, &models));
+    let mut loaded = false;
+    let delay = loop {
+        tokio::select! {
+            result = &mut load, if !loaded => {
+                result.map_err(|error| std::io::Error::other(format!("loading panicked: {error}")))??;
+                loaded = true;
+                tracing::info!(seconds = app.lifecycle.started().elapsed().as_secs_f64(), "ready");
+            }
+            _ = terminate.recv() => break Duration::from_millis(app.server.drain_delay_ms),
+            _ = interrupt.recv() => break Duration::ZERO,
+        }
+    };
+    let again = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    tokio::select! {
+        result = drain(&app, serving, delay) => result,
+        () = again => {
+            tracing::warn!("a second signal ends the process at once");
+            Ok(())
+        }
+    }
+}
+
+async fn drain(app: &App, serving: tokio::task::JoinHandle<()>, delay: Duration) -> Result<(), ServeError> {
+    tracing::info!(delay_ms = delay.as_millis(), "stopping: not ready any more, still serving");
+    app.lifecycle.enter(Phase::Draining);
+    tokio::time::sleep(delay).await;
+    tracing::info!("stopping: closing the listeners, accepted requests finish");
+    app.lifecycle.enter(Phase::Closing);
+    let timeout = Duration::from_millis(app.server.drain_timeout_ms);
+    if tokio::time::timeout(timeout, serving).await.is_err() {
+        return Err(ServeError::DrainTimeout(timeout));
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn load_all(app: &App, runtime: &Runtime, models: &[ModelConfig]) -> Result<(), ServeError> {
+    let instances: usize = models.iter().map(|model| model.instances as usize).sum();
+    let around = Surroundings {
+        runtime,
+        threads: (app.threads / instances.max(1)).max(1),
+        // Spinning takes cores from whoever else could use them.
+        spinning: false,
+        max_pixels: app.server.max_pixels,
+        metrics: &app.metrics,
+    };
+    for config in models {
+        let model = Model::load(config, &around)
+            .map_err(|source| ServeError::Load { model: config.name.clone(), source })?;
+        tracing::info!(
+            model = model.name,
+            task = model.task.as_str(),
+            provider = model.provider.as_str(),
+            batching = ?model.batching,
+            load_seconds = model.load_time.as_secs_f64(),
+            warmup_seconds = model.warmup_time.as_secs_f64(),
+            "model is ready"
+        );
+        app.registry.insert(model);
+    }
+    Ok(())
+}

@@ -1,0 +1,52 @@
+//! What the process finds around it: files, environment variables, cores. The only place that reads them.
+
+use std::{
+    env, fs,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
+
+use crds::serving::{Layer, ServerConfig, environment_layer};
+
+/// A config file cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read config file {}: {source}", path.display())]
+pub struct UnreadableConfig {
+    path: PathBuf,
+    source: std::io::Error,
+}
+
+/// The config's layers: the files in order, then the environment.
+///
+/// # Errors
+/// [`UnreadableConfig`] for the first file that cannot be read.
+pub fn config_layers(files: &[PathBuf]) -> Result<Vec<Layer>, UnreadableConfig> {
+    let mut layers = files.iter().map(|file| file_layer(file)).collect::<Result<Vec<_>, _>>()?;
+    layers.push(environment_layer(variables()));
+    Ok(layers)
+}
+
+fn file_layer(path: &Path) -> Result<Layer, UnreadableConfig> {
+    let text = fs::read_to_string(path).map_err(|source| UnreadableConfig { path: path.to_owned(), source })?;
+    Ok(Layer::yaml(path.display().to_string(), text))
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+fn variables() -> impl Iterator<Item = (String, String)> {
+    env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// An environment variable that is set and not empty.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+pub fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Threads for all models together: the config's, else the CPU quota of the cgroup (v1 or v2) and the CPU mask, which
+/// the standard library reads, else all cores.
+#[must_use]
+pub fn threads(server: &ServerConfig) -> usize {
+    let available = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    server.threads.map_or_else(available, |threads| threads as usize)
+}

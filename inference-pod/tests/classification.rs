@@ -1,0 +1,141 @@
+//! Real photos, a real model, every form of body.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may panic")]
+
+mod common;
+
+use std::{io::Cursor, sync::LazyLock};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use common::{Server, classifier, form, item, photo};
+use image::{ImageFormat, RgbImage};
+use serde_json::{Value, json};
+
+/// One server for all tests of this file; it ends with the process.
+static SERVER: LazyLock<Server> = LazyLock::new(|| {
+    let fixed = item("fixed", "fixed-batch", "task: image-classification");
+    Server::start(&(classifier() + &fixed))
+});
+
+fn top(answer: &Value) -> (u64, f64) {
+    let top = &answer["predictions"][0];
+    (top["class_id"].as_u64().unwrap(), top["confidence"].as_f64().unwrap())
+}
+
+fn assert_espresso(answer: &Value) {
+    let (class, confidence) = top(answer);
+    assert_eq!(class, 967, "{answer}");
+    assert!(confidence > 0.8, "{answer}");
+    assert_eq!(answer["predictions"][0]["label"], "espresso");
+    assert_eq!(answer["predictions"].as_array().unwrap().len(), 5);
+    assert!(answer["inference_time_ms"].as_f64().unwrap() > 0.0, "{answer}");
+}
+
+fn as_format(png: &[u8], format: ImageFormat) -> Vec<u8> {
+    let picture = image::load_from_memory(png).unwrap().to_rgb8();
+    let mut bytes = Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+#[test]
+fn the_coffee_photo_is_espresso_by_every_form_of_body() {
+    let coffee = photo("coffee.png");
+    let json = SERVER.post_json("/predict/espresso", &json!({"image": STANDARD.encode(&coffee)}));
+    assert_eq!(json.status, 200, "{}", json.text());
+    assert_espresso(&json.json());
+    for content_type in ["image/png", "application/octet-stream"] {
+        assert_espresso(&SERVER.post("/predict/espresso", content_type, &coffee).json());
+    }
+    let (content_type, body) = form(&[("image", &coffee)]);
+    assert_espresso(&SERVER.post("/predict/espresso", &content_type, &body).json());
+}
+
+#[test]
+fn jpeg_and_webp_give_the_same_class() {
+    for (format, content_type) in [(ImageFormat::Jpeg, "image/jpeg"), (ImageFormat::WebP, "image/webp")] {
+        let body = as_format(&photo("coffee.png"), format);
+        assert_espresso(&SERVER.post("/predict/espresso", content_type, &body).json());
+    }
+}
+
+#[test]
+fn the_camera_is_a_tripod_and_the_cat_is_a_cat() {
+    let camera = SERVER.post("/predict/espresso", "image/png", &photo("camera.png")).json();
+    assert_eq!(top(&camera).0, 872, "{camera}");
+    let cat = SERVER.post("/predict/espresso", "image/png", &photo("cat.png")).json();
+    assert!([281, 282, 285].contains(&top(&cat).0), "{cat}");
+}
+
+#[test]
+fn several_images_are_answered_in_their_order() {
+    let photos = ["coffee.png", "camera.png", "coffee.png"].map(|name| STANDARD.encode(photo(name)));
+    let answer = SERVER.post_json("/predict/espresso", &json!({"images": photos})).json();
+    let classes: Vec<u64> = answer["results"].as_array().unwrap().iter().map(|result| top(result).0).collect();
+    assert_eq!(classes, [967, 872, 967]);
+    assert!(answer["inference_time_ms"].as_f64().unwrap() > 0.0);
+
+    let (content_type, body) = form(&[("image", &photo("camera.png")), ("image", &photo("coffee.png"))]);
+    let answer = SERVER.post("/predict/espresso", &content_type, &body).json();
+    let classes: Vec<u64> = answer["results"].as_array().unwrap().iter().map(|result| top(result).0).collect();
+    assert_eq!(classes, [872, 967]);
+}
+
+#[test]
+fn more_images_than_a_batch_holds_are_answered_too() {
+    let coffee = STANDARD.encode(photo("coffee.png"));
+    let answer = SERVER.post_json("/predict/espresso", &json!({"images": vec![coffee; 19]}));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let answer = answer.json();
+    assert_eq!(answer["results"].as_array().unwrap().len(), 19);
+    assert!(answer["results"].as_array().unwrap().iter().all(|result| top(result).0 == 967));
+}
+
+#[test]
+fn a_model_with_a_fixed_batch_of_one_gives_the_same_answer_and_says_why_it_does_not_batch() {
+    let coffee = STANDARD.encode(photo("coffee.png"));
+    let answer = SERVER.post_json("/predict/fixed", &json!({"images": [coffee, coffee]})).json();
+    assert_eq!(top(&answer["results"][1]).0, 967, "{answer}");
+    let info = SERVER.get("/info").json();
+    let fixed = info["models"].as_array().unwrap().iter().find(|model| model["name"] == "fixed").unwrap();
+    assert_eq!(fixed["batching"]["enabled"], false);
+    assert_eq!(fixed["batching"]["reason"], "input `input` has a fixed first dimension of 1");
+}
+
+#[test]
+fn the_smallest_picture_is_classified() {
+    let mut png = Cursor::new(Vec::new());
+    RgbImage::new(1, 1).write_to(&mut png, ImageFormat::Png).unwrap();
+    let answer = SERVER.post("/predict/espresso", "image/png", &png.into_inner());
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.json()["predictions"].as_array().unwrap().len(), 5);
+}
+
+#[test]
+fn every_answer_says_where_the_time_went_and_carries_the_clients_id() {
+    let coffee = photo("coffee.png");
+    let head = [("content-type", "image/png"), ("x-request-id", "my-id-7")];
+    let mut connection = SERVER.connect();
+    connection.write(&common::request("POST", "/predict/espresso", &head, &coffee)).unwrap();
+    let answer = connection.read().unwrap();
+    assert_eq!(answer.header("x-request-id"), Some("my-id-7"));
+    let timing = answer.header("server-timing").unwrap();
+    for part in ["decode;dur=", "queue;dur=", "inference;dur="] {
+        assert!(timing.contains(part), "{timing}");
+    }
+    let made = SERVER.get("/health");
+    assert_eq!(made.header("x-request-id").unwrap().len(), 36);
+}
+
+#[test]
+fn info_describes_the_model() {
+    let info = SERVER.get("/info").json();
+    assert!(info["onnxruntime"].as_str().unwrap().starts_with("1.31"), "{info}");
+    let model = info["models"].as_array().unwrap().iter().find(|model| model["name"] == "espresso").unwrap();
+    assert_eq!(model["inputs"], json!([{"name": "input", "datatype": "FP32", "shape": [-1, 3, 224, 224]}]));
+    assert_eq!(model["provider"], "cpu");
+    assert_eq!(model["labels"], 1000);
+    let buckets: Vec<_> =
+        model["batching"]["buckets"].as_array().unwrap().iter().map(|bucket| bucket["samples"].clone()).collect();
+    assert_eq!(buckets, [1, 2, 4, 8]);
+}

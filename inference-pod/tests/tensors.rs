@@ -1,0 +1,118 @@
+//! Tensors in, tensors out.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may panic")]
+
+mod common;
+
+use std::sync::LazyLock;
+
+use common::{Server, item};
+use serde_json::{Value, json};
+
+static SERVER: LazyLock<Server> = LazyLock::new(|| {
+    let mixing = item("mixing", "batch-mixing", "");
+    let mini = item("mini", "minilm", "options: {warmup: {shapes: {input_ids: [16], attention_mask: [16], token_type_ids: [16]}}}");
+    Server::start(&(item("tiny", "tiny", "") + &mixing + &mini))
+});
+
+fn tiny(shape: &Value, data: &Value) -> Value {
+    json!({"id": "a7", "inputs": [{"name": "input", "shape": shape, "datatype": "FP32", "data": data}]})
+}
+
+#[test]
+fn tensors_are_answered_in_the_form_of_the_open_inference_protocol() {
+    for path in ["/predict/tiny", "/v2/models/tiny/infer"] {
+        let answer = SERVER.post_json(path, &tiny(&json!([2, 4]), &json!([[1, 2, 3, 4], [5, 6, 7, 8.5]])));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let expected = json!({
+            "id": "a7", "model_name": "tiny", "model_version": "1",
+            "outputs": [{"name": "output", "datatype": "FP32", "shape": [2, 4],
+                         "data": [2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 17.0]}],
+        });
+        assert_eq!(answer.json(), expected);
+    }
+}
+
+#[test]
+fn a_request_larger_than_a_batch_is_cut_and_joined() {
+    let data: Vec<f64> = (0..84).map(f64::from).collect();
+    let answer = SERVER.post_json("/v2/models/tiny/infer", &tiny(&json!([21, 4]), &json!(data))).json();
+    let expected: Vec<f64> = data.iter().map(|number| number * 2.0).collect();
+    assert_eq!(answer["outputs"][0]["shape"], json!([21, 4]));
+    assert_eq!(answer["outputs"][0]["data"], json!(expected));
+}
+
+#[test]
+fn a_model_that_mixes_its_batch_is_found_out_and_its_requests_are_kept_apart() {
+    let info = SERVER.get("/info").json();
+    let model = info["models"].as_array().unwrap().iter().find(|model| model["name"] == "mixing").unwrap().clone();
+    assert_eq!(model["batching"]["enabled"], false, "{model}");
+    assert!(model["batching"]["reason"].as_str().unwrap().contains("does not keep the batch dimension"), "{model}");
+    std::thread::scope(|scope| {
+        for client in 0..16 {
+            scope.spawn(move || {
+                let number = f64::from(client);
+                let body = tiny(&json!([2, 4]), &json!([[number, 0, 0, 0], [number, 0, 0, 0]]));
+                let answer = SERVER.post_json("/v2/models/mixing/infer", &body).json();
+                assert_eq!(answer["outputs"][0]["data"][0], json!(number * 2.0), "{answer}");
+            });
+        }
+    });
+}
+
+#[test]
+fn requests_of_different_lengths_are_answered_each_with_its_own() {
+    std::thread::scope(|scope| {
+        for client in 0..12_usize {
+            scope.spawn(move || {
+                let length = 3 + client % 4;
+                let tensor = |name: &str, value: usize| {
+                    json!({"name": name, "shape": [1, length], "datatype": "INT64", "data": vec![value; length]})
+                };
+                let body = json!({"inputs": [
+                    tensor("token_type_ids", 0), tensor("input_ids", 2000 + client), tensor("attention_mask", 1),
+                ]});
+                let answer = SERVER.post_json("/v2/models/mini/infer", &body);
+                assert_eq!(answer.status, 200, "{}", answer.text());
+                assert_eq!(answer.json()["outputs"][0]["shape"], json!([1, length, 384]));
+            });
+        }
+    });
+}
+
+#[test]
+fn what_does_not_fit_the_model_is_named() {
+    let said = |body: Value| {
+        let answer = SERVER.post_json("/v2/models/tiny/infer", &body);
+        assert_eq!(answer.status, 400, "{}", answer.text());
+        answer.error()
+    };
+    let input = |change: Value| {
+        let mut input = json!({"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]});
+        input.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        json!({"inputs": [input]})
+    };
+    assert_eq!(said(input(json!({"name": "x"}))), "unknown input `x`; the model's inputs are input");
+    assert_eq!(said(json!({"inputs": []})), "input `input`: required, but missing");
+    assert_eq!(said(input(json!({"datatype": "INT64"}))), "input `input`: expected datatype FP32, got INT64");
+    assert_eq!(said(input(json!({"shape": [1, 5], "data": [1, 2, 3, 4, 5]}))), "input `input`: expected shape [-1, 4], got [1, 5]");
+    assert_eq!(said(input(json!({"shape": [4]}))), "input `input`: expected shape [-1, 4], got [4]");
+    assert!(said(input(json!({"shape": [2, 4]}))).contains("takes 32 bytes, got 16"));
+    assert!(said(input(json!({"shape": [-1, 4]}))).contains("expected sizes of 0 or more"));
+    assert!(said(input(json!({"shape": [0, 4], "data": []}))).contains("at least one sample"));
+    assert!(said(input(json!({"data": ["a"]}))).contains("a number of FP32"));
+    assert!(said(json!({"outputs": [{"name": "y"}], "inputs": input(json!({}))["inputs"]})).contains("unknown output `y`"));
+    assert!(said(json!([])).starts_with("expected {\"inputs\""));
+}
+
+#[test]
+fn the_protocols_metadata_and_health_are_there() {
+    let metadata = SERVER.get("/v2/models/tiny").json();
+    assert_eq!(metadata["inputs"], json!([{"name": "input", "datatype": "FP32", "shape": [-1, 4]}]));
+    assert_eq!(metadata["versions"], json!(["1"]));
+    assert_eq!(SERVER.get("/v2/health/live").json()["live"], true);
+    assert_eq!(SERVER.get("/v2/health/ready?x=1").json()["ready"], true);
+    assert_eq!(SERVER.get("/v2/models/tiny/ready").json(), json!({"name": "tiny", "ready": true}));
+    assert_eq!(SERVER.get("/v2/models/none/ready").status, 404);
+    assert_eq!(SERVER.get("/v2").json()["name"], "ortolan");
+}
