@@ -8,6 +8,8 @@ The cache then holds
     onnxruntime/1.31.1/x86_64/LICENSE, ThirdPartyNotices.txt
     onnxruntime/lib                                        links to the folder of this machine: a path that stays
 
+The library reports its use to its makers unless ORT_DISABLE_TELEMETRY=1 is set before it is loaded; our images set it.
+
 With --gpu: onnxruntime-gpu, whose CUDA provider is a library of its own beside it, in onnxruntime/1.31.1/x86_64-cuda.
 With --gpu --cuda: the CUDA and cuDNN libraries that the provider is linked to as well, under cuda/ of that folder.
 """

@@ -14,6 +14,9 @@ const TAIL_LINES: usize = 20;
 /// Debian's place for the machine's trusted certificates.
 const CA_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 
+/// Where buildah keeps the caches that Dockerfiles mount, below the folder of temporary files.
+const MOUNTED_CACHES: &str = "buildah-cache";
+
 /// Runs commands of one build. All they say goes to the build's log.
 pub(super) struct Buildah<'a> {
     place: &'a Place,
@@ -76,6 +79,21 @@ impl<'a> Buildah<'a> {
         done.map(|_| ())
     }
 
+    /// Removes what builds that were killed left behind. Nobody else builds in this storage: builds hold a lock.
+    pub(super) fn remove_leftovers(&self) -> Result<(), ImageError> {
+        self.buildah(&["rm", "--all"])?;
+        let scratch = &self.place.scratch;
+        for entry in fs::read_dir(scratch).map_err(ImageError::file("list", scratch))? {
+            let path = entry.map_err(ImageError::file("list", scratch))?.path();
+            if path.ends_with(MOUNTED_CACHES) {
+                continue;
+            }
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(ImageError::file("remove", &path))?;
+        }
+        Ok(())
+    }
+
     /// The value of an image's label, if there is such an image and such a label.
     pub(super) fn label(&self, image: &str, label: &str) -> Option<String> {
         let format = format!("{{{{index .OCIv1.Config.Labels \"{label}\"}}}}");
@@ -115,7 +133,7 @@ impl<'a> Buildah<'a> {
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new("unshare");
         command.args(["--mount", program]).current_dir(&self.place.repository).stdin(Stdio::null());
-        // buildah keeps the caches that Dockerfiles mount below the folder of temporary files.
+        // Temporary files of buildah are as large as an image.
         command.env("TMPDIR", &self.place.scratch);
         if program == "buildah" {
             command.arg("--root").arg(&self.place.storage).arg("--runroot").arg(&self.place.state);

@@ -171,6 +171,7 @@ pub fn build(spec: &ImageSpec, progress: &dyn Fn(&str)) -> Result<BuiltImage, Im
 fn make(spec: &ImageSpec, place: &Place, archive: &Path, progress: &dyn Fn(&str)) -> Result<(), ImageError> {
     tools::require(progress)?;
     let buildah = Buildah::new(place, &place.images.join(format!("{}.log", spec.name)), progress)?;
+    buildah.remove_leftovers()?;
     for base in dockerfile::bases(&place.repository, spec)? {
         bases::ensure(&buildah, place, &base)?;
     }
