@@ -1,1 +1,10 @@
-//! ortolan-tests
+//! Ortolan's end-to-end tests, and the cluster that they run on.
+//!
+//! [`cluster`] starts a real Kubernetes on one Linux machine, without a registry and without Docker; the command `cluster` is the
+//! same by hand. [`requirements`] says what the machine lacks, [`programs`] builds what runs, [`report`] tells how far it is.
+
+pub mod cluster;
+pub mod programs;
+pub mod report;
+pub mod requirements;
+mod run;
