@@ -7,7 +7,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use nix::mount::{MsFlags, mount};
@@ -87,11 +87,16 @@ pub(crate) struct Space {
 impl Space {
     /// Makes the namespaces, with `folder` seen at [`INSIDE`]. `first` is the command of the process that holds them.
     pub(crate) fn create(folder: &Path, first: &mut Command) -> Result<Self, SpaceError> {
-        let first = on_a_thread(|| {
+        let child = on_a_thread(|| {
             leave_the_machines_namespaces()?;
             arrange_mounts(folder)?;
             start(first)
         })??;
+        let pid = child.id().cast_signed();
+        let first = Process::with_pid(pid);
+        // Not on the thread that has moved: the kernel lets it start no other thread.
+        reap(child);
+        let first = first.ok_or(SpaceError::Gone(pid))?;
         let space = Self { first };
         space.enter(finish_inside)??;
         Ok(space)
@@ -138,18 +143,14 @@ fn arrange_mounts(folder: &Path) -> Result<(), SpaceError> {
     put(folder.to_str(), Path::new(INSIDE), None, MsFlags::MS_BIND)
 }
 
-fn start(command: &mut Command) -> Result<Process, SpaceError> {
+fn start(command: &mut Command) -> Result<Child, SpaceError> {
     let path = PathBuf::from(command.get_program());
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    let child = child.map_err(file_error("start", &path))?;
-    let pid = child.id().cast_signed();
-    let process = Process::with_pid(pid).ok_or(SpaceError::Gone(pid))?;
-    reap(child);
-    Ok(process)
+    let silent = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    silent.spawn().map_err(file_error("start", &path))
 }
 
 /// Waits for a child on a thread of its own: one that has ended and that nobody waited for would keep its namespaces from ending.
-pub(crate) fn reap(mut child: std::process::Child) {
+pub(crate) fn reap(mut child: Child) {
     thread::spawn(move || child.wait());
 }
 
