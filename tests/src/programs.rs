@@ -26,6 +26,8 @@ pub enum Purpose {
     Kwok,
     /// Installing charts.
     Helm,
+    /// Trying the cluster out from within its pods.
+    Probe,
     /// Building container images. Needs packages of the system, and no program from here.
     Images,
 }
@@ -56,6 +58,9 @@ struct Program {
     package: &'static str,
     purpose: Purpose,
 }
+
+/// Stands for what a module requires that has no other.
+const OUR_OWN: &str = "of our own";
 
 /// Every profile. A new one is a row here and its folders in `programs/`.
 pub const PROFILES: &[Profile] = &[Profile {
@@ -116,10 +121,17 @@ pub const PROFILES: &[Profile] = &[Profile {
         },
         Module {
             folder: "pause",
-            requires: "of our own",
+            requires: OUR_OWN,
             version: "1",
             version_variables: &[],
             programs: &[Program::of("pause", ".", Purpose::Node)],
+        },
+        Module {
+            folder: "probe",
+            requires: OUR_OWN,
+            version: "1",
+            version_variables: &[],
+            programs: &[Program::of("probe", ".", Purpose::Probe)],
         },
     ],
 }];
@@ -342,7 +354,7 @@ mod tests {
 
     #[test]
     fn the_table_and_each_go_mod_name_the_same_version() {
-        for module in PROFILES.iter().flat_map(|profile| profile.modules).filter(|module| module.folder != "pause") {
+        for module in PROFILES.iter().flat_map(|profile| profile.modules).filter(|module| module.requires != OUR_OWN) {
             let path = package_folder().join("programs").join(module.folder).join("go.mod");
             let text = fs::read_to_string(&path).unwrap();
             let wanted = format!("{} {}", module.requires, module.version);

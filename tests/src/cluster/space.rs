@@ -140,7 +140,20 @@ fn arrange_mounts(folder: &Path) -> Result<(), SpaceError> {
         put(Some("tmpfs"), Path::new(hidden), Some("tmpfs"), MsFlags::empty())?;
     }
     fs::create_dir(INSIDE).map_err(file_error("create", INSIDE))?;
-    put(folder.to_str(), Path::new(INSIDE), None, MsFlags::MS_BIND)
+    put(folder.to_str(), Path::new(INSIDE), None, MsFlags::MS_BIND)?;
+    cover(Path::new("/var/lib"))
+}
+
+/// Lets `folder` be seen as it is, and keeps what is written into it inside: kubelet and containerd write to some fixed paths there.
+fn cover(folder: &Path) -> Result<(), SpaceError> {
+    let layers = ["/run/cover/written", "/run/cover/work"];
+    for layer in layers {
+        fs::create_dir_all(layer).map_err(file_error("create", layer))?;
+    }
+    let [written, work] = layers;
+    let options = format!("lowerdir={},upperdir={written},workdir={work}", folder.display());
+    mount(Some("overlay"), folder, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+        .map_err(|source| SpaceError::Mount { what: "overlay".to_owned(), on: folder.to_owned(), source })
 }
 
 fn start(command: &mut Command) -> Result<Child, SpaceError> {
