@@ -38,6 +38,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
@@ -233,7 +234,7 @@ struct Machinery {
     profile: &'static Profile,
     programs: Programs,
     /// Whether the cluster ends with this value.
-    owned: bool,
+    owned: AtomicBool,
 }
 
 /// A cluster that may or may not run, as `cluster list` shows it.
@@ -317,7 +318,7 @@ impl Cluster {
         let programs = prepare(&options).await?;
         let kubeconfig = folder.join("admin.kubeconfig");
         let client = client_of(&kubeconfig).await?;
-        let machinery = Machinery { folder, place, profile: options.profile, programs, owned: false };
+        let machinery = Machinery { folder, place, profile: options.profile, programs, owned: AtomicBool::new(false) };
         Ok(Self { client, kubeconfig, host: Host::Ours(Box::new(machinery)), report })
     }
 
@@ -343,22 +344,26 @@ impl Cluster {
     ///
     /// # Errors
     /// Says what could not be removed.
-    pub fn down(mut self) -> Result<(), ClusterError> {
+    pub fn down(self) -> Result<(), ClusterError> {
         self.end(false)
     }
 
-    /// Ends the cluster and keeps the logs of its parts, since somebody will ask why.
+    /// Ends the cluster while others may still hold this value, as a fixture that tests share does; with `keep_logs` the logs of its
+    /// parts stay, since somebody will ask why.
     ///
     /// # Errors
     /// Says what could not be removed.
-    pub fn down_but_keep_logs(mut self) -> Result<(), ClusterError> {
-        self.end(true)
+    pub fn end(&self, keep_logs: bool) -> Result<(), ClusterError> {
+        let Host::Ours(machinery) = &self.host else { return Ok(()) };
+        machinery.owned.store(false, Ordering::Relaxed);
+        let _lock = machinery.folder.lock()?;
+        remove(&machinery.folder, keep_logs)
     }
 
     /// Lets the cluster run on after this value, until `cluster down`.
-    pub fn leave_running(mut self) {
-        if let Host::Ours(machinery) = &mut self.host {
-            machinery.owned = false;
+    pub fn leave_running(self) {
+        if let Host::Ours(machinery) = &self.host {
+            machinery.owned.store(false, Ordering::Relaxed);
         }
     }
 
@@ -561,17 +566,11 @@ impl Cluster {
         }
     }
 
-    fn end(&mut self, keep_logs: bool) -> Result<(), ClusterError> {
-        let Host::Ours(machinery) = &mut self.host else { return Ok(()) };
-        machinery.owned = false;
-        let _lock = machinery.folder.lock()?;
-        remove(&machinery.folder, keep_logs)
-    }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let owned = matches!(&self.host, Host::Ours(machinery) if machinery.owned);
+        let owned = matches!(&self.host, Host::Ours(machinery) if machinery.owned.load(Ordering::Relaxed));
         if owned && let Err(error) = self.end(std::thread::panicking()) {
             self.report.say(&format!("{}", crate::report::chain(&error)));
         }

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kube::Client;
 
@@ -37,12 +38,12 @@ pub(crate) async fn start(options: &Options, folder: &Folder, programs: Programs
     step.done();
     let kubeconfig = folder.join("admin.kubeconfig");
     let client = client_of(&kubeconfig).await?;
-    let mut machinery = Machinery { folder: folder.clone(), place, profile: options.profile, programs, owned: false };
+    let machinery = Machinery { folder: folder.clone(), place, profile: options.profile, programs, owned: AtomicBool::new(false) };
     start_control_plane(&machinery, &client, report).await?;
     if let Place::Space { network, .. } = place {
         start_node(&machinery, &client, network, report).await?;
     }
-    machinery.owned = true;
+    machinery.owned.store(true, Ordering::Relaxed);
     Ok(Cluster { client, kubeconfig, host: Host::Ours(Box::new(machinery)), report })
 }
 
