@@ -39,7 +39,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Node;
 use kube::Client;
@@ -60,6 +60,9 @@ use process::{Process, SignalError};
 use remains::RemainsError;
 use space::SpaceError;
 use wait::WaitError;
+
+/// How long a part may take to obey a signal: 20 s, since one that is asked to end finishes its work first.
+const SIGNAL_LIMIT: Duration = Duration::from_secs(20);
 
 /// What a cluster should be like.
 #[derive(Debug, Clone)]
@@ -161,6 +164,14 @@ pub enum ClusterError {
     /// A signal.
     #[error(transparent)]
     Signal(#[from] SignalError),
+    /// A signal without effect.
+    #[error("{part} (pid {pid}) does not obey a signal")]
+    Stubborn {
+        /// Which.
+        part: Part,
+        /// Its process.
+        pid: i32,
+    },
     /// A command.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -459,7 +470,10 @@ impl Cluster {
     /// # Errors
     /// If the part does not run.
     pub fn freeze(&self, part: Part) -> Result<(), ClusterError> {
-        self.ours("freeze a part")?.signal(part, Signal::STOP)
+        let machinery = self.ours("freeze a part")?;
+        let process = machinery.running(part)?;
+        machinery.signal(part, Signal::STOP)?;
+        Machinery::obeyed(part, process, || process.is_frozen() || !process.is_alive())
     }
 
     /// Lets a frozen part go on.
@@ -565,7 +579,6 @@ impl Cluster {
             Host::Foreign(_) => Err(ClusterError::NotOurs(attempt, "its parts run elsewhere".to_owned())),
         }
     }
-
 }
 
 impl Drop for Cluster {
@@ -598,10 +611,8 @@ impl Machinery {
         self.living(part)?.ok_or_else(|| self.ended(part))
     }
 
-    /// Names a part that does not run, with the end of its log.
     fn ended(&self, part: Part) -> ClusterError {
-        let log = self.folder.log(part.name());
-        ClusterError::Ended { part, tail: start::tail_of(&log), log }
+        start::ended(&self.folder, part)
     }
 
     fn signal(&self, part: Part, signal: Signal) -> Result<(), ClusterError> {
@@ -611,13 +622,17 @@ impl Machinery {
     fn end_part(&self, part: Part, signal: Signal) -> Result<(), ClusterError> {
         let process = self.running(part)?;
         process.signal(signal)?;
-        let begun = std::time::Instant::now();
-        while process.is_alive() && begun.elapsed() < Duration::from_secs(20) {
+        Self::obeyed(part, process, || !process.is_alive())
+    }
+
+    /// A signal is sent at once and takes its effect a moment later, one thread after another.
+    fn obeyed(part: Part, process: Process, reached: impl Fn() -> bool) -> Result<(), ClusterError> {
+        let begun = Instant::now();
+        while !reached() {
+            if begun.elapsed() > SIGNAL_LIMIT {
+                return Err(ClusterError::Stubborn { part, pid: process.pid() });
+            }
             std::thread::sleep(Duration::from_millis(5));
-        }
-        if process.is_alive() {
-            let source = RemainsError::Processes(vec![process.pid()]);
-            return Err(ClusterError::Remains { name: self.folder.name().to_owned(), source });
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Processes, each known by its pid and its time of start together, so that a recycled pid is never mistaken for it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -73,14 +74,24 @@ impl Process {
 ///
 /// Whatever a killed harness did not write down is found here: the mark is inherited, and nothing else carries it.
 pub(crate) fn marked(folder: &Path) -> Vec<Process> {
-    let mark = [MARK.as_bytes(), b"=", folder.as_os_str().as_encoded_bytes()].concat();
-    all_pids().filter_map(Process::with_pid).filter(|process| process.is_alive() && carries(*process, &mark)).collect()
+    born_with(MARK, folder.as_os_str()).collect()
 }
 
-fn carries(process: Process, mark: &[u8]) -> bool {
+/// The process that leads its session and was born with `variable` set to `value`.
+pub(crate) fn leader_born_with(variable: &str, value: &str) -> Option<Process> {
+    born_with(variable, OsStr::new(value))
+        .find(|process| Stat::of(process.pid).is_some_and(|stat| stat.session == process.pid))
+}
+
+fn born_with(variable: &str, value: &OsStr) -> impl Iterator<Item = Process> {
+    let wanted = [variable.as_bytes(), b"=", value.as_encoded_bytes()].concat();
+    all_pids().filter_map(Process::with_pid).filter(move |process| process.is_alive() && carries(*process, &wanted))
+}
+
+fn carries(process: Process, wanted: &[u8]) -> bool {
     // A process that ended meanwhile, or that belongs to somebody else, cannot be read and is not ours.
     let environment = fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default();
-    environment.split(|byte| *byte == 0).any(|variable| variable == mark)
+    environment.split(|byte| *byte == 0).any(|variable| variable == wanted)
 }
 
 fn all_pids() -> impl Iterator<Item = i32> {
@@ -91,6 +102,7 @@ fn all_pids() -> impl Iterator<Item = i32> {
 /// What is read of `/proc/PID/stat`.
 struct Stat {
     state: char,
+    session: i32,
     started: u64,
 }
 
@@ -104,9 +116,10 @@ impl Stat {
         let (_, fields) = line.rsplit_once(')')?;
         let mut fields = fields.split_whitespace();
         let state = fields.next()?.chars().next()?;
-        // The time of start is field 22 of the line, and the state was field 3.
-        let started = fields.nth(18)?.parse().ok()?;
-        Some(Self { state, started })
+        // The state was field 3 of the line; the session is field 6, and the time of start field 22.
+        let session = fields.nth(2)?.parse().ok()?;
+        let started = fields.nth(15)?.parse().ok()?;
+        Some(Self { state, session, started })
     }
 }
 
@@ -116,9 +129,9 @@ mod tests {
 
     #[test]
     fn a_name_with_brackets_and_spaces_does_not_shift_the_fields() {
-        let line = "42 (a) b (c)) S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 777 1 1";
+        let line = "42 (a) b (c)) S 1 42 41 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 777 1 1";
         let stat = Stat::parse(line).unwrap();
-        assert_eq!((stat.state, stat.started), ('S', 777));
+        assert_eq!((stat.state, stat.session, stat.started), ('S', 41, 777));
     }
 
     #[test]

@@ -163,7 +163,7 @@ fn start(command: &mut Command) -> Result<Child, SpaceError> {
 }
 
 /// Waits for a child on a thread of its own: one that has ended and that nobody waited for would keep its namespaces from ending.
-pub(crate) fn reap(mut child: Child) {
+fn reap(mut child: Child) {
     thread::spawn(move || child.wait());
 }
 

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use kube::Client;
 
@@ -13,8 +14,8 @@ use super::config::{self, CONTAINERD_SOCKET, PAUSE_IMAGE};
 use super::folder::{Folder, FolderError, Place, State};
 use super::network::Network;
 use super::parts::{self, Addresses, Part};
-use super::process::{MARK, Process};
-use super::space::{self, Space};
+use super::process::{self, MARK, Process};
+use super::space::Space;
 use super::{Cluster, ClusterError, Host, Machinery, Options, blocking, cgroups, client_of, image, ready};
 use crate::programs::Programs;
 use crate::report::Report;
@@ -23,6 +24,9 @@ use crate::run;
 
 /// How much of a log is shown when a part fails.
 const TAIL_LINES: usize = 15;
+
+/// The environment variable that tells one start of a part from all others.
+const LAUNCH: &str = "ORTOLAN_LAUNCH";
 
 /// The PATH of all parts, whatever that of the harness: containerd finds its shim and runc by it.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -38,7 +42,8 @@ pub(crate) async fn start(options: &Options, folder: &Folder, programs: Programs
     step.done();
     let kubeconfig = folder.join("admin.kubeconfig");
     let client = client_of(&kubeconfig).await?;
-    let machinery = Machinery { folder: folder.clone(), place, profile: options.profile, programs, owned: AtomicBool::new(false) };
+    let machinery =
+        Machinery { folder: folder.clone(), place, profile: options.profile, programs, owned: AtomicBool::new(false) };
     start_control_plane(&machinery, &client, report).await?;
     if let Place::Space { network, .. } = place {
         start_node(&machinery, &client, network, report).await?;
@@ -91,33 +96,47 @@ async fn start_node(
     Ok(())
 }
 
-/// Starts a part in a session of its own, so that it does not end with the terminal, and writes down which process it is.
+/// Starts a part, and writes down which process it is.
+///
+/// It is no child of this process: one that this process never waited for would linger after its end, and keep the namespaces from
+/// ending with it. So a command in between starts it and ends; the first process inside takes it over, or that of the machine.
 pub(crate) fn launch(folder: &Folder, place: &Place, programs: &Programs, part: Part) -> Result<Process, ClusterError> {
     let program = match part {
         Part::Containerd => PathBuf::from("containerd"),
         _ => programs.path(part.name())?.to_owned(),
     };
-    let mut command = in_own_session(folder, &program);
-    command.args(part.arguments(folder, place));
+    let launch = unique(part);
+    let mut command = in_own_session(folder, &["--fork"], &program);
+    command.args(part.arguments(folder, place)).env(LAUNCH, &launch);
     let error = |source| ClusterError::Start { part, source };
     let log = open_log(&folder.log(part.name())).map_err(error)?;
     command.stdout(log.try_clone().map_err(error)?).stderr(log);
-    let child = match place {
-        Place::Loopback { .. } => command.spawn(),
-        Place::Space { space, .. } => space.enter(|| command.spawn())?,
-    };
-    let child = child.map_err(error)?;
-    let process = Process::with_pid(child.id().cast_signed());
-    space::reap(child);
-    let process = process.ok_or_else(|| error(io::ErrorKind::NotFound.into()))?;
+    match place {
+        Place::Loopback { .. } => command.status(),
+        Place::Space { space, .. } => space.enter(|| command.status())?,
+    }
+    .map_err(error)?;
+    let process = process::leader_born_with(LAUNCH, &launch).ok_or_else(|| ended(folder, part))?;
     folder.save_process(part, process)?;
     Ok(process)
 }
 
-/// A command that carries the cluster's mark and nothing else of this process's environment.
-fn in_own_session(folder: &Folder, program: &Path) -> Command {
+/// Names a part that does not run, with the end of its log.
+pub(crate) fn ended(folder: &Folder, part: Part) -> ClusterError {
+    let log = folder.log(part.name());
+    ClusterError::Ended { part, tail: tail_of(&log), log }
+}
+
+/// Different for each start of a part on this machine.
+fn unique(part: Part) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{part}-{}-{}", std::process::id(), now.as_nanos())
+}
+
+/// A command that does not end with the terminal, and carries the cluster's mark and nothing else of this process's environment.
+fn in_own_session(folder: &Folder, how: &[&str], program: &Path) -> Command {
     let mut command = Command::new("setsid");
-    command.arg(program).env_clear().env("PATH", PATH).env("HOME", folder.path()).env(MARK, folder.path());
+    command.args(how).arg(program).env_clear().env("PATH", PATH).env("HOME", folder.path()).env(MARK, folder.path());
     command.stdin(Stdio::null());
     command
 }
@@ -136,7 +155,7 @@ fn place_on_loopback() -> Result<Place, ClusterError> {
 
 fn place_in_space(folder: &Folder, programs: &Programs) -> Result<Place, ClusterError> {
     cgroups::create(&folder.cgroup())?;
-    let mut first = in_own_session(folder, programs.path("pause")?);
+    let mut first = in_own_session(folder, &[], programs.path("pause")?);
     // Seen in a list of processes, it tells which cluster it holds.
     let space = Space::create(folder.path(), first.arg(folder.name()))?;
     let network = Network::connect(&space, folder.path())?;

@@ -26,13 +26,19 @@ pub async fn until<T, Seen: std::fmt::Display>(
     mut look: impl AsyncFnMut() -> Result<T, Seen>,
 ) -> Result<(T, Duration), WaitError> {
     let begun = Instant::now();
-    loop {
-        match look().await {
-            Ok(found) => return Ok((found, begun.elapsed())),
-            Err(seen) if begun.elapsed() > limit => {
-                return Err(WaitError { what: what.to_owned(), limit, last: seen.to_string() });
+    let mut last = "nothing".to_owned();
+    // The limit holds for a look that never ends too, as one at a frozen API.
+    let looks = async {
+        loop {
+            match look().await {
+                Ok(found) => return found,
+                Err(seen) => last = seen.to_string(),
             }
-            Err(_) => tokio::time::sleep(PAUSE).await,
+            tokio::time::sleep(PAUSE).await;
         }
+    };
+    match tokio::time::timeout(limit, looks).await {
+        Ok(found) => Ok((found, begun.elapsed())),
+        Err(_) => Err(WaitError { what: what.to_owned(), limit, last }),
     }
 }

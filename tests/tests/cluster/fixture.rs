@@ -63,7 +63,9 @@ impl Fixture {
         let foreign = std::env::var_os("CONTEXT").is_some();
         match needs {
             Needs::AnyNode | Needs::ControlPlane if foreign => None,
-            Needs::OurNode if foreign => Some("it needs the inside of the cluster, and CONTEXT names one that is not ours"),
+            Needs::OurNode if foreign => {
+                Some("it needs the inside of the cluster, and CONTEXT names one that is not ours")
+            }
             Needs::ControlPlane if !cfg!(target_os = "linux") => Some("the parts of a cluster need Linux"),
             Needs::AnyNode | Needs::OurNode if !requirements::is_root() => Some("a node needs root on Linux"),
             _ => None,

@@ -44,10 +44,20 @@ fn trials(fixture: &'static Fixture) -> Vec<Trial> {
     vec![
         trial(fixture, "control_plane::alone_it_stores_and_returns", ControlPlane, control_plane::stores_and_returns),
         trial(fixture, "control_plane::kwok_plays_nodes_and_their_pods", ControlPlane, control_plane::kwok_plays_nodes),
-        trial(fixture, "control_plane::a_part_that_ends_is_named_with_its_log", ControlPlane, control_plane::names_a_dead_part),
+        trial(
+            fixture,
+            "control_plane::a_part_that_ends_is_named_with_its_log",
+            ControlPlane,
+            control_plane::names_a_dead_part,
+        ),
         trial(fixture, "node::a_pod_answers_another_by_the_name_of_its_service", AnyNode, node::answers_by_name),
         trial(fixture, "node::logs_and_exec_reach_a_pod", AnyNode, node::logs_and_exec),
-        trial(fixture, "node::the_machine_reaches_services_and_pods_reach_the_machine", OurNode, node::machine_and_pods),
+        trial(
+            fixture,
+            "node::the_machine_reaches_services_and_pods_reach_the_machine",
+            OurNode,
+            node::machine_and_pods,
+        ),
         trial(fixture, "node::of_two_pods_that_want_the_one_gpu_one_waits", OurNode, node::one_gpu),
         trial(fixture, "node::an_image_without_a_name_is_refused", OurNode, node::nameless_image),
         trial(fixture, "faults::a_killed_kubelet_is_noticed_and_comes_back", OurNode, faults::killed_kubelet),

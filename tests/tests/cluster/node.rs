@@ -66,8 +66,8 @@ pub(crate) async fn answers_by_name(fixture: &Fixture) -> Outcome {
     create_service(cluster, "echo").await?;
     assert_eq!(asked_from(cluster, "client", "http://echo/").await?, "good morning");
     assert_eq!(asked_from(cluster, "client", "http://echo.default.svc.cluster.local/").await?, "good morning");
-    // A pod that is behind a Service reaches itself through it too.
-    assert_eq!(asked_from(cluster, "echo", "http://echo/").await?, "good morning");
+    // A pod that is behind a Service reaches itself through it too. By the full name: `echo` is the pod's own in its /etc/hosts.
+    assert_eq!(asked_from(cluster, "echo", "http://echo.default.svc.cluster.local/").await?, "good morning");
     delete_pod(cluster, "client").await?;
     delete_pod(cluster, "echo").await
 }
@@ -75,7 +75,8 @@ pub(crate) async fn answers_by_name(fixture: &Fixture) -> Outcome {
 pub(crate) async fn logs_and_exec(fixture: &Fixture) -> Outcome {
     let cluster = fixture.node().await?;
     create_server(cluster, "talker", "hello").await?;
-    let said = cluster.run_kubectl(&["exec", "talker", "--", "/program", "get", "http://127.0.0.1:8080/from-exec"]).await?;
+    let said =
+        cluster.run_kubectl(&["exec", "talker", "--", "/program", "get", "http://127.0.0.1:8080/from-exec"]).await?;
     assert_eq!(said, "hello");
     let pods: Api<Pod> = Api::namespaced(cluster.client(), "default");
     let log = pods.logs("talker", &LogParams::default()).await?;
