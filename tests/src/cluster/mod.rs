@@ -417,6 +417,27 @@ impl Cluster {
         Ok(blocking(move || run::output(&mut command)).await?)
     }
 
+    /// `helm` for this cluster, to which arguments can be added. It is built if it was not yet.
+    ///
+    /// # Errors
+    /// If it cannot be built.
+    pub async fn helm(&self) -> Result<Command, ClusterError> {
+        match &self.host {
+            Host::Ours(machinery) => {
+                let (profile, report) = (machinery.profile, self.report);
+                let programs = blocking(move || programs::ensure(profile, &[Purpose::Helm], report)).await?;
+                let mut command = Command::new(programs.path("helm")?);
+                command.arg("--kubeconfig").arg(&self.kubeconfig);
+                Ok(command)
+            }
+            Host::Foreign(context) => {
+                let mut command = Command::new("helm");
+                command.args(["--kube-context", context]);
+                Ok(command)
+            }
+        }
+    }
+
     /// Whether the parts of the cluster can be reached: it is ours, and not only by a context.
     pub fn is_ours(&self) -> bool {
         matches!(self.host, Host::Ours(_))
@@ -585,7 +606,7 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         let owned = matches!(&self.host, Host::Ours(machinery) if machinery.owned.load(Ordering::Relaxed));
         if owned && let Err(error) = self.end(std::thread::panicking()) {
-            self.report.say(&format!("{}", crate::report::chain(&error)));
+            self.report.say(&crate::report::chain(&error));
         }
     }
 }

@@ -7,6 +7,8 @@
 //! What cannot run here is left out and named: without root all that needs a node, and with `CONTEXT` set, which names a cluster that
 //! runs already, all that needs parts of our own.
 
+#![expect(clippy::expect_used, reason = "a test that panics has failed, which is what is meant")]
+
 mod control_plane;
 mod faults;
 mod fixture;
