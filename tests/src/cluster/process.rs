@@ -4,12 +4,18 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 /// The environment variable that every process of a cluster is born with. Its value is the cluster's folder.
 pub(crate) const MARK: &str = "ORTOLAN_CLUSTER";
+
+/// How often nothing must be found before there is nothing, and how long between: an exec takes a fraction of it.
+const LOOKS: u32 = 5;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
 /// A process that lives, or did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +54,10 @@ impl Process {
         Stat::of(self.pid).is_some_and(|stat| stat.started == self.started && stat.state == 'T')
     }
 
+    fn leads_a_session(self) -> bool {
+        Stat::of(self.pid).is_some_and(|stat| stat.session == self.pid)
+    }
+
     /// Sends `signal`; `false` says that the process had gone already.
     pub(crate) fn signal(self, signal: Signal) -> Result<bool, SignalError> {
         let Some(descriptor) = self.open()? else { return Ok(false) };
@@ -74,13 +84,31 @@ impl Process {
 ///
 /// Whatever a killed harness did not write down is found here: the mark is inherited, and nothing else carries it.
 pub(crate) fn marked(folder: &Path) -> Vec<Process> {
+    for _ in 1..LOOKS {
+        let found: Vec<Process> = born_with(MARK, folder.as_os_str()).collect();
+        if !found.is_empty() {
+            return found;
+        }
+        thread::sleep(BETWEEN_LOOKS);
+    }
     born_with(MARK, folder.as_os_str()).collect()
 }
 
-/// The process that leads its session and was born with `variable` set to `value`.
+/// Waits for the process that was born with `variable` set to `value` to lead a session of its own. `None` if it has ended before.
+///
+/// The variable's value is given to one process alone, which may have children.
 pub(crate) fn leader_born_with(variable: &str, value: &str) -> Option<Process> {
-    born_with(variable, OsStr::new(value))
-        .find(|process| Stat::of(process.pid).is_some_and(|stat| stat.session == process.pid))
+    // A process in the middle of an exec shows no environment: one look that finds nothing is no proof.
+    let mut misses = 0;
+    while misses < LOOKS {
+        let found: Vec<Process> = born_with(variable, OsStr::new(value)).collect();
+        if let Some(leader) = found.iter().find(|process| process.leads_a_session()) {
+            return Some(*leader);
+        }
+        misses = if found.is_empty() { misses + 1 } else { 0 };
+        thread::sleep(BETWEEN_LOOKS);
+    }
+    None
 }
 
 fn born_with(variable: &str, value: &OsStr) -> impl Iterator<Item = Process> {

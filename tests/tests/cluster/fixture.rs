@@ -62,12 +62,12 @@ impl Fixture {
     pub(crate) fn reason_to_leave_out(&self, needs: Needs) -> Option<&'static str> {
         let foreign = std::env::var_os("CONTEXT").is_some();
         match needs {
-            Needs::AnyNode | Needs::ControlPlane if foreign => None,
-            Needs::OurNode if foreign => {
-                Some("it needs the inside of the cluster, and CONTEXT names one that is not ours")
+            Needs::AnyNode | Needs::AnyApi if foreign => None,
+            Needs::OurNode | Needs::OurApi if foreign => {
+                Some("it needs parts of our own, and CONTEXT names another cluster")
             }
-            Needs::ControlPlane if !cfg!(target_os = "linux") => Some("the parts of a cluster need Linux"),
-            Needs::AnyNode | Needs::OurNode if !requirements::is_root() => Some("a node needs root on Linux"),
+            _ if !cfg!(target_os = "linux") => Some("the parts of a cluster need Linux"),
+            Needs::AnyNode | Needs::OurNode if !requirements::is_root() => Some("a node needs root"),
             _ => None,
         }
     }

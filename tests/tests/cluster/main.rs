@@ -28,8 +28,10 @@ enum Needs {
     AnyNode,
     /// A node of ours.
     OurNode,
-    /// Only what a plain user may do.
-    ControlPlane,
+    /// Any API: a control plane of ours, which a plain user may start, or that of `CONTEXT`.
+    AnyApi,
+    /// A control plane of ours.
+    OurApi,
 }
 
 fn main() -> ExitCode {
@@ -42,14 +44,14 @@ fn main() -> ExitCode {
 }
 
 fn trials(fixture: &'static Fixture) -> Vec<Trial> {
-    use Needs::{AnyNode, ControlPlane, OurNode};
+    use Needs::{AnyApi, AnyNode, OurApi, OurNode};
     vec![
-        trial(fixture, "control_plane::alone_it_stores_and_returns", ControlPlane, control_plane::stores_and_returns),
-        trial(fixture, "control_plane::kwok_plays_nodes_and_their_pods", ControlPlane, control_plane::kwok_plays_nodes),
+        trial(fixture, "control_plane::alone_it_stores_and_returns", AnyApi, control_plane::stores_and_returns),
+        trial(fixture, "control_plane::kwok_plays_nodes_and_their_pods", OurApi, control_plane::kwok_plays_nodes),
         trial(
             fixture,
             "control_plane::a_part_that_ends_is_named_with_its_log",
-            ControlPlane,
+            OurApi,
             control_plane::names_a_dead_part,
         ),
         trial(fixture, "node::a_pod_answers_another_by_the_name_of_its_service", AnyNode, node::answers_by_name),
