@@ -43,7 +43,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Node;
 use kube::Client;
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::api::{Api, Patch, PatchParams};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -719,16 +719,4 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
         // The work panicked; this is the same panic, carried on.
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
-}
-
-/// Keeps a node from being made twice.
-fn created<T>(result: Result<T, kube::Error>) -> Result<(), kube::Error> {
-    match result {
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-        other => other.map(drop),
-    }
-}
-
-fn post() -> PostParams {
-    PostParams::default()
 }

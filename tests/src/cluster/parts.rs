@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use super::folder::{Folder, Place};
 use super::space::INSIDE;
@@ -79,13 +80,13 @@ impl Part {
         match self {
             Self::Etcd => plan.etcd(),
             Self::ApiServer => plan.apiserver(place),
-            Self::ControllerManager => plan.controller_manager(),
+            Self::ControllerManager => plan.controller_manager(place),
             Self::Scheduler => plan.scheduler(),
             Self::Containerd => vec![format!("--config={}", plan.path("config/containerd.toml"))],
             Self::Kubelet => plan.kubelet(),
             Self::KubeProxy => vec![format!("--config={}", plan.path("config/kube-proxy.json"))],
             Self::CoreDns => vec!["-conf".to_owned(), plan.path("config/Corefile")],
-            Self::Kwok => plan.kwok(),
+            Self::Kwok => plan.kwok(place),
         }
     }
 }
@@ -226,7 +227,7 @@ impl Plan<'_> {
         .to_vec()
     }
 
-    fn controller_manager(&self) -> Vec<String> {
+    fn controller_manager(&self, place: &Place) -> Vec<String> {
         let mut arguments = self.access("kube-controller-manager");
         arguments.extend([
             format!("--service-account-private-key-file={}", self.path("pki/sa.key")),
@@ -241,12 +242,11 @@ impl Plan<'_> {
                 "--feature-gates=HPAScaleToZero=true",
                 // 2 s: a test of scaling should not wait for the usual 15.
                 "--horizontal-pod-autoscaler-sync-period=2s",
-                // 20 s: the node renews its lease every 5, and a busy machine may miss two of them.
                 "--node-monitor-period=2s",
-                "--node-monitor-grace-period=20s",
             ]
             .map(str::to_owned),
         );
+        arguments.push(format!("--node-monitor-grace-period={}s", node_grace(place).as_secs()));
         arguments
     }
 
@@ -283,7 +283,7 @@ impl Plan<'_> {
         ]
     }
 
-    fn kwok(&self) -> Vec<String> {
+    fn kwok(&self, place: &Place) -> Vec<String> {
         let (key, value) = KWOK_ANNOTATION;
         vec![
             format!("--kubeconfig={}", self.path("admin.kubeconfig")),
@@ -292,8 +292,19 @@ impl Plan<'_> {
             format!("--manage-nodes-with-annotation-selector={key}={value}"),
             // Addresses that no pod of the real node has.
             "--cidr=10.128.0.0/9".to_owned(),
-            "--node-lease-duration-seconds=40".to_owned(),
+            // A lease is renewed after a quarter of its time, so twice before the node is given up.
+            format!("--node-lease-duration-seconds={}", 2 * node_grace(place).as_secs()),
         ]
+    }
+}
+
+/// How long a node may be silent before it is given up.
+fn node_grace(place: &Place) -> Duration {
+    match place {
+        // Nodes here are played and never fall silent; a thousand that renew their leases often would be all the load there is.
+        Place::Loopback { .. } => Duration::from_secs(300),
+        // The kubelet renews its lease every 5 s, and a busy machine may miss two of them.
+        Place::Space { .. } => Duration::from_secs(20),
     }
 }
 

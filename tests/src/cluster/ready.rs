@@ -6,14 +6,15 @@ use k8s_openapi::api::core::v1::{Node, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::Client;
-use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use super::network::Network;
 use super::parts::{KWOK_ANNOTATION, NODE, Part};
 use super::space::Space;
 use super::wait::{self, WaitError};
-use super::{ClusterError, Machinery, api_error, blocking, created, dns, post, start};
+use super::{ClusterError, Machinery, api_error, blocking, dns, start};
 
 /// 60 s: ten times what a busy machine takes.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -146,17 +147,41 @@ fn dns_endpoint(network: Network) -> Value {
 /// Makes the nodes that are not there yet, and waits until kwok has made all of them ready.
 pub(crate) async fn add_kwok_nodes(machinery: &Machinery, client: &Client, count: usize) -> Result<(), ClusterError> {
     let nodes: Api<Node> = Api::all(client.clone());
-    for number in 0..count {
-        let node = kwok_node(number, machinery.place.has_node());
-        created(nodes.create(&post(), &node).await).map_err(api_error("create a node"))?;
-    }
+    create_kwok_nodes(&nodes, count, machinery.place.has_node()).await?;
     let played = ListParams::default().labels("type=kwok");
-    reach(machinery, &[Part::ApiServer, Part::Kwok], "the played nodes to be ready", async || {
+    // 200 ms for each: what a machine with two busy processors takes, three times over.
+    let limit = LIMIT + Duration::from_millis(200) * u32::try_from(count).unwrap_or(u32::MAX);
+    reach_within(limit, machinery, &[Part::ApiServer, Part::Kwok], "the played nodes to be ready", async || {
         let list = nodes.list(&played).await.map_err(|error| error.to_string())?;
         let ready = list.iter().filter(|node| is_ready(node)).count();
         if ready >= count { Ok(()) } else { Err(format!("{ready} of {count} ready")) }
     })
     .await
+}
+
+/// Each of a few tasks makes every so manieth node: one alone would wait for the API most of the time.
+async fn create_kwok_nodes(nodes: &Api<Node>, count: usize, beside_a_real_one: bool) -> Result<(), ClusterError> {
+    const TASKS: usize = 8;
+    let mut tasks = JoinSet::new();
+    for first in 0..TASKS.min(count) {
+        let nodes = nodes.clone();
+        tasks.spawn(async move {
+            for number in (first..count).step_by(TASKS) {
+                let node = kwok_node(number, beside_a_real_one);
+                created(nodes.create(&PostParams::default(), &node).await).map_err(api_error("create a node"))?;
+            }
+            Ok(())
+        });
+    }
+    tasks.join_all().await.into_iter().collect()
+}
+
+/// Success too if it was there already.
+fn created<T>(result: Result<T, kube::Error>) -> Result<(), kube::Error> {
+    match result {
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        other => other.map(drop),
+    }
 }
 
 fn kwok_node(number: usize, beside_a_real_one: bool) -> Node {
@@ -184,9 +209,19 @@ async fn reach(
     machinery: &Machinery,
     parts: &[Part],
     what: &str,
+    look: impl AsyncFnMut() -> Result<(), String>,
+) -> Result<(), ClusterError> {
+    reach_within(LIMIT, machinery, parts, what, look).await
+}
+
+async fn reach_within(
+    limit: Duration,
+    machinery: &Machinery,
+    parts: &[Part],
+    what: &str,
     mut look: impl AsyncFnMut() -> Result<(), String>,
 ) -> Result<(), ClusterError> {
-    let looked = wait::until(what, LIMIT, async || {
+    let looked = wait::until(what, limit, async || {
         let dead = parts.iter().find(|part| !matches!(machinery.living(**part), Ok(Some(_))));
         match dead {
             Some(part) => Ok(Err(machinery.ended(*part))),

@@ -2,8 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-/// 100 ms: soon enough for a person, and no load.
-const PAUSE: Duration = Duration::from_millis(100);
+/// 100 ms: soon enough for a person.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// A look that is costly is repeated seldom: looking never takes more than a fifth of the time.
+const PAUSE_PER_LOOK: u32 = 4;
 
 /// What was waited for did not come.
 #[derive(Debug, thiserror::Error)]
@@ -30,11 +33,12 @@ pub async fn until<T, Seen: std::fmt::Display>(
     // The limit holds for a look that never ends too, as one at a frozen API.
     let looks = async {
         loop {
+            let looked = Instant::now();
             match look().await {
                 Ok(found) => return found,
                 Err(seen) => last = seen.to_string(),
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(SHORTEST_PAUSE.max(looked.elapsed() * PAUSE_PER_LOOK)).await;
         }
     };
     match tokio::time::timeout(limit, looks).await {
