@@ -197,6 +197,10 @@ fn install(packages: &[&str]) -> Result<(), RequirementError> {
         apt_get(&["update"], &[]).map_err(error)?;
         apt_get(&["install"], packages).map_err(error)?;
     }
+    if packages.contains(&"containerd") && Path::new("/run/systemd/system").exists() {
+        // Nobody asked for the service: it would start with the machine and hold nothing. Failing to say so harms no cluster.
+        let _ = run::output(Command::new("systemctl").args(["disable", "containerd.service"]));
+    }
     Ok(())
 }
 
