@@ -7,6 +7,7 @@ use clap::Parser as _;
 use inference_pod::{check, cli, logging, serve, surroundings};
 
 fn main() -> ExitCode {
+    surroundings::switch_telemetry_off();
     let result = match cli::Cli::parse().command {
         cli::Command::Serve(args) => serve(&args.config).inspect_err(|error| {
             if let Some(error) = error.downcast_ref::<serve::ServeError>() {

@@ -258,14 +258,14 @@ fn with_provider(
 }
 
 fn base_builder(runtime: &Runtime, settings: &SessionSettings) -> ort::Result<SessionBuilder> {
-    Ok(SessionBuilder::new(&runtime.environment)?
+    SessionBuilder::new(&runtime.environment)?
         .with_intra_threads(settings.threads)
         .map_err(plain)?
         .with_intra_op_spinning(settings.spinning)
         .map_err(plain)?
         // The pattern of one batch size is of no use to the next, and planning for each costs memory.
         .with_memory_pattern(false)
-        .map_err(plain)?)
+        .map_err(plain)
 }
 
 fn with_cuda(builder: SessionBuilder) -> ort::Result<SessionBuilder> {

@@ -43,6 +43,14 @@ pub fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// Tells ONNX Runtime, which reads this when it is loaded, to send nothing to anybody. Its Linux builds send usage events
+/// by default, and the switch in its API comes too late for the first of them. To be called before there are threads.
+#[expect(unsafe_code, reason = "a variable of the process can be set in no other way")]
+pub fn switch_telemetry_off() {
+    // SAFETY: called at the beginning of `main`, when no other thread is there that could read the environment.
+    unsafe { env::set_var("ORT_DISABLE_TELEMETRY", "1") };
+}
+
 /// Threads for all models together: the config's, else the CPU quota of the cgroup (v1 or v2) and the CPU mask, which
 /// the standard library reads, else all cores.
 #[must_use]

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     metrics::ModelMetrics,
-    queue::{Key, NewJob, Queue, Refused, Waiting},
+    queue::{Key, NewJob, Queue, Refused, Taken, Waiting},
     session::{RunCanceller, Session, Stacked},
     tensor::Tensor,
     termination::error_chain,
@@ -215,9 +215,9 @@ impl Shared {
             keys
         };
         if keys.len() == 1 {
-            self.wake.notify_one()
+            self.wake.notify_one();
         } else {
-            self.wake.notify_all()
+            self.wake.notify_all();
         }
         let tickets = keys.into_iter().zip(answers);
         Ok(tickets.map(|(key, answer)| Ticket { shared: Arc::clone(self), key, answer }).collect())
@@ -237,7 +237,7 @@ impl Shared {
     }
 
     /// Blocks until there is something to do; `None` where the server stops.
-    fn next(&self, instance: usize) -> Option<(Vec<Waiting<Job>>, Vec<Waiting<Job>>)> {
+    fn next(&self, instance: usize) -> Option<Taken<Job>> {
         let mut queue = lock(&self.queue);
         loop {
             if self.stopped.load(Ordering::Acquire) {
@@ -247,7 +247,7 @@ impl Shared {
             let taken = queue.take(instance, Instant::now());
             if before > queue.samples() {
                 self.metrics.dequeued(before - queue.samples(), queue.samples());
-                return Some((taken.batch, taken.expired));
+                return Some(taken);
             }
             queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
@@ -297,7 +297,7 @@ impl Shared {
 
 /// The life of an instance: take, run, answer, again.
 fn work(shared: &Shared, index: usize, mut session: Session) {
-    while let Some((batch, expired)) = shared.next(index) {
+    while let Some(Taken { batch, expired }) = shared.next(index) {
         for job in expired {
             let _ = job.payload.reply.send(Err(JobError::Expired));
         }

@@ -11,7 +11,7 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{App, MODEL_VERSION, error::ApiError, predict::find};
-use crate::{lifecycle::Phase, model::Model, probe::Batching, session::Port};
+use crate::{lifecycle::Phase, model::Model, probe::Batching, queue::Queue, session::Port};
 
 /// 200 while the serving loop moves and no instance hangs, else 503 with what is wrong.
 pub async fn health(State(app): State<Arc<App>>) -> Response {
@@ -51,7 +51,7 @@ pub async fn detailed(State(app): State<Arc<App>>) -> Response {
         .registry
         .loaded()
         .map(|model| {
-            let queued = model.shared().with_queue(|queue| queue.samples());
+            let queued = model.shared().with_queue(Queue::samples);
             json!({"model": model.name, "instances_work": model.shared().healthy(), "queued_samples": queued})
         })
         .collect();
@@ -120,7 +120,7 @@ fn port(port: &Port) -> Value {
 pub async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     let now = Instant::now();
     for model in app.registry.loaded() {
-        let oldest = model.shared().with_queue(|queue| queue.oldest());
+        let oldest = model.shared().with_queue(Queue::oldest);
         model.metrics.oldest_age(oldest.map(|since| now.saturating_duration_since(since)).unwrap_or_default());
     }
     let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();

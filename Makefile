@@ -1,0 +1,59 @@
+# Everything that is done with this repository. `make` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help serve demo test accept bench fuzz fmt lint images models cluster-up cluster-down clean
+
+# ONNX Runtime's own builds send usage events unless told not to; ours never do, and neither do the scripts.
+export ORT_DISABLE_TELEMETRY := 1
+export ORTOLAN_CACHE ?= $(CURDIR)/.cache
+
+LIBRARY := $(ORTOLAN_CACHE)/onnxruntime/lib/libonnxruntime.so
+CLUSTER := cargo run --quiet --package ortolan-tests --bin cluster --
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+serve: models ## Bring library and model, build the server, serve, classify photos, say what to try next
+	@deploy/serve.sh
+
+demo: ## The same on a local Kubernetes, in a pod of our image, through a Service
+	@deploy/demo.sh
+
+test: ## Unit, contract, router and end-to-end tests on one local cluster
+	@tests/run.sh
+
+accept: ## Long suites. Today: the server's tests and the cluster's, three times over
+	@for round in 1 2 3; do echo "round $$round of 3"; tests/run.sh; done
+
+bench: models ## A model's time per batch size, and requests through the server
+	@deploy/bench.sh
+
+fuzz: models ## Broken bodies and broken images against a running server
+	@deploy/fuzz.sh
+
+fmt: ## Format the code
+	cargo fmt
+
+lint: ## What CI checks besides the tests
+	cargo fmt --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	test -x $(ORTOLAN_CACHE)/bin/cargo-deny || cargo install --quiet --locked cargo-deny --version 0.20.2 --root $(ORTOLAN_CACHE)
+	$(ORTOLAN_CACHE)/bin/cargo-deny check bans licenses sources
+
+images: ## Build the server's image
+	cargo run --quiet --package ortolan-tests --bin images -- build pod
+
+models: ## Make the models and bring ONNX Runtime, pinned by sha256
+	@python3 deploy/onnxruntime/get.py >/dev/null
+	@python3 deploy/models/make.py
+
+cluster-up: ## Start a local Kubernetes with a node; NAME=…, PROFILE=…
+	@$(CLUSTER) up $(if $(NAME),--name $(NAME)) $(if $(PROFILE),--profile $(PROFILE))
+
+cluster-down: ## End it and leave nothing behind
+	@$(CLUSTER) down $(if $(NAME),--name $(NAME))
+
+clean: ## Remove what was built; the cache stays
+	cargo clean

@@ -1,0 +1,3 @@
+module ortolan.dev/programs/pause
+
+go 1.25.0

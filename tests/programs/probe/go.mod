@@ -1,0 +1,3 @@
+module ortolan.dev/programs/probe
+
+go 1.25.0

@@ -1,0 +1,48 @@
+//! Waits for a state to be reached, never for a time to pass.
+
+use std::time::{Duration, Instant};
+
+/// 100 ms: soon enough for a person.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// A look that is costly is repeated seldom: looking never takes more than a fifth of the time.
+const PAUSE_PER_LOOK: u32 = 4;
+
+/// What was waited for did not come.
+#[derive(Debug, thiserror::Error)]
+#[error("waited {} s for {what}; last seen: {last}", limit.as_secs())]
+pub struct WaitError {
+    what: String,
+    limit: Duration,
+    last: String,
+}
+
+/// Looks again and again until `look` finds what it wants, at most for `limit`. Returns it, and how long it took.
+///
+/// `look` says what it saw instead when it is not content; the last of these words are the error's.
+///
+/// # Errors
+/// [`WaitError`] after `limit`.
+pub async fn until<T, Seen: std::fmt::Display>(
+    what: &str,
+    limit: Duration,
+    mut look: impl AsyncFnMut() -> Result<T, Seen>,
+) -> Result<(T, Duration), WaitError> {
+    let begun = Instant::now();
+    let mut last = "nothing".to_owned();
+    // The limit holds for a look that never ends too, as one at a frozen API.
+    let looks = async {
+        loop {
+            let looked = Instant::now();
+            match look().await {
+                Ok(found) => return found,
+                Err(seen) => last = seen.to_string(),
+            }
+            tokio::time::sleep(SHORTEST_PAUSE.max(looked.elapsed() * PAUSE_PER_LOOK)).await;
+        }
+    };
+    match tokio::time::timeout(limit, looks).await {
+        Ok(found) => Ok((found, begun.elapsed())),
+        Err(_) => Err(WaitError { what: what.to_owned(), limit, last }),
+    }
+}
