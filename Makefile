@@ -16,7 +16,7 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 serve: models ## Bring library and model, build the server, serve, classify photos, say what to try next
-	@deploy/serve.sh
+	@python3 deploy/serve.py $(ARGS)
 
 demo: ## The same on a local Kubernetes, in a pod of our image, through a Service
 	@deploy/demo.sh
@@ -31,7 +31,7 @@ bench: models ## A model's time per batch size, and requests through the server
 	@deploy/bench.sh
 
 fuzz: models ## Broken bodies and broken images against a running server
-	@deploy/fuzz.sh
+	@python3 tests/fuzz.py $(ARGS)
 
 fmt: ## Format the code
 	cargo fmt

@@ -8,6 +8,7 @@ mod check;
 mod layers;
 mod model;
 mod options;
+mod reference;
 mod server;
 
 pub use check::{Fault, Faults, parse, parse_options};
@@ -16,6 +17,7 @@ pub use model::{ExecutionProvider, ModelConfig, Task};
 pub use options::{
     Channels, ImageOptions, Labels, Layout, ModelOptions, Resize, TextOptions, VersionOptions, WarmupOptions,
 };
+pub use reference::reference;
 pub use server::{LogFormat, LoggingConfig, ModelControl, RateLimit, RateLimitBy, ServerConfig, TlsConfig};
 
 use schemars::JsonSchema;
