@@ -101,6 +101,7 @@ pub struct Queue<T> {
     samples: usize,
     bytes: usize,
     reserved: usize,
+    held: usize,
     arrivals: u64,
     /// When each instance is expected to be free; `None` while it is.
     busy_until: Vec<Option<Instant>>,
@@ -117,6 +118,7 @@ impl<T> Queue<T> {
             samples: 0,
             bytes: 0,
             reserved: 0,
+            held: 0,
             arrivals: 0,
             busy_until: vec![None; instances.max(1)],
         }
@@ -171,9 +173,21 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// Gives a reserved place back.
-    pub fn release(&mut self) {
+    /// Holds room for bytes of a body that is about to be read, so that bodies on their way are bounded like those that
+    /// wait. Give it back by [`Self::release`].
+    ///
+    /// # Errors
+    /// [`Refused`] where the bytes are over their bound; a body larger than the whole bound gets in alone.
+    pub fn hold(&mut self, bytes: usize) -> Result<(), Refused> {
+        self.admit_bytes(bytes)?;
+        self.held += bytes;
+        Ok(())
+    }
+
+    /// Gives a reserved place back, and the bytes that were held for it.
+    pub fn release(&mut self, held: usize) {
         self.reserved = self.reserved.saturating_sub(1);
+        self.held = self.held.saturating_sub(held);
     }
 
     /// Lets the jobs of one request in, all or none. A place reserved for the request must be released before.
@@ -202,23 +216,31 @@ impl<T> Queue<T> {
     fn admit(&self, samples: usize, bytes: usize, now: Instant) -> Result<(), Refused> {
         let predicted = self.predicted_wait(now);
         let limit = self.limits.max_wait.max(self.times.largest() * 2);
-        let drained = |too_many: usize| {
-            let instances = u32::try_from(self.busy_until.len()).unwrap_or(u32::MAX);
-            self.times.best_per_sample().saturating_mul(u32::try_from(too_many).unwrap_or(u32::MAX)) / instances
-        };
         if predicted > limit {
             return Err(Refused { bound: Bound::Wait { predicted, limit }, retry_after: predicted - limit });
         }
         let wanted = self.samples + self.reserved + samples;
         if wanted > self.limits.samples {
-            let retry_after = drained(wanted - self.limits.samples);
+            let retry_after = self.drain_time(wanted - self.limits.samples);
             return Err(Refused { bound: Bound::Samples(self.limits.samples), retry_after });
         }
-        // A request larger than the whole bound gets in when nothing else waits; else it never could.
-        if self.bytes + bytes > self.limits.bytes && self.bytes > 0 {
-            return Err(Refused { bound: Bound::Bytes(self.limits.bytes), retry_after: drained(self.samples) });
+        self.admit_bytes(bytes)
+    }
+
+    fn admit_bytes(&self, bytes: usize) -> Result<(), Refused> {
+        let known = self.bytes + self.held;
+        // A request larger than the whole bound gets in when nothing else is there; else it never could.
+        if known > 0 && known.saturating_add(bytes) > self.limits.bytes {
+            let retry_after = self.drain_time(self.samples + self.reserved);
+            return Err(Refused { bound: Bound::Bytes(self.limits.bytes), retry_after });
         }
         Ok(())
+    }
+
+    /// How long that many samples take by the measured times.
+    fn drain_time(&self, samples: usize) -> Duration {
+        let instances = u32::try_from(self.busy_until.len()).unwrap_or(u32::MAX);
+        self.times.best_per_sample().saturating_mul(u32::try_from(samples).unwrap_or(u32::MAX)) / instances
     }
 
     /// Takes a job out whose caller left. `None` where an instance already has it.
@@ -482,7 +504,19 @@ mod tests {
             queue.reserve(now).unwrap();
         }
         assert!(queue.reserve(now).is_err());
-        queue.release();
+        queue.release(0);
         assert!(queue.reserve(now).is_ok());
+    }
+
+    #[test]
+    fn bodies_on_their_way_are_bounded_in_bytes() {
+        let now = Instant::now();
+        let mut queue: Queue<&'static str> = Queue::new(limits(), BucketTimes::default(), 1);
+        queue.reserve(now).unwrap();
+        queue.hold(900).unwrap();
+        assert_eq!(queue.hold(101).unwrap_err().bound, Bound::Bytes(1000));
+        assert!(queue.push(vec![NewJob { bytes: 101, ..job("x", 1, later(now, 500)) }], now).is_err());
+        queue.release(900);
+        queue.hold(5_000).unwrap();
     }
 }

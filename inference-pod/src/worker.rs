@@ -96,19 +96,36 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// A place held for a request whose body is still to be read. Dropping it gives the place back.
-pub struct Reservation(Option<Arc<Shared>>);
+pub struct Reservation {
+    /// None once it is spent.
+    shared: Option<Arc<Shared>>,
+    held: usize,
+}
 
 impl Reservation {
-    /// The place is given back by the caller, in one step with what follows.
-    fn spend(mut self) {
-        self.0 = None;
+    /// Holds room for bytes of the request's body before they are read.
+    ///
+    /// # Errors
+    /// [`Refused`] where the bytes of all requests together are over their bound.
+    pub fn hold(&mut self, bytes: usize) -> Result<(), Refused> {
+        if let Some(shared) = &self.shared {
+            lock(&shared.queue).hold(bytes)?;
+            self.held += bytes;
+        }
+        Ok(())
+    }
+
+    /// The place is given back by the caller, in one step with what follows. What was held is returned.
+    fn spend(mut self) -> usize {
+        self.shared = None;
+        self.held
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if let Some(shared) = &self.0 {
-            lock(&shared.queue).release();
+        if let Some(shared) = &self.shared {
+            lock(&shared.queue).release(self.held);
         }
     }
 }
@@ -189,7 +206,7 @@ impl Shared {
     /// [`Refused`] where the queue is full.
     pub fn reserve(self: &Arc<Self>, now: Instant) -> Result<Reservation, Refused> {
         lock(&self.queue).reserve(now)?;
-        Ok(Reservation(Some(Arc::clone(self))))
+        Ok(Reservation { shared: Some(Arc::clone(self)), held: 0 })
     }
 
     /// Lets the jobs of one request in, all or none, for the place that was held.
@@ -205,11 +222,11 @@ impl Shared {
     ) -> Result<Vec<Ticket>, Refused> {
         let (jobs, answers): (Vec<_>, Vec<_>) = jobs.into_iter().map(|job| self.new_job(job, deadline)).unzip();
         let samples = jobs.iter().map(|job| job.samples).sum();
-        reservation.spend();
+        let held = reservation.spend();
         let keys = {
             let mut queue = lock(&self.queue);
             // Under the same lock as the push, so that nobody slips in between.
-            queue.release();
+            queue.release(held);
             let keys = queue.push(jobs, now).map_err(|(refused, _)| refused)?;
             self.metrics.enqueued(samples, queue.samples());
             keys

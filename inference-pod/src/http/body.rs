@@ -4,9 +4,12 @@ use axum::{
     body::{Body, Bytes},
     http::{HeaderMap, header},
 };
+use bytes::BytesMut;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body as _;
 
 use super::error::ApiError;
+use crate::{model::PredictError, worker::Reservation};
 
 /// What a body holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,17 +76,34 @@ fn body_too_large(got: &str, max_body_bytes: u64) -> ApiError {
     ApiError::too_large(format!("body is {got}; expected at most {max_body_bytes} bytes"))
 }
 
-/// Reads a body up to the limit.
+/// Reads a body up to the limit, holding room for its bytes: at once where its length is announced, else as they come.
 ///
 /// # Errors
-/// 413 where it is longer, however it was announced; 400 where it ends early.
-pub async fn read(body: Body, max_body_bytes: u64) -> Result<Bytes, ApiError> {
+/// 413 where it is longer, however it was announced; 400 where it ends early; 429 where there is no room.
+pub async fn read(body: Body, max_body_bytes: u64, reservation: &mut Reservation) -> Result<Bytes, ApiError> {
     let limit = usize::try_from(max_body_bytes).unwrap_or(usize::MAX);
-    match Limited::new(body, limit).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(body_too_large("longer than allowed", max_body_bytes)),
-        Err(error) => Err(ApiError::bad_input(format!("body ended early: {error}"))),
+    let announced = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
+    if let Some(length) = announced {
+        reservation.hold(length).map_err(PredictError::Refused)?;
     }
+    let mut body = Limited::new(body, limit);
+    let mut bytes = BytesMut::with_capacity(announced.unwrap_or(0).min(limit));
+    while let Some(frame) = body.frame().await {
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) if error.is::<LengthLimitError>() => {
+                return Err(body_too_large("longer than allowed", max_body_bytes));
+            }
+            Err(error) => return Err(ApiError::bad_input(format!("body ended early: {error}"))),
+        };
+        if let Ok(data) = frame.into_data() {
+            if announced.is_none() {
+                reservation.hold(data.len()).map_err(PredictError::Refused)?;
+            }
+            bytes.extend_from_slice(&data);
+        }
+    }
+    Ok(bytes.freeze())
 }
 
 /// The files of a form.

@@ -135,11 +135,11 @@ async fn classify(
     model: &Arc<Model>,
     parts: &Parts,
     body: Body,
-    reservation: Reservation,
+    mut reservation: Reservation,
     began: Instant,
 ) -> Result<Response, ApiError> {
     let kind = body::kind_of(&parts.headers, app.server.max_body_bytes)?;
-    let bytes = body::read(body, app.server.max_body_bytes).await?;
+    let bytes = body::read(body, app.server.max_body_bytes, &mut reservation).await?;
     let source = match kind {
         BodyKind::Multipart(boundary) => Source::Read(Images::from_form(body::files(bytes, boundary).await?)),
         BodyKind::Image => Source::Read(Images::from_file(bytes)),
@@ -183,11 +183,11 @@ async fn infer_tensors(
     model: &Arc<Model>,
     parts: &Parts,
     body: Body,
-    reservation: Reservation,
+    mut reservation: Reservation,
     began: Instant,
 ) -> Result<Response, ApiError> {
     body::expect_json(&parts.headers, app.server.max_body_bytes)?;
-    let bytes = body::read(body, app.server.max_body_bytes).await?;
+    let bytes = body::read(body, app.server.max_body_bytes, &mut reservation).await?;
     let (request, decode_time) = read_tensors(app, model, bytes).await?;
     model.metrics.decoded(decode_time);
     let deadline = began + model.request_timeout();
