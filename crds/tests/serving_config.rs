@@ -77,6 +77,23 @@ fn null_takes_a_setting_back_to_its_default() {
 }
 
 #[test]
+fn null_and_whole_numbers_mean_the_same_wherever_they_stand() {
+    let config = parsed(&[(
+        "a.yaml",
+        "server: {drain_delay_ms: 1e3}
+models: [{name: a, path: b, batch_size: null, options: {top_k: ~}}]",
+    )]);
+    assert_eq!(config.server.drain_delay_ms, 1000);
+    assert_eq!((config.models[0].batch_size, config.models[0].options.top_k), (8, None));
+}
+
+#[test]
+fn nothing_stands_behind_the_cpu() {
+    let found = faults(&[("a.yaml", "models: [{name: a, path: b, execution_providers: [cpu, cuda]}]")]);
+    assert!(found[0].starts_with("models[a].execution_providers: expected nothing behind cpu"), "{found:?}");
+}
+
+#[test]
 fn the_environment_comes_last() {
     let layers = [
         Layer::yaml("a.yaml", "server: {port: 1000}\nlogging: {level: warn}"),

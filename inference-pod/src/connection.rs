@@ -32,15 +32,16 @@ use socket2::{SockFilter, SockRef, Socket};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{Notify, watch},
     task::JoinSet,
     time::{Instant, Sleep, sleep, sleep_until},
 };
 use tower::ServiceExt;
 
-use crate::{http::App, lifecycle::Phase};
+use crate::lifecycle::{Lifecycle, Phase};
 
-/// Headers of a request must be complete by then; long for a slow link, short for somebody who holds connections open.
+/// The first request must have begun by then, and the headers of each be complete; long for a slow link, short for somebody
+/// who holds connections open.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Once the listener is closed, a connection that has been idle for so long is closed too.
@@ -51,6 +52,9 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// Connections that the kernel holds while we are busy.
 const BACKLOG: i32 = 1024;
+
+/// The system is out of something; trying again at once would only fill the log.
+const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_secs(1);
 
 /// Share of the age that is left to chance, so that connections opened together are not closed together.
 const AGE_JITTER: f64 = 0.1;
@@ -69,20 +73,31 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+/// What connections of a port may do.
+#[derive(Clone)]
+pub struct Terms {
+    /// What the process is doing; connections leave with it.
+    pub lifecycle: Arc<Lifecycle>,
+    /// A connection is told to close after about that long; zero never.
+    pub max_age: Duration,
+    /// Connections at a time. Further ones wait in the kernel, so that there are files left for everything else.
+    pub max_connections: usize,
+}
+
 /// Serves connections until the process closes its listeners, and then until each connection has ended.
-pub async fn serve(listener: TcpListener, router: Router, app: Arc<App>) {
-    let mut phases = app.lifecycle.subscribe();
+pub async fn serve(listener: TcpListener, router: Router, terms: Terms) {
+    let mut phases = terms.lifecycle.subscribe();
     let mut connections = JoinSet::new();
     loop {
+        let has_room = connections.len() < terms.max_connections;
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = listener.accept(), if has_room => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(connection(stream, router.clone(), Arc::clone(&app)));
+                    connections.spawn(connection(stream, router.clone(), terms.clone()));
                 }
-                // Out of file descriptors, for example: connections that end will free some.
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
-                    sleep(Duration::from_millis(50)).await;
+                    sleep(PAUSE_AFTER_ACCEPT_ERROR).await;
                 }
             },
             Some(_) = connections.join_next() => {}
@@ -90,7 +105,7 @@ pub async fn serve(listener: TcpListener, router: Router, app: Arc<App>) {
         }
     }
     for stream in close(listener) {
-        connections.spawn(connection(stream, router.clone(), Arc::clone(&app)));
+        connections.spawn(connection(stream, router.clone(), terms.clone()));
     }
     while connections.join_next().await.is_some() {}
 }
@@ -126,6 +141,10 @@ struct Shared {
     /// Milliseconds from `opened` to the last time that a request began or ended.
     moved: AtomicU64,
     is_http2: AtomicBool,
+    /// A request has begun.
+    is_used: AtomicBool,
+    /// An HTTP/2 connection learns here that it should leave, where its first request comes when all others know already.
+    leave: Notify,
     /// The connection is old: its next answer asks the client to open another.
     is_old: AtomicBool,
 }
@@ -152,6 +171,7 @@ struct Underway(Arc<Shared>);
 impl Underway {
     fn begin(shared: &Arc<Shared>) -> Self {
         shared.requests.fetch_add(1, Ordering::AcqRel);
+        shared.is_used.store(true, Ordering::Release);
         shared.moves();
         Self(Arc::clone(shared))
     }
@@ -164,7 +184,7 @@ impl Drop for Underway {
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, app: Arc<App>) {
+async fn connection(stream: TcpStream, router: Router, terms: Terms) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot switch delays off");
     }
@@ -173,12 +193,14 @@ async fn connection(stream: TcpStream, router: Router, app: Arc<App>) {
         requests: AtomicUsize::new(0),
         moved: AtomicU64::new(0),
         is_http2: AtomicBool::new(false),
+        is_used: AtomicBool::new(false),
+        leave: Notify::new(),
         is_old: AtomicBool::new(false),
     });
     let service = {
-        let (shared, app) = (Arc::clone(&shared), Arc::clone(&app));
+        let (shared, lifecycle) = (Arc::clone(&shared), Arc::clone(&terms.lifecycle));
         hyper::service::service_fn(move |request| {
-            answer(request, router.clone(), Arc::clone(&app), Underway::begin(&shared))
+            answer(request, router.clone(), Arc::clone(&lifecycle), Underway::begin(&shared))
         })
     };
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -187,9 +209,9 @@ async fn connection(stream: TcpStream, router: Router, app: Arc<App>) {
     let served = builder.serve_connection(TokioIo::new(Lingering::new(stream)), service);
     let mut served = std::pin::pin!(served);
 
-    let mut phases = app.lifecycle.subscribe();
-    let old = sleep(age(app.server.max_connection_age_ms));
-    let mut old = std::pin::pin!(old);
+    let mut phases = terms.lifecycle.subscribe();
+    let mut old = std::pin::pin!(sleep(age(terms.max_age)));
+    let mut unused = std::pin::pin!(sleep(HEADER_TIMEOUT));
     let mut phase = *phases.borrow_and_update();
     // HTTP/2 is told once; HTTP/1 with each answer.
     let mut told = false;
@@ -212,6 +234,13 @@ async fn connection(stream: TcpStream, router: Router, app: Arc<App>) {
                 }
                 phase = *phases.borrow_and_update();
             }
+            () = shared.leave.notified() => {}
+            () = unused.as_mut(), if !shared.is_used.load(Ordering::Acquire) => {
+                // Whoever has not said anything yet, or a preface only, has nothing to lose.
+                if !shared.is_used.load(Ordering::Acquire) {
+                    return;
+                }
+            }
             () = old.as_mut(), if !shared.is_old.load(Ordering::Relaxed) => shared.is_old.store(true, Ordering::Relaxed),
             () = sleep_until(shared.idle_at().max(Instant::now() + Duration::from_millis(20))), if phase == Phase::Closing && !told => {
                 if shared.is_idle() {
@@ -223,25 +252,27 @@ async fn connection(stream: TcpStream, router: Router, app: Arc<App>) {
     }
 }
 
-fn age(max_connection_age_ms: u64) -> Duration {
-    if max_connection_age_ms == 0 {
+fn age(max_age: Duration) -> Duration {
+    if max_age.is_zero() {
         return Duration::from_secs(u64::from(u32::MAX));
     }
-    Duration::from_millis(max_connection_age_ms).mul_f64(1.0 + AGE_JITTER * (fastrand::f64() - 0.5) * 2.0)
+    max_age.mul_f64(1.0 + AGE_JITTER * (fastrand::f64() - 0.5) * 2.0)
 }
 
 async fn answer(
     request: Request<Incoming>,
     router: Router,
-    app: Arc<App>,
+    lifecycle: Arc<Lifecycle>,
     underway: Underway,
 ) -> Result<hyper::Response<Body>, std::convert::Infallible> {
     let shared = &underway.0;
     let is_http2 = request.version() == Version::HTTP_2;
     shared.is_http2.store(is_http2, Ordering::Relaxed);
     let mut response = router.oneshot(request.map(Body::new)).await?;
-    let leaving = app.lifecycle.phase() >= Phase::Draining || shared.is_old.load(Ordering::Relaxed);
-    if leaving && !is_http2 {
+    let leaving = lifecycle.phase() >= Phase::Draining || shared.is_old.load(Ordering::Relaxed);
+    if leaving && is_http2 {
+        shared.leave.notify_one();
+    } else if leaving {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     drop(underway);

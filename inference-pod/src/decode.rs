@@ -20,6 +20,9 @@ use crate::{
 const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 
+/// Memory for all that an image file holds beside its pixels.
+const MAX_HEADER_BYTES: u64 = 16 << 20;
+
 /// Share of the shorter side that the crop keeps by default: 224 of 256, the usual evaluation set-up.
 const DEFAULT_CROP_SHARE: f64 = 224.0 / 256.0;
 
@@ -168,26 +171,10 @@ impl ImageInput {
     /// Resizes and crops in one step: only the part of the picture that the model sees is worked on, so that a picture
     /// of one by a million pixels costs no more than any other.
     fn resized(&self, picture: &image::RgbImage) -> Vec<u8> {
-        let (width, height) = (f64::from(picture.width()), f64::from(picture.height()));
-        let (crop_width, crop_height) = match self.resize {
-            Resize::Stretch([to_width, to_height]) => (
-                width * f64::from(self.width) / f64::from(to_width),
-                height * f64::from(self.height) / f64::from(to_height),
-            ),
-            Resize::ShorterSide(side) => {
-                let scale = width.min(height) / f64::from(side);
-                (f64::from(self.width) * scale, f64::from(self.height) * scale)
-            }
-        };
-        // A picture narrower than the model's aspect is cut where it ends.
-        let (crop_width, crop_height) = (crop_width.min(width), crop_height.min(height));
-        let (left, top) = ((width - crop_width) / 2.0, (height - crop_height) / 2.0);
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).crop(
-            left,
-            top,
-            crop_width,
-            crop_height,
-        );
+        let (left, top, width, height) = self.seen_part(picture.width(), picture.height());
+        let options = ResizeOptions::new()
+            .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
+            .crop(left, top, width, height);
         let mut target = Image::new(self.width, self.height, PixelType::U8x3);
         let resized = ImageRef::new(picture.width(), picture.height(), picture.as_raw(), PixelType::U8x3)
             .map_err(|error| error.to_string())
@@ -198,6 +185,30 @@ impl ImageInput {
             unreachable!("the crop lies inside of the picture: {error}");
         }
         target.into_vec()
+    }
+
+    /// Left, top, width and height of what the model sees, in pixels of the picture. The rounding is that of the usual
+    /// evaluation set-up (torchvision): the resized longer side is cut to a whole number, and the crop begins at a whole
+    /// pixel of the resized picture.
+    fn seen_part(&self, width: u32, height: u32) -> (f64, f64, f64, f64) {
+        let (width, height) = (f64::from(width), f64::from(height));
+        let (to_width, to_height) = match self.resize {
+            Resize::Stretch([to_width, to_height]) => (f64::from(to_width), f64::from(to_height)),
+            Resize::ShorterSide(side) if width <= height => {
+                (f64::from(side), (f64::from(side) * height / width).floor())
+            }
+            Resize::ShorterSide(side) => ((f64::from(side) * width / height).floor(), f64::from(side)),
+        };
+        let along = |whole: f64, resized: f64, seen: u32| {
+            // A picture narrower than the model's aspect is cut where it ends.
+            let seen = f64::from(seen).min(resized);
+            let scale = whole / resized;
+            let start = ((resized - seen) / 2.0).round_ties_even() * scale;
+            (start, (seen * scale).min(whole - start))
+        };
+        let (left, seen_width) = along(width, to_width, self.width);
+        let (top, seen_height) = along(height, to_height, self.height);
+        (left, top, seen_width, seen_height)
     }
 
     /// Lays the pixels out as the model takes them, each byte converted by channel of the model.
@@ -353,7 +364,12 @@ fn per_channel(
 fn read(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage, DecodeError> {
     let (format, name) = format_of(bytes)?;
     let damaged = |error: image::ImageError| DecodeError::Damaged { format: name, reason: error.to_string() };
-    let mut decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder().map_err(damaged)?;
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    // What stands before the pixels, a colour profile for example, may be compressed and become anything.
+    let mut header_limits = Limits::no_limits();
+    header_limits.max_alloc = Some(MAX_HEADER_BYTES);
+    reader.limits(header_limits);
+    let mut decoder = reader.into_decoder().map_err(damaged)?;
     let (width, height) = decoder.dimensions();
     let pixels = u64::from(width) * u64::from(height);
     if pixels > max_pixels {
@@ -390,16 +406,39 @@ fn beginning(bytes: &[u8]) -> String {
     bytes.iter().take(16).flat_map(|byte| std::ascii::escape_default(*byte)).map(char::from).collect()
 }
 
-/// Whether a JPEG's last scan is followed by the end marker. The decoder fills what is missing with gray and says
-/// nothing; scan data cannot contain a marker (ITU-T T.81, B.1.1.5), so looking behind the last scan's start is safe.
+/// Whether a JPEG is there up to its end marker. The decoder fills what is missing with gray and says nothing.
+///
+/// Walks the file as ITU-T T.81, B.1.1 lays it out: segments say their length, and in scan data a marker cannot be
+/// mistaken for data. What comes behind the end marker is nobody's business; cameras put films there.
 fn has_end(jpeg: &[u8]) -> bool {
-    const START_OF_SCAN: [u8; 2] = [0xFF, 0xDA];
-    const END_OF_IMAGE: [u8; 2] = [0xFF, 0xD9];
-    let last = |marker: [u8; 2]| jpeg.array_windows::<2>().rposition(|pair| *pair == marker);
-    match (last(START_OF_SCAN), last(END_OF_IMAGE)) {
-        (Some(scan), Some(end)) => end > scan,
-        _ => false,
+    let mut at = 2;
+    loop {
+        // Fill bytes may stand before a marker.
+        let Some(fill) = jpeg.get(at..).and_then(|rest| rest.iter().position(|byte| *byte != 0xFF)) else {
+            return false;
+        };
+        let Some(marker) = jpeg.get(at + fill).filter(|_| fill > 0) else { return false };
+        at += fill + 1;
+        match marker {
+            0xD9 => return true,
+            // Markers that stand alone.
+            0x01 | 0xD0..=0xD8 => {}
+            _ => {
+                let Some([high, low]) = jpeg.get(at..at + 2) else { return false };
+                at += usize::from(u16::from_be_bytes([*high, *low]));
+                if *marker == 0xDA {
+                    let Some(next) = next_marker(jpeg, at) else { return false };
+                    at = next;
+                }
+            }
+        }
     }
+}
+
+/// The next marker in scan data: not a stuffed byte (FF 00), not a restart.
+fn next_marker(jpeg: &[u8], from: usize) -> Option<usize> {
+    let is_marker = |pair: &[u8; 2]| pair[0] == 0xFF && !matches!(pair[1], 0x00 | 0xD0..=0xD7 | 0xFF);
+    Some(from + jpeg.get(from..)?.array_windows::<2>().position(is_marker)?)
 }
 
 #[cfg(test)]
@@ -538,6 +577,26 @@ mod tests {
         encoder.encode_image(&picture).unwrap();
         assert!(has_end(&jpeg));
         assert!(!has_end(&jpeg[..jpeg.len() / 2]));
+        assert!(!has_end(&[0xFF, 0xD8]) && !has_end(&[0xFF, 0xD8, 0xFF]) && !has_end(&[0xFF, 0xD8, 0xFF, 0xDA, 0xFF]));
+        // A film behind the photo, as telephones write it.
+        jpeg.extend([0xFF, 0xDA, 0, 8, 7, 0xFF]);
+        assert!(has_end(&jpeg));
+    }
+
+    #[test]
+    fn the_part_that_is_seen_is_rounded_as_in_training() {
+        let options = ImageOptions::default();
+        let input = ImageInput::new(&port([None, Some(3), Some(224), Some(224)]), &options, MAX_PIXELS).unwrap();
+        // 1201x333 becomes 923x256, and the crop begins at column 350 (349.5, to even) and row 16.
+        let (left, top, width, height) = input.seen_part(1201, 333);
+        let scale = 1201.0 / 923.0;
+        assert!((left - 350.0 * scale).abs() < 1e-9 && (width - 224.0 * scale).abs() < 1e-9, "{left} {width}");
+        assert!((top - 16.0 * 333.0 / 256.0).abs() < 1e-9 && (height - 224.0 * 333.0 / 256.0).abs() < 1e-9);
+        for (width, height) in [(1, 1), (1, 100_000), (3, 2), (257, 256), (224, 224)] {
+            let (left, top, seen_width, seen_height) = input.seen_part(width, height);
+            assert!(left >= 0.0 && left + seen_width <= f64::from(width) && seen_width > 0.0, "{width}x{height}");
+            assert!(top >= 0.0 && top + seen_height <= f64::from(height) && seen_height > 0.0, "{width}x{height}");
+        }
     }
 
     #[test]

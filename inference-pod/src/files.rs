@@ -96,6 +96,7 @@ fn latest_version(folder: &Path) -> Result<Option<PathBuf>, FilesError> {
     for entry in fs::read_dir(folder).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
         let number = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+        let number = number.filter(|_| path.join(MODEL_FILE).is_file());
         if let Some(number) = number
             && latest.as_ref().is_none_or(|(known, _)| number > *known)
         {
@@ -125,7 +126,13 @@ mod tests {
 
     #[test]
     fn the_highest_version_counts_by_number_not_by_text() {
-        let folder = folder(&[("9/model.onnx", ""), ("10/model.onnx", ""), ("labels.txt", "cup\ncat\n")]);
+        let folder = folder(&[
+            ("9/model.onnx", ""),
+            ("10/model.onnx", ""),
+            ("11/readme", ""),
+            ("12", ""),
+            ("labels.txt", "cup\ncat\n"),
+        ]);
         let files = ModelFiles::find(folder.path()).unwrap();
         assert_eq!(files.model, folder.path().join("10/model.onnx"));
         assert_eq!(files.labels(None).unwrap(), ["cup", "cat"]);

@@ -17,7 +17,7 @@ use crate::{
     probe::{self, Batching, Probed},
     queue::{Limits, Queue, Refused},
     session::{Port, Runtime, Session, SessionError, SessionSettings, Signature},
-    tensor::{Tensor, elements},
+    tensor::Tensor,
     worker::{JobError, Reservation, Shared, WorkerSettings},
 };
 
@@ -246,6 +246,9 @@ impl Model {
     /// # Errors
     /// [`PredictError::Refused`] where the queue is full.
     pub fn reserve(&self, now: Instant) -> Result<Reservation, PredictError> {
+        if !self.shared.works() {
+            return Err(JobError::NoInstance.into());
+        }
         self.shared.reserve(now).map_err(PredictError::Refused)
     }
 
@@ -264,13 +267,12 @@ impl Model {
         deadline: Instant,
     ) -> Result<Predicted, PredictError> {
         let mut jobs = Vec::with_capacity(groups.len());
+        let mut total = 0_usize;
         for inputs in groups {
             let samples = self.check(&inputs)?;
+            total = total.saturating_add(samples);
+            self.check_count(total)?;
             self.cut(inputs, samples, &mut jobs);
-        }
-        let samples = jobs.iter().map(|(samples, _)| samples).sum();
-        if samples > self.queue_size {
-            return Err(PredictError::TooManySamples { samples, limit: self.queue_size });
         }
         let mut tickets =
             self.shared.push(reservation, jobs, deadline, Instant::now()).map_err(PredictError::Refused)?;
@@ -282,6 +284,15 @@ impl Model {
         let run_time = parts.iter().map(|part| part.run_time).max().unwrap_or_default();
         let outputs = joined(parts.into_iter().map(|part| part.outputs).collect())?;
         Ok(Predicted { outputs, queue_time, run_time })
+    }
+
+    /// Whether a request may have that many samples.
+    ///
+    /// # Errors
+    /// [`PredictError::TooManySamples`] where they are more than the queue can ever hold.
+    pub fn check_count(&self, samples: usize) -> Result<(), PredictError> {
+        let limit = self.queue_size;
+        if samples > limit { Err(PredictError::TooManySamples { samples, limit }) } else { Ok(()) }
     }
 
     /// Whether inputs fit the model; how many samples they are.
@@ -297,8 +308,12 @@ impl Model {
         for (port, tensor) in ports.iter().zip(inputs) {
             check_port(port, tensor)?;
             let rows = tensor.shape().first().copied().unwrap_or(1);
-            if rows == 0 {
-                return Err(InvalidInput(format!("input `{}`: expected at least one sample, got none", port.name)));
+            if tensor.shape().contains(&0) {
+                return Err(InvalidInput(format!(
+                    "input `{}`: expected at least one sample and no size of 0, got shape {:?}",
+                    port.name,
+                    tensor.shape()
+                )));
             }
             if matches!(self.batching, Batching::On(_)) && *samples.get_or_insert(rows) != rows {
                 let first = samples.unwrap_or_default();
@@ -375,8 +390,8 @@ fn warmup_shapes(
 fn check_image_batch(session: &Session, batching: &Batching) -> Result<(), LoadError> {
     let first = session.signature().inputs.first().and_then(|port| port.dims.first().copied());
     match (batching, first) {
-        (Batching::On(_), _) | (Batching::Off(_), Some(Some(1))) => Ok(()),
-        (Batching::Off(reason), _) => Err(LoadError::FixedBatch(reason.clone())),
+        (Batching::Off(reason), Some(Some(size))) if size != 1 => Err(LoadError::FixedBatch(reason.clone())),
+        _ => Ok(()),
     }
 }
 
@@ -386,23 +401,25 @@ fn classes(
     options: &ModelOptions,
     probed: &Probed,
 ) -> Result<Classes, LoadError> {
-    let outputs = &session.signature().outputs;
-    let Some(scores) = probed.outputs.as_ref().and_then(|outputs| outputs.first()) else {
-        let reason = match &probed.batching {
-            Batching::Off(reason) => reason.clone(),
-            Batching::On(_) => format!("it has {} outputs", outputs.len()),
-        };
-        return Err(LoadError::NoScores(reason));
+    let Some(port) = session.signature().outputs.first() else {
+        return Err(LoadError::NoScores("it has no output".to_owned()));
     };
-    let count = elements(scores.shape().get(1..).unwrap_or_default());
-    if scores.shape().len() < 2 || scores.shape().first() != Some(&1) {
-        return Err(LoadError::NoScores(format!("one sample gave shape {:?}", scores.shape())));
+    // A run on zeros shows the output as it is; where it failed, what the graph declares must do.
+    let scores = probed.outputs.as_ref().and_then(|outputs| outputs.first());
+    let shape: Vec<Option<usize>> = match scores {
+        Some(scores) => scores.shape().iter().copied().map(Some).collect(),
+        None => port.dims.clone(),
+    };
+    let count: Option<usize> = shape.get(1..).and_then(|sizes| sizes.iter().copied().product());
+    if shape.len() < 2 || shape[0].is_some_and(|rows| rows != 1) {
+        return Err(LoadError::NoScores(format!("one sample gave shape {shape:?}")));
     }
     let labels = files.labels(options.labels.as_ref())?;
-    if !labels.is_empty() && labels.len() != count {
-        return Err(LoadError::Labels { classes: count, labels: labels.len() });
+    if let Some(classes) = count.filter(|count| !labels.is_empty() && labels.len() != *count) {
+        return Err(LoadError::Labels { classes, labels: labels.len() });
     }
-    let softmax = options.softmax.unwrap_or_else(|| !are_probabilities(&scores.to_f32()));
+    let are_logits = || scores.is_none_or(|scores| !are_probabilities(&scores.to_f32()));
+    let softmax = options.softmax.unwrap_or_else(are_logits);
     Ok(Classes { labels, top_k: options.top_k.unwrap_or(DEFAULT_TOP_K) as usize, softmax })
 }
 

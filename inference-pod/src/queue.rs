@@ -101,6 +101,8 @@ pub struct Queue<T> {
     samples: usize,
     bytes: usize,
     reserved: usize,
+    /// Reserved places whose request is complete: work that is certain to come.
+    complete: usize,
     held: usize,
     arrivals: u64,
     /// When each instance is expected to be free; `None` while it is.
@@ -118,6 +120,7 @@ impl<T> Queue<T> {
             samples: 0,
             bytes: 0,
             reserved: 0,
+            complete: 0,
             held: 0,
             arrivals: 0,
             busy_until: vec![None; instances.max(1)],
@@ -151,7 +154,8 @@ impl<T> Queue<T> {
     /// How long a job that came now would wait, by the measured times.
     #[must_use]
     pub fn predicted_wait(&self, now: Instant) -> Duration {
-        let ahead = self.samples + self.reserved;
+        // A request whose body is still on its way is no work yet; slow senders must not shut others out.
+        let ahead = self.samples + self.complete;
         let idle = self.busy_until.iter().any(Option::is_none);
         if ahead == 0 && idle {
             return Duration::ZERO;
@@ -184,9 +188,15 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// Gives a reserved place back, and the bytes that were held for it.
-    pub fn release(&mut self, held: usize) {
+    /// The request of a reserved place has come in whole.
+    pub fn complete(&mut self) {
+        self.complete += 1;
+    }
+
+    /// Gives a reserved place back, with the bytes that were held for it.
+    pub fn release(&mut self, held: usize, complete: bool) {
         self.reserved = self.reserved.saturating_sub(1);
+        self.complete = self.complete.saturating_sub(usize::from(complete));
         self.held = self.held.saturating_sub(held);
     }
 
@@ -261,6 +271,9 @@ impl<T> Queue<T> {
             let least = job.samples;
             let alike = self.alike(first);
             let Some(size) = self.batch_size_for(least, alike, first.deadline, now) else {
+                if first.deadline > now {
+                    self.times.doubt(least);
+                }
                 taken.expired.extend(self.remove(first));
                 continue;
             };
@@ -504,8 +517,34 @@ mod tests {
             queue.reserve(now).unwrap();
         }
         assert!(queue.reserve(now).is_err());
-        queue.release(0);
+        queue.release(0, false);
         assert!(queue.reserve(now).is_ok());
+    }
+
+    #[test]
+    fn a_slow_sender_is_no_work_until_its_request_is_complete() {
+        let (mut queue, now) = queue();
+        for _ in 0..40 {
+            queue.reserve(now).unwrap();
+        }
+        assert_eq!(queue.predicted_wait(now), Duration::ZERO);
+        queue.complete();
+        assert_eq!(queue.predicted_wait(now), Duration::from_micros(2_500));
+        queue.release(0, true);
+        assert_eq!(queue.predicted_wait(now), Duration::ZERO);
+    }
+
+    #[test]
+    fn an_estimate_that_lets_nothing_run_is_given_up() {
+        let mut times = BucketTimes::default();
+        times.set(1, Duration::from_secs(1));
+        let now = Instant::now();
+        let mut queue: Queue<&'static str> = Queue::new(Limits { batch_size: 1, ..limits() }, times, 1);
+        let tries = (0..100).position(|_| {
+            push(&mut queue, job("x", 1, later(now, 100)), now);
+            !queue.take(0, now).batch.is_empty()
+        });
+        assert_eq!(tries, Some(11), "0.8 to the power of 11 is under a tenth");
     }
 
     #[test]
@@ -516,7 +555,7 @@ mod tests {
         queue.hold(900).unwrap();
         assert_eq!(queue.hold(101).unwrap_err().bound, Bound::Bytes(1000));
         assert!(queue.push(vec![NewJob { bytes: 101, ..job("x", 1, later(now, 500)) }], now).is_err());
-        queue.release(900);
+        queue.release(900, false);
         queue.hold(5_000).unwrap();
     }
 }

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::{
-    connection,
+    connection::{self, Terms},
     http::{App, admin_router, client_router},
     lifecycle::{Lifecycle, Phase},
     metrics::Metrics,
@@ -24,6 +24,15 @@ use crate::{
 
 /// Runs are looked at this often; how late a run that takes too long is ended at most.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Probes and scrapers are few.
+const ADMIN_CONNECTIONS: usize = 256;
+
+/// Files that connections of clients leave to everything else: models, logs, the admin port.
+const RESERVED_FILES: usize = ADMIN_CONNECTIONS + 128;
+
+/// A supervisor may send its signal to the process and to its group; what comes so soon after the first is no second.
+const SAME_SIGNAL: Duration = Duration::from_millis(200);
 
 /// Why the process could not serve, or could not end as it should.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +70,12 @@ pub enum ServeError {
     /// Threads or signals.
     #[error("cannot set the process up")]
     Process(#[from] std::io::Error),
+    /// Somebody could not wait for the requests that were under way.
+    #[error("a second signal ended the process before its requests were answered")]
+    SecondSignal,
+    /// The config names no model.
+    #[error("models: expected at least one, got none")]
+    NoModels,
     /// Requests were still unanswered when the time for draining was over.
     #[error("requests were still unanswered {0:?} after the listeners closed")]
     DrainTimeout(Duration),
@@ -72,9 +87,9 @@ impl ServeError {
     pub fn termination(&self) -> Termination {
         let (model, reason) = match self {
             Self::Load { model, source } => (Some(model.clone()), source.reason()),
-            Self::Unreadable(_) | Self::Config(_) | Self::LogFilter(_) => (None, "InvalidConfig"),
+            Self::Unreadable(_) | Self::Config(_) | Self::LogFilter(_) | Self::NoModels => (None, "InvalidConfig"),
             Self::Listen { .. } | Self::Runtime(_) | Self::Process(_) => (None, "ServerFailed"),
-            Self::DrainTimeout(_) => (None, "DrainTimeout"),
+            Self::DrainTimeout(_) | Self::SecondSignal => (None, "DrainTimeout"),
         };
         Termination { model, reason, message: error_chain(self) }
     }
@@ -93,6 +108,9 @@ pub fn read_config(files: &[PathBuf]) -> Result<ServingConfig, ServeError> {
 /// # Errors
 /// [`ServeError`] where it cannot start, a model cannot be loaded, or requests stay unanswered at the end.
 pub fn serve(config: ServingConfig) -> Result<(), ServeError> {
+    if config.models.is_empty() {
+        return Err(ServeError::NoModels);
+    }
     let runtime = Runtime::load(surroundings::variable("ORT_DYLIB_PATH").map(PathBuf::from))?;
     let threads = surroundings::threads(&config.server);
     let loop_runtime = serving_loop(threads)?;
@@ -107,7 +125,7 @@ pub fn serve(config: ServingConfig) -> Result<(), ServeError> {
     let app = Arc::new(App {
         server,
         registry: Registry::new(models.iter().map(|model| model.name.clone())),
-        lifecycle: Lifecycle::default(),
+        lifecycle: Arc::new(Lifecycle::default()),
         metrics: Metrics::new(runtime.version()),
         decoders: Arc::new(Semaphore::new(threads)),
         runtime_version: runtime.version().to_owned(),
@@ -150,6 +168,10 @@ fn listen(config: &ServingConfig, port: u16, setting: &'static str) -> Result<Tc
 /// Probes and scrapes have a thread and a loop of their own, so that they are answered whatever the load.
 fn start_admin_thread(listener: std::net::TcpListener, app: Arc<App>) -> Result<(), std::io::Error> {
     let admin_loop = runtime::Builder::new_current_thread().enable_all().build()?;
+    let listener = {
+        let _in_loop = admin_loop.enter();
+        TcpListener::from_std(listener)?
+    };
     let work = async move {
         let watched = Arc::clone(&app);
         tokio::spawn(async move {
@@ -159,14 +181,11 @@ fn start_admin_thread(listener: std::net::TcpListener, app: Arc<App>) -> Result<
                 watched.registry.watch_runs(now.into_std());
             }
         });
-        let listener = TcpListener::from_std(listener)?;
-        axum::serve(listener, admin_router(app)).await
+        // Probes are answered to the very end: this port's own lifecycle never leaves its first phase.
+        let terms = Terms { lifecycle: Arc::default(), max_age: Duration::ZERO, max_connections: ADMIN_CONNECTIONS };
+        connection::serve(listener, admin_router(app), terms).await;
     };
-    std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
-        if let Err(error) = admin_loop.block_on(work) {
-            tracing::error!(%error, "the admin port does not answer any more");
-        }
-    })?;
+    std::thread::Builder::new().name("admin".to_owned()).spawn(move || admin_loop.block_on(work))?;
     Ok(())
 }
 
@@ -180,7 +199,12 @@ async fn run(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let pulse = Arc::clone(&app);
     tokio::spawn(async move { pulse.lifecycle.keep_beating().await });
-    let serving = tokio::spawn(connection::serve(clients, client_router(Arc::clone(&app)), Arc::clone(&app)));
+    let terms = Terms {
+        lifecycle: Arc::clone(&app.lifecycle),
+        max_age: Duration::from_millis(app.server.max_connection_age_ms),
+        max_connections: surroundings::open_files().saturating_sub(RESERVED_FILES).max(16),
+    };
+    let serving = tokio::spawn(connection::serve(clients, client_router(Arc::clone(&app)), terms));
 
     let loading = Arc::clone(&app);
     let mut load = tokio::task::spawn_blocking(move || load_all(&loading, &runtime, &models));
@@ -196,19 +220,24 @@ async fn run(
             _ = interrupt.recv() => break Duration::ZERO,
         }
     };
-    let again = async {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
     tokio::select! {
         result = drain(&app, serving, delay) => result,
-        () = again => {
+        result = second_signal() => {
+            result?;
             tracing::warn!("a second signal ends the process at once");
-            Ok(())
+            Err(ServeError::SecondSignal)
         }
     }
+}
+
+async fn second_signal() -> Result<(), std::io::Error> {
+    tokio::time::sleep(SAME_SIGNAL).await;
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
 }
 
 async fn drain(app: &App, serving: tokio::task::JoinHandle<()>, delay: Duration) -> Result<(), ServeError> {

@@ -84,7 +84,7 @@ impl Runtime {
         let builder = ort::init_from(&library).map_err(|error| failed(error.to_string()))?;
         let environment = builder.with_name("ortolan").build().map_err(|error| failed(error.to_string()))?;
         environment.set_log_level(LogLevel::Warning);
-        let version = version_of(ort::info());
+        let version = version_of(&library);
         Ok(Self { environment, library, version })
     }
 
@@ -109,10 +109,13 @@ fn beside_the_binary() -> PathBuf {
         .unwrap_or_else(|| PathBuf::from(LIBRARY))
 }
 
-/// The library describes its build in one line: `ORT Build Info: git-branch=rel-1.31.1, …`.
-fn version_of(info: &str) -> String {
-    let branch = info.split(['=', ',']).find_map(|part| part.trim().strip_prefix("rel-"));
-    branch.map_or_else(|| format!("1.{}", ort::MINOR_VERSION), str::to_owned)
+/// The library's file carries its version: `libonnxruntime.so.1.31.1`, which shorter names are links to.
+fn version_of(library: &Path) -> String {
+    let file = library.canonicalize().unwrap_or_else(|_| library.to_owned());
+    let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let version =
+        name.split_once(".so.").map(|(_, version)| version.to_owned()).filter(|version| version.contains('.'));
+    version.unwrap_or_else(|| format!("1.{}", ort::MINOR_VERSION))
 }
 
 /// One input or output of a model.

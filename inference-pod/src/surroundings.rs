@@ -7,6 +7,7 @@ use std::{
 };
 
 use crds::serving::{Layer, ServerConfig, environment_layer};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// A config file cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +50,20 @@ pub fn variable(name: &str) -> Option<String> {
 pub fn switch_telemetry_off() {
     // SAFETY: called at the beginning of `main`, when no other thread is there that could read the environment.
     unsafe { env::set_var("ORT_DISABLE_TELEMETRY", "1") };
+}
+
+/// Files that the process may have open, after raising the limit as far as it may be raised.
+#[must_use]
+pub fn open_files() -> usize {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum || limit.maximum.is_none() {
+        let wanted = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        match setrlimit(Resource::Nofile, wanted) {
+            Ok(()) => limit = getrlimit(Resource::Nofile),
+            Err(error) => tracing::debug!(%error, "the limit of open files stays as it is"),
+        }
+    }
+    limit.current.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX)
 }
 
 /// Threads for all models together: the config's, else the CPU quota of the cgroup (v1 or v2) and the CPU mask, which

@@ -117,7 +117,9 @@ impl Tensor {
     /// [`WrongLength`] where the bytes are not as many as type and shape ask for.
     pub fn new(element: ElementType, shape: Vec<usize>, data: Bytes) -> Result<Self, WrongLength> {
         let expected = elements(&shape).saturating_mul(element.size_bytes());
-        if expected != data.len() {
+        // A size of 0 makes the product 0 whatever the other sizes say; they must be real all the same.
+        let others: Vec<usize> = shape.iter().copied().filter(|size| *size != 0).collect();
+        if expected != data.len() || elements(&others) > isize::MAX as usize / element.size_bytes() {
             return Err(WrongLength { element, shape, expected, got: data.len() });
         }
         Ok(Self { element, shape, data })
@@ -210,6 +212,8 @@ mod tests {
         let error = Tensor::new(ElementType::F32, vec![2, 2], Bytes::from_static(&[0; 15])).unwrap_err();
         assert_eq!(error.to_string(), "a FP32 tensor of shape [2, 2] takes 16 bytes, got 15");
         assert!(Tensor::new(ElementType::F64, vec![1 << 40, 1 << 40], Bytes::new()).is_err());
+        assert!(Tensor::new(ElementType::I64, vec![1 << 62, 0], Bytes::new()).is_err());
+        assert!(Tensor::new(ElementType::I64, vec![3, 0], Bytes::new()).is_ok());
     }
 
     #[test]

@@ -33,12 +33,26 @@ impl BucketTimes {
         }
     }
 
-    /// Corrects a bucket's time by a run while serving. Other sizes than a bucket's teach nothing.
+    /// Corrects a bucket's time by a run while serving. Other sizes than a bucket's teach nothing, unless nothing is known.
     pub fn record(&mut self, samples: usize, time: Duration) {
+        if self.seconds.is_empty() {
+            self.set(samples, time);
+        }
         if let Ok(at) = self.seconds.binary_search_by_key(&samples, |(size, _)| *size) {
             let known = &mut self.seconds[at].1;
             let seen = time.as_secs_f64().min(*known * OUTLIER);
             *known += WEIGHT * (seen - *known);
+        }
+    }
+
+    /// Lowers the time of a batch of that many samples, because a job was given up on its account. Only a run corrects an
+    /// estimate, and one that is too high would let no run happen: without this it would stand for ever.
+    pub fn doubt(&mut self, samples: usize) {
+        const SHARE: f64 = 0.8;
+        let at =
+            self.seconds.iter().position(|(size, _)| *size >= samples).unwrap_or(self.seconds.len().saturating_sub(1));
+        if let Some((_, seconds)) = self.seconds.get_mut(at) {
+            *seconds *= SHARE;
         }
     }
 
@@ -135,6 +149,22 @@ mod tests {
         assert!(seen.of(1) > Duration::from_millis(29));
         seen.record(3, Duration::from_secs(60));
         assert_eq!(seen.iter().count(), 1, "sizes that are no bucket teach nothing");
+    }
+
+    #[test]
+    fn a_doubted_estimate_comes_down_until_a_run_can_correct_it() {
+        let mut stuck = times(&[(1, 200), (2, 300)]);
+        (0..5).for_each(|_| stuck.doubt(1));
+        assert!(stuck.of(1) < Duration::from_millis(66), "{:?}", stuck.of(1));
+        assert_eq!(stuck.of(2), Duration::from_millis(300));
+        BucketTimes::default().doubt(1);
+    }
+
+    #[test]
+    fn a_model_that_could_not_be_timed_learns_from_its_first_run() {
+        let mut unknown = BucketTimes::default();
+        unknown.record(1, Duration::from_millis(7));
+        assert_eq!(unknown.of(1), Duration::from_millis(7));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -23,6 +24,9 @@ use crate::{
 /// A terminated run that has not come back by then is given up, and its instance with it.
 const TERMINATION_GRACE: Duration = Duration::from_secs(5);
 
+/// The end of the process waits no longer for a worker thread.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Why a job has no outputs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JobError {
@@ -38,6 +42,9 @@ pub enum JobError {
     /// The server stops.
     #[error("the server is stopping")]
     Stopped,
+    /// Every instance of the model hangs in a run.
+    #[error("no instance of the model works any more")]
+    NoInstance,
 }
 
 /// What a job brings back.
@@ -71,6 +78,7 @@ pub struct Shared {
     wake: Condvar,
     stopped: AtomicBool,
     instances: Vec<Instance>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     metrics: ModelMetrics,
     run_timeout: Duration,
     /// Whether jobs may share a run.
@@ -100,6 +108,7 @@ pub struct Reservation {
     /// None once it is spent.
     shared: Option<Arc<Shared>>,
     held: usize,
+    complete: bool,
 }
 
 impl Reservation {
@@ -115,17 +124,19 @@ impl Reservation {
         Ok(())
     }
 
-    /// The place is given back by the caller, in one step with what follows. What was held is returned.
-    fn spend(mut self) -> usize {
-        self.shared = None;
-        self.held
+    /// The request has come in whole: from now on it counts in what others would have to wait for.
+    pub fn complete(&mut self) {
+        if let Some(shared) = self.shared.as_ref().filter(|_| !self.complete) {
+            lock(&shared.queue).complete();
+            self.complete = true;
+        }
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
         if let Some(shared) = &self.shared {
-            lock(&shared.queue).release(self.held);
+            lock(&shared.queue).release(self.held, self.complete);
         }
     }
 }
@@ -189,13 +200,16 @@ impl Shared {
             wake: Condvar::new(),
             stopped: AtomicBool::new(false),
             instances,
+            threads: Mutex::new(Vec::new()),
             metrics,
             run_timeout: settings.run_timeout,
             batches: settings.batches,
         });
         for (index, session) in sessions.into_iter().enumerate() {
-            let shared = Arc::clone(&shared);
-            std::thread::Builder::new().name(format!("{name}/{index}")).spawn(move || work(&shared, index, session))?;
+            let work_for = Arc::clone(&shared);
+            let builder = std::thread::Builder::new().name(format!("{name}/{index}"));
+            let thread = builder.spawn(move || work(&work_for, index, session))?;
+            lock(&shared.threads).push(thread);
         }
         Ok(shared)
     }
@@ -206,7 +220,7 @@ impl Shared {
     /// [`Refused`] where the queue is full.
     pub fn reserve(self: &Arc<Self>, now: Instant) -> Result<Reservation, Refused> {
         lock(&self.queue).reserve(now)?;
-        Ok(Reservation { shared: Some(Arc::clone(self)), held: 0 })
+        Ok(Reservation { shared: Some(Arc::clone(self)), held: 0, complete: false })
     }
 
     /// Lets the jobs of one request in, all or none, for the place that was held.
@@ -215,18 +229,19 @@ impl Shared {
     /// [`Refused`] where the queue is full by now.
     pub fn push(
         self: &Arc<Self>,
-        reservation: Reservation,
+        mut reservation: Reservation,
         jobs: Vec<(usize, Vec<Tensor>)>,
         deadline: Instant,
         now: Instant,
     ) -> Result<Vec<Ticket>, Refused> {
         let (jobs, answers): (Vec<_>, Vec<_>) = jobs.into_iter().map(|job| self.new_job(job, deadline)).unzip();
         let samples = jobs.iter().map(|job| job.samples).sum();
-        let held = reservation.spend();
+        // The place is given back here, in one step with the push.
+        reservation.shared = None;
         let keys = {
             let mut queue = lock(&self.queue);
             // Under the same lock as the push, so that nobody slips in between.
-            queue.release(held);
+            queue.release(reservation.held, reservation.complete);
             let keys = queue.push(jobs, now).map_err(|(refused, _)| refused)?;
             self.metrics.enqueued(samples, queue.samples());
             keys
@@ -297,18 +312,37 @@ impl Shared {
         !self.instances.iter().any(|instance| instance.lost.load(Ordering::Acquire))
     }
 
+    /// Whether any instance still works.
+    #[must_use]
+    pub fn works(&self) -> bool {
+        self.instances.iter().any(|instance| !instance.lost.load(Ordering::Acquire))
+    }
+
     /// Looks into the queue.
     pub fn with_queue<R>(&self, look: impl FnOnce(&Queue<Job>) -> R) -> R {
         look(&lock(&self.queue))
     }
 
-    /// Tells the worker threads to end after their current run, and answers what still waits.
+    /// Ends the worker threads: answers what still waits, ends what runs, and waits a moment for the threads to be gone,
+    /// for ONNX Runtime must not be torn down under a run.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
         for job in lock(&self.queue).clear() {
             let _ = job.payload.reply.send(Err(JobError::Stopped));
         }
         self.wake.notify_all();
+        let end = Instant::now() + STOP_PATIENCE;
+        for instance in &self.instances {
+            while lock(&instance.run).is_some() && Instant::now() < end {
+                instance.canceller.cancel();
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        for thread in lock(&self.threads).drain(..) {
+            while !thread.is_finished() && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
     }
 }
 
@@ -322,6 +356,10 @@ fn work(shared: &Shared, index: usize, mut session: Session) {
         debug_assert!(shared.batches || batch.len() <= 1, "an unbatched model got {} jobs", batch.len());
         if !batch.is_empty() {
             run(shared, index, &mut session, batch);
+        }
+        if shared.instances[index].lost.load(Ordering::Acquire) {
+            // Its callers were answered, and probes say that it is gone; a restart is under way.
+            return;
         }
     }
 }
@@ -358,8 +396,7 @@ fn run(shared: &Shared, index: usize, session: &mut Session, batch: Vec<Waiting<
 
 /// A panic of the runtime's bindings answers these callers and nobody else.
 fn run_session(session: &mut Session, inputs: &[Vec<Tensor>]) -> Result<Vec<Tensor>, JobError> {
-    let stacked = stack(inputs);
-    match catch_unwind(AssertUnwindSafe(|| session.run(&stacked))) {
+    match catch_unwind(AssertUnwindSafe(|| session.run(&stack(inputs)))) {
         Ok(result) => result.map_err(|error| JobError::Failed(error_chain(&error))),
         Err(_) => Err(JobError::Failed("the worker panicked".to_owned())),
     }

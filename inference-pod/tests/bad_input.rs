@@ -61,6 +61,25 @@ fn an_unknown_model_is_404_in_the_words_that_clients_look_for() {
 }
 
 #[test]
+fn a_name_that_is_no_text_is_400_in_the_form_of_every_error() {
+    assert_error(&server().post("/predict/%FF", "image/png", b"x"), 400, &["path: "]);
+}
+
+#[test]
+fn more_images_than_the_queue_holds_are_413_before_any_is_decoded() {
+    let answer = server().post_json(PATH, &json!({"images": vec!["aGk="; 3000]}));
+    assert_error(&answer, 413, &["request has 3000 samples; expected at most 1024"]);
+}
+
+#[test]
+fn a_compressed_body_is_415() {
+    let mut connection = server().connect();
+    let head = [("content-type", "application/json"), ("content-encoding", "gzip")];
+    connection.write(&request("POST", PATH, &head, b"x")).unwrap();
+    assert_error(&connection.read().unwrap(), 415, &["not compressed", "gzip"]);
+}
+
+#[test]
 fn an_unknown_path_is_404() {
     assert_error(&server().get("/predicts/espresso"), 404, &["nothing at /predicts/espresso"]);
 }

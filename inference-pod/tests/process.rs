@@ -94,6 +94,12 @@ fn other_models_that_cannot_be_served_say_why() {
 }
 
 #[test]
+fn a_config_without_models_is_refused() {
+    let (_, message) = fails_to_start(FREE_PORTS);
+    assert_eq!(message.unwrap()["message"], "models: expected at least one, got none");
+}
+
+#[test]
 fn a_missing_provider_that_may_be_replaced_is() {
     let server = Server::start(&item("tiny", "tiny", "execution_providers: [cuda, cpu]"));
     assert_eq!(server.get("/info").json()["models"][0]["provider"], "cpu");
@@ -104,8 +110,10 @@ fn a_missing_provider_that_may_be_replaced_is() {
 fn a_port_that_is_taken_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    let (output, _) =
-        fails_to_start(&format!("server: {{host: 127.0.0.1, port: {port}, grpc_port: 0, metrics_port: 0}}"));
+    let (output, _) = fails_to_start(&format!(
+        "server: {{host: 127.0.0.1, port: {port}, grpc_port: 0, metrics_port: 0}}\nmodels:\n{}",
+        item("tiny", "tiny", "")
+    ));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(
         said.contains(&format!("cannot listen on 127.0.0.1:{port} (server.port): Address already in use")),
@@ -265,8 +273,10 @@ fn ctrl_c_skips_the_delay_and_a_second_signal_ends_it_at_once() {
     let stubborn = Server::start_with("drain_delay_ms: 600000", &item("tiny", "tiny", ""));
     stubborn.signal("TERM");
     eventually("draining", || get(stubborn.admin, "/ready").status == 503);
+    // What comes at the same moment is the same signal, sent to the process and to its group.
+    std::thread::sleep(std::time::Duration::from_millis(300));
     stubborn.signal("TERM");
-    stubborn.wait();
+    assert_eq!(stubborn.wait().0.code(), Some(1), "requests may have been dropped");
 }
 
 #[test]

@@ -120,6 +120,40 @@ fn what_does_not_fit_the_model_is_named() {
 }
 
 #[test]
+fn a_shape_that_lies_about_its_size_costs_nothing() {
+    let server = SHARED.get();
+    for shape in [json!([4_611_686_018_427_387_904_i64, 0]), json!([1_i64 << 40, 1_i64 << 40]), json!([1, 0])] {
+        let tensor = |name: &str| json!({"name": name, "shape": shape, "datatype": "INT64", "data": []});
+        let body = json!({"inputs": [tensor("input_ids"), tensor("attention_mask"), tensor("token_type_ids")]});
+        let answer = server.post_json("/v2/models/mini/infer", &body);
+        assert_eq!(answer.status, 400, "{shape}: {}", answer.text());
+    }
+    let many = json!([{"name": "output"}, {"name": "output"}]);
+    let mut body = tiny(&json!([1, 4]), &json!([1, 2, 3, 4]));
+    body["outputs"] = many;
+    assert_eq!(server.post_json("/v2/models/tiny/infer", &body).status, 400, "an output is asked for twice");
+    let rows = 3000;
+    let long = tiny(&json!([rows, 4]), &json!(vec![1; rows * 4]));
+    let answer = server.post_json("/v2/models/tiny/infer", &long);
+    assert_eq!(answer.status, 413, "{}", answer.text());
+    assert_eq!(answer.error(), "request has 3000 samples; expected at most 1024");
+}
+
+#[test]
+fn clients_that_name_no_content_type_or_a_version_are_served() {
+    let server = SHARED.get();
+    let body = tiny(&json!([1, 4]), &json!([1, 2, 3, 4])).to_string();
+    let mut connection = server.connect();
+    let path = "/v2/models/tiny/versions/1/infer";
+    connection.write(&common::request("POST", path, &[], body.as_bytes())).unwrap();
+    assert_eq!(connection.read().unwrap().json()["outputs"][0]["data"], json!([2.0, 4.0, 6.0, 8.0]));
+    assert_eq!(server.get("/v2/models/tiny/versions/1/ready").status, 200);
+    let other = server.get("/v2/models/tiny/versions/2/ready");
+    assert_eq!(other.status, 404);
+    assert_eq!(other.error(), "Request for unknown model: 'tiny' version 2 is not found");
+}
+
+#[test]
 fn the_protocols_metadata_and_health_are_there() {
     let server = SHARED.get();
     let metadata = server.get("/v2/models/tiny").json();

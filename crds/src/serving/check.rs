@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    Layer, ModelConfig, ModelControl, ModelOptions, ServerConfig, ServingConfig, Task,
+    ExecutionProvider, Layer, ModelConfig, ModelControl, ModelOptions, ServerConfig, ServingConfig, Task,
     layers::{merge, without_nulls},
 };
 
@@ -269,6 +269,11 @@ fn model_faults(model: &ModelConfig) -> Vec<Fault> {
     if model.queue_size < model.batch_size {
         let message = format!("expected at least batch_size ({}), got {}", model.batch_size, model.queue_size);
         faults.push(fault(&join(&prefix, "queue_size"), message));
+    }
+    let first_cpu = model.execution_providers.iter().position(|provider| *provider == ExecutionProvider::Cpu);
+    if first_cpu.is_some_and(|at| at + 1 < model.execution_providers.len()) {
+        let message = "expected nothing behind cpu, which is always there, so that nothing behind it is ever tried";
+        faults.push(fault(&join(&prefix, "execution_providers"), message.to_owned()));
     }
     faults.extend(options_faults(&join(&prefix, "options"), &model.options));
     faults

@@ -32,7 +32,7 @@ impl Layer {
         match &self.content {
             Content::Tree(tree) => Ok(tree.clone()),
             Content::Yaml(text) => {
-                let tree: Value = read_yaml(text).map_err(|error| error.to_string())?;
+                let tree = whole_numbers(read_yaml(text).map_err(|error| error.to_string())?);
                 Ok(if tree.is_null() { Value::Object(Map::new()) } else { tree })
             }
         }
@@ -95,11 +95,21 @@ fn merge_key(base: &mut Map<String, Value>, key: String, value: Value) {
         (Some(Value::Array(known)), Value::Array(new)) if key == "models" => merge_models(known, new),
         (Some(slot), value) => merge(slot, value),
         (None, value) => {
-            // Through `merge` too, so that a null deeper down is dropped from the first layer that names the key.
-            let mut slot = if value.is_object() { Value::Object(Map::new()) } else { Value::Null };
-            merge(&mut slot, value);
-            base.insert(key, slot);
+            base.insert(key, without_nulls(value));
         }
+    }
+}
+
+/// `1e3` is a whole number to people, and to the schema.
+fn whole_numbers(tree: Value) -> Value {
+    match tree {
+        Value::Object(map) => map.into_iter().map(|(key, value)| (key, whole_numbers(value))).collect(),
+        Value::Array(items) => items.into_iter().map(whole_numbers).collect(),
+        Value::Number(number) if number.is_f64() => match number.as_f64() {
+            Some(real) if real.fract() == 0.0 && real.abs() < 9e15 => Value::from(real as i64),
+            _ => Value::Number(number),
+        },
+        other => other,
     }
 }
 
@@ -109,6 +119,7 @@ pub(super) fn without_nulls(tree: Value) -> Value {
         Value::Object(map) => {
             map.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, without_nulls(v))).collect()
         }
+        Value::Array(items) => items.into_iter().map(without_nulls).collect(),
         other => other,
     }
 }
@@ -120,7 +131,7 @@ fn merge_models(known: &mut Vec<Value>, new: Vec<Value>) {
         let name = model.get("name").cloned();
         match known[..before].iter_mut().find(|old| name.is_some() && old.get("name") == name.as_ref()) {
             Some(old) => merge(old, model),
-            None => known.push(model),
+            None => known.push(without_nulls(model)),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use axum::{
     body::{Body, Bytes},
-    http::{HeaderMap, header},
+    http::{HeaderMap, HeaderValue, header},
 };
 use bytes::BytesMut;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -25,6 +25,9 @@ pub enum BodyKind {
 /// Content types that hold an image's bytes. Which format it is, the bytes themselves tell.
 const IMAGE_TYPES: [&str; 5] = ["image/png", "image/jpeg", "image/jpg", "image/webp", "application/octet-stream"];
 
+/// Memory taken before a body has come, however long it says it is.
+const MOST_BYTES_AT_ONCE: usize = 1 << 20;
+
 const EXPECTED: &str = "expected content type application/json, multipart/form-data, image/png, image/jpeg, image/webp or \
                         application/octet-stream";
 
@@ -34,6 +37,7 @@ const EXPECTED: &str = "expected content type application/json, multipart/form-d
 /// 413 where the announced length is over the limit, 415 where the content type is none that is read here.
 pub fn kind_of(headers: &HeaderMap, max_body_bytes: u64) -> Result<BodyKind, ApiError> {
     check_length(headers, max_body_bytes)?;
+    check_encoding(headers)?;
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return Err(ApiError::unsupported_type(format!("{EXPECTED}, got none")));
     };
@@ -49,17 +53,29 @@ pub fn kind_of(headers: &HeaderMap, max_body_bytes: u64) -> Result<BodyKind, Api
     }
 }
 
-/// Judges a request of tensors by its headers alone.
+/// Judges a request of tensors by its headers alone. Clients of the Open Inference Protocol often say no content type, or
+/// that of a form, which is what their library sends unless told otherwise; the body is JSON all the same.
 ///
 /// # Errors
 /// 413 where the announced length is over the limit, 415 where the content type is another than JSON.
 pub fn expect_json(headers: &HeaderMap, max_body_bytes: u64) -> Result<(), ApiError> {
-    match kind_of(headers, max_body_bytes) {
-        Ok(BodyKind::Json) => Ok(()),
-        Err(error) if error.is_too_large() => Err(error),
-        _ => {
-            let got = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("none");
-            Err(ApiError::unsupported_type(format!("expected content type application/json, got {got}")))
+    check_length(headers, max_body_bytes)?;
+    check_encoding(headers)?;
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let text = value.to_str().unwrap_or_default();
+    let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match essence.as_str() {
+        "application/json" | "application/octet-stream" | "application/x-www-form-urlencoded" => Ok(()),
+        _ => Err(ApiError::unsupported_type(format!("expected content type application/json, got {text}"))),
+    }
+}
+
+fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
+    match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
+        None | Some(b"identity") => Ok(()),
+        Some(other) => {
+            let got = String::from_utf8_lossy(other);
+            Err(ApiError::unsupported_type(format!("expected a body that is not compressed, got encoding {got}")))
         }
     }
 }
@@ -76,33 +92,29 @@ fn body_too_large(got: &str, max_body_bytes: u64) -> ApiError {
     ApiError::too_large(format!("body is {got}; expected at most {max_body_bytes} bytes"))
 }
 
-/// Reads a body up to the limit, holding room for its bytes: at once where its length is announced, else as they come.
+/// Reads a body up to the limit, holding room for its bytes as they come: what is only announced costs nothing.
 ///
 /// # Errors
 /// 413 where it is longer, however it was announced; 400 where it ends early; 429 where there is no room.
 pub async fn read(body: Body, max_body_bytes: u64, reservation: &mut Reservation) -> Result<Bytes, ApiError> {
     let limit = usize::try_from(max_body_bytes).unwrap_or(usize::MAX);
     let announced = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
-    if let Some(length) = announced {
-        reservation.hold(length).map_err(PredictError::Refused)?;
-    }
     let mut body = Limited::new(body, limit);
-    let mut bytes = BytesMut::with_capacity(announced.unwrap_or(0).min(limit));
+    let mut bytes = BytesMut::with_capacity(announced.unwrap_or(0).min(MOST_BYTES_AT_ONCE));
     while let Some(frame) = body.frame().await {
         let frame = match frame {
             Ok(frame) => frame,
             Err(error) if error.is::<LengthLimitError>() => {
                 return Err(body_too_large("longer than allowed", max_body_bytes));
             }
-            Err(error) => return Err(ApiError::bad_input(format!("body ended early: {error}"))),
+            Err(error) => return Err(ApiError::ended_early(format!("body ended early: {error}"))),
         };
         if let Ok(data) = frame.into_data() {
-            if announced.is_none() {
-                reservation.hold(data.len()).map_err(PredictError::Refused)?;
-            }
+            reservation.hold(data.len()).map_err(PredictError::Refused)?;
             bytes.extend_from_slice(&data);
         }
     }
+    reservation.complete();
     Ok(bytes.freeze())
 }
 

@@ -27,16 +27,28 @@ pub struct ApiError {
     message: String,
     retry_after: Option<Duration>,
     allow: Option<&'static str>,
+    caller_left: bool,
 }
 
 impl ApiError {
     fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), retry_after: None, allow: None }
+        Self { status, message: message.into(), retry_after: None, allow: None, caller_left: false }
     }
 
     /// 400: which field, what was expected, what came.
     pub fn bad_input(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// 400 to a caller who most likely is not there any more: the body ended before it was whole.
+    pub fn ended_early(message: impl Into<String>) -> Self {
+        Self { caller_left: true, ..Self::bad_input(message) }
+    }
+
+    /// 404: the model has no such version.
+    pub fn unknown_version(name: &str, version: &str) -> Self {
+        let (name, version) = (shortened(name), shortened(version));
+        Self::new(StatusCode::NOT_FOUND, format!("Request for unknown model: '{name}' version {version} is not found"))
     }
 
     /// 404: no model of that name. The sentence begins as other servers' do, and clients look for it.
@@ -89,16 +101,11 @@ impl ApiError {
         self
     }
 
-    /// Whether the request was over a limit of size.
-    #[must_use]
-    pub fn is_too_large(&self) -> bool {
-        self.status == StatusCode::PAYLOAD_TOO_LARGE
-    }
-
     /// How the request ended, and why, for the metrics.
     #[must_use]
     pub fn counted_as(&self) -> (Outcome, Reason) {
         match self.status {
+            _ if self.caller_left => (Outcome::cancelled, Reason::bad_input),
             StatusCode::PAYLOAD_TOO_LARGE => (Outcome::invalid, Reason::too_large),
             StatusCode::UNSUPPORTED_MEDIA_TYPE => (Outcome::invalid, Reason::unsupported_type),
             StatusCode::TOO_MANY_REQUESTS => (Outcome::rejected, Reason::queue_full),
@@ -126,8 +133,15 @@ impl ApiError {
 
 /// A client's own text, cut so that an answer stays small.
 fn shortened(text: &str) -> String {
-    const LONGEST: usize = 100;
-    if text.chars().count() <= LONGEST { text.to_owned() } else { text.chars().take(LONGEST).chain(['…']).collect() }
+    cut(text, 100)
+}
+
+fn cut(text: &str, longest: usize) -> String {
+    if text.chars().nth(longest).is_none() {
+        text.to_owned()
+    } else {
+        text.chars().take(longest).chain(['…']).collect()
+    }
 }
 
 impl From<PredictError> for ApiError {
@@ -139,10 +153,12 @@ impl From<PredictError> for ApiError {
             PredictError::Job(JobError::Expired) => {
                 Self::new(StatusCode::GATEWAY_TIMEOUT, JobError::Expired.to_string())
             }
-            PredictError::Job(error @ JobError::Stopped) => Self::not_ready(error.to_string()),
-            PredictError::Job(error @ (JobError::Failed(_) | JobError::TooLong(_))) => {
+            PredictError::Job(error @ (JobError::Stopped | JobError::NoInstance)) => Self::not_ready(error.to_string()),
+            PredictError::Job(error @ JobError::TooLong(_)) => Self::internal(error.to_string()),
+            PredictError::Job(error @ JobError::Failed(_)) => {
+                // What ONNX Runtime says names files and nodes: that is for the log.
                 tracing::error!(%error, "a run failed");
-                Self::internal(error.to_string())
+                Self::internal("inference failed; the server's log says why")
             }
         }
     }
@@ -162,7 +178,9 @@ impl From<DecodeError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = (self.status, Json(json!({"error": self.message}))).into_response();
+        // Messages quote what came; however long that was, an answer stays small.
+        const LONGEST: usize = 1000;
+        let mut response = (self.status, Json(json!({"error": cut(&self.message, LONGEST)}))).into_response();
         let headers = response.headers_mut();
         if let Some(wait) = self.retry_after {
             // Whole seconds, rounded up; at least one of each unit, for 0 invites to retry at once.

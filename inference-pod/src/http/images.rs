@@ -84,16 +84,14 @@ impl Images {
         let named = files.into_iter().enumerate().map(|(index, file)| (format!("part {index}"), file));
         Self { files: named.collect(), listed }
     }
+}
 
-    /// Decodes each image into a sample.
-    ///
-    /// # Errors
-    /// 400, 413 or 415, naming the image.
-    pub fn decode(&self, input: &ImageInput) -> Result<Vec<Tensor>, ApiError> {
-        let sample =
-            |(field, file): &(String, Bytes)| input.decode(file).map_err(|error| ApiError::from(error).at(field));
-        self.files.iter().map(sample).collect()
-    }
+/// Decodes one image into a sample.
+///
+/// # Errors
+/// 400, 413 or 415, naming the image.
+pub fn decode(field: &str, file: &[u8], input: &ImageInput) -> Result<Tensor, ApiError> {
+    input.decode(file).map_err(|error| ApiError::from(error).at(field))
 }
 
 /// Standard or URL-safe base64, with or without padding, line breaks and a `data:` prefix.

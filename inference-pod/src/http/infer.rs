@@ -4,10 +4,10 @@ use std::fmt;
 
 use axum::body::Bytes;
 use serde::{
-    Deserialize,
+    Deserialize, Serialize, Serializer,
     de::{DeserializeSeed, Deserializer, SeqAccess, Visitor},
 };
-use serde_json::{Map, Value, json, value::RawValue};
+use serde_json::{Map, Value, value::RawValue};
 
 use super::error::ApiError;
 use crate::{
@@ -76,27 +76,44 @@ impl InferRequest {
     }
 
     /// Writes the JSON form of the answer.
-    #[must_use]
-    pub fn answer(&self, model: &Model, outputs: &[Tensor]) -> Value {
-        let written = self.outputs.iter().map(|at| {
+    ///
+    /// # Errors
+    /// 500 where the outputs cannot be written.
+    pub fn answer(&self, model: &Model, outputs: &[Tensor]) -> Result<Vec<u8>, ApiError> {
+        let written = |at: &usize| {
             let (port, tensor) = (&model.signature.outputs[*at], &outputs[*at]);
-            json!({
-                "name": port.name,
-                "datatype": tensor.element().datatype(),
-                "shape": tensor.shape(),
-                "data": numbers(tensor),
-            })
-        });
-        let mut answer = json!({
-            "model_name": model.name,
-            "model_version": super::MODEL_VERSION,
-            "outputs": written.collect::<Vec<_>>(),
-        });
-        if let Some(id) = &self.id {
-            answer["id"] = json!(id);
-        }
-        answer
+            AnswerOutput {
+                name: &port.name,
+                datatype: tensor.element().datatype(),
+                shape: tensor.shape(),
+                data: Numbers(tensor),
+            }
+        };
+        let answer = Answer {
+            id: self.id.as_deref(),
+            model_name: &model.name,
+            model_version: super::MODEL_VERSION,
+            outputs: self.outputs.iter().map(written).collect(),
+        };
+        serde_json::to_vec(&answer).map_err(|error| ApiError::internal(format!("cannot write the answer: {error}")))
     }
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    model_name: &'a str,
+    model_version: &'static str,
+    outputs: Vec<AnswerOutput<'a>>,
+}
+
+#[derive(Serialize)]
+struct AnswerOutput<'a> {
+    name: &'a str,
+    datatype: &'static str,
+    shape: &'a [usize],
+    data: Numbers<'a>,
 }
 
 fn input_of(port: &Port, inputs: &[RequestInput<'_>]) -> Result<Tensor, ApiError> {
@@ -134,6 +151,11 @@ fn outputs_of(ports: &[Port], wanted: &[RequestOutput]) -> Result<Vec<usize>, Ap
             ApiError::bad_input(format!("unknown output `{}`; the model's outputs are {known}", output.name))
         })
     };
+    // Each output at most once: a name that comes a thousand times would make the answer a thousand times as long.
+    if wanted.len() > ports.len() {
+        let message = format!("outputs: expected at most {}, each once, got {}", ports.len(), wanted.len());
+        return Err(ApiError::bad_input(message));
+    }
     wanted.iter().map(position).collect()
 }
 
@@ -234,31 +256,41 @@ impl<'de> Visitor<'de> for Flat<'_> {
     }
 }
 
-/// The elements of a tensor as JSON numbers.
-fn numbers(tensor: &Tensor) -> Vec<Value> {
-    fn read<const N: usize>(data: &[u8], convert: impl Fn([u8; N]) -> Value) -> Vec<Value> {
-        data.as_chunks::<N>().0.iter().map(|chunk| convert(*chunk)).collect()
-    }
-    let data = tensor.data();
-    match tensor.element() {
-        ElementType::Bool => read(data, |[byte]| json!(byte != 0)),
-        ElementType::U8 => read(data, |[byte]| json!(byte)),
-        ElementType::I8 => read(data, |chunk| json!(i8::from_le_bytes(chunk))),
-        ElementType::U16 => read(data, |chunk| json!(u16::from_le_bytes(chunk))),
-        ElementType::I16 => read(data, |chunk| json!(i16::from_le_bytes(chunk))),
-        ElementType::U32 => read(data, |chunk| json!(u32::from_le_bytes(chunk))),
-        ElementType::I32 => read(data, |chunk| json!(i32::from_le_bytes(chunk))),
-        ElementType::U64 => read(data, |chunk| json!(u64::from_le_bytes(chunk))),
-        ElementType::I64 => read(data, |chunk| json!(i64::from_le_bytes(chunk))),
-        ElementType::F64 => read(data, |chunk| json!(f64::from_le_bytes(chunk))),
-        ElementType::F16 | ElementType::BF16 | ElementType::F32 => {
-            tensor.to_f32().into_iter().map(|number| json!(number)).collect()
+/// The elements of a tensor as JSON numbers, written one after another.
+struct Numbers<'a>(&'a Tensor);
+
+impl Serialize for Numbers<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        fn write<const N: usize, T: Serialize, S: Serializer>(
+            data: &[u8],
+            serializer: S,
+            convert: impl Fn([u8; N]) -> T,
+        ) -> Result<S::Ok, S::Error> {
+            serializer.collect_seq(data.as_chunks::<N>().0.iter().map(|chunk| convert(*chunk)))
+        }
+        let data = self.0.data();
+        match self.0.element() {
+            ElementType::Bool => write(data, serializer, |[byte]| byte != 0),
+            ElementType::U8 => write(data, serializer, |[byte]| byte),
+            ElementType::I8 => write(data, serializer, i8::from_le_bytes),
+            ElementType::U16 => write(data, serializer, u16::from_le_bytes),
+            ElementType::I16 => write(data, serializer, i16::from_le_bytes),
+            ElementType::U32 => write(data, serializer, u32::from_le_bytes),
+            ElementType::I32 => write(data, serializer, i32::from_le_bytes),
+            ElementType::U64 => write(data, serializer, u64::from_le_bytes),
+            ElementType::I64 => write(data, serializer, i64::from_le_bytes),
+            ElementType::F16 => write(data, serializer, |chunk| half::f16::from_le_bytes(chunk).to_f32()),
+            ElementType::BF16 => write(data, serializer, |chunk| half::bf16::from_le_bytes(chunk).to_f32()),
+            ElementType::F32 => write(data, serializer, f32::from_le_bytes),
+            ElementType::F64 => write(data, serializer, f64::from_le_bytes),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn read(element: ElementType, text: &str) -> Result<Vec<u8>, String> {
@@ -296,7 +328,7 @@ mod tests {
                 ElementType::F16 | ElementType::BF16 | ElementType::F32 | ElementType::F64 => json!([0.0, 1.0, 1.0]),
                 _ => json!([0, 1, 1]),
             };
-            assert_eq!(json!(numbers(&tensor)), expected, "{element:?}");
+            assert_eq!(json!(Numbers(&tensor)), expected, "{element:?}");
         }
     }
 }

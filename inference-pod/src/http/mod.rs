@@ -38,7 +38,7 @@ pub struct App {
     /// The models.
     pub registry: Registry,
     /// What the process is doing.
-    pub lifecycle: Lifecycle,
+    pub lifecycle: Arc<Lifecycle>,
     /// What it exports.
     pub metrics: Metrics,
     /// Bodies that are decoded at a time.
@@ -53,7 +53,8 @@ pub struct App {
 pub fn client_router(app: Arc<App>) -> Router {
     let routes = Router::new()
         .route("/predict/{model}", post(predict::predict))
-        .route("/v2/models/{model}/infer", post(predict::infer));
+        .route("/v2/models/{model}/infer", post(predict::infer))
+        .route("/v2/models/{model}/versions/{version}/infer", post(predict::infer));
     finished(with_probes(routes), app)
 }
 
@@ -71,10 +72,13 @@ fn with_probes(routes: Router<Arc<App>>) -> Router<Arc<App>> {
         .route("/info", get(probes::info))
         .route("/metrics", get(probes::metrics))
         .route("/v2", get(probes::server_metadata))
+        .route("/v2/", get(probes::server_metadata))
         .route("/v2/health/live", get(probes::v2_live))
         .route("/v2/health/ready", get(probes::v2_ready))
         .route("/v2/models/{model}", get(probes::model_metadata))
         .route("/v2/models/{model}/ready", get(probes::model_ready))
+        .route("/v2/models/{model}/versions/{version}", get(probes::model_metadata))
+        .route("/v2/models/{model}/versions/{version}/ready", get(probes::model_ready))
 }
 
 fn finished(routes: Router<Arc<App>>, app: Arc<App>) -> Router {
@@ -87,7 +91,7 @@ fn finished(routes: Router<Arc<App>>, app: Arc<App>) -> Router {
 }
 
 async fn wrong_verb(method: Method, path: MatchedPath) -> ApiError {
-    let takes_post = ["/predict/{model}", "/v2/models/{model}/infer"].contains(&path.as_str());
+    let takes_post = path.as_str().starts_with("/predict/") || path.as_str().ends_with("/infer");
     ApiError::wrong_verb(method.as_str(), if takes_post { "POST" } else { "GET" })
 }
 
@@ -146,7 +150,7 @@ fn trace_id(value: &HeaderValue) -> Option<&str> {
 
 /// Routes as labels: a closed set, whatever clients send.
 fn route_label(route: &str) -> &'static str {
-    const ROUTES: [&str; 13] = [
+    const ROUTES: [&str; 16] = [
         "/predict/{model}",
         "/health",
         "/health/ready",
@@ -160,6 +164,9 @@ fn route_label(route: &str) -> &'static str {
         "/v2/models/{model}",
         "/v2/models/{model}/ready",
         "/v2/models/{model}/infer",
+        "/v2/models/{model}/versions/{version}",
+        "/v2/models/{model}/versions/{version}/ready",
+        "/v2/models/{model}/versions/{version}/infer",
     ];
     ROUTES.into_iter().find(|known| *known == route).unwrap_or("other")
 }

@@ -8,30 +8,34 @@ use std::{
 use axum::{
     Json,
     body::{Body, Bytes},
-    extract::{Path, State},
-    http::{HeaderName, HeaderValue, Request, request::Parts},
+    extract::{FromRequestParts, Path, State},
+    http::{HeaderName, HeaderValue, Request, header, request::Parts},
     response::{IntoResponse, Response},
 };
 
+use serde::Deserialize;
+
 use super::{
-    App,
+    App, MODEL_VERSION,
     body::{self, BodyKind},
     error::ApiError,
-    images::{Images, ListAnswer, answers},
+    images::{Images, ListAnswer, answers, decode},
     infer::InferRequest,
 };
 use crate::{
     metrics::{ModelMetrics, Outcome},
-    model::{Model, Predicted},
+    model::{Model, PredictError, Predicted},
     registry::Found,
-    tensor::Tensor,
     worker::Reservation,
 };
+
+/// Up to here handing work to another thread takes longer than doing it.
+const SMALL_BYTES: usize = 32 << 10;
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// `POST /predict/{model}`.
-pub async fn predict(State(app): State<Arc<App>>, Path(name): Path<String>, request: Request<Body>) -> Response {
+pub async fn predict(State(app): State<Arc<App>>, name: ModelName, request: Request<Body>) -> Response {
     let model = match find(&app, &name) {
         Ok(model) => model,
         Err(error) => return error.into_response(),
@@ -47,8 +51,8 @@ pub async fn predict(State(app): State<Arc<App>>, Path(name): Path<String>, requ
     .await
 }
 
-/// `POST /v2/models/{model}/infer`.
-pub async fn infer(State(app): State<Arc<App>>, Path(name): Path<String>, request: Request<Body>) -> Response {
+/// `POST /v2/models/{model}[/versions/{version}]/infer`.
+pub async fn infer(State(app): State<Arc<App>>, name: ModelName, request: Request<Body>) -> Response {
     let model = match find(&app, &name) {
         Ok(model) => model,
         Err(error) => return error.into_response(),
@@ -58,15 +62,33 @@ pub async fn infer(State(app): State<Arc<App>>, Path(name): Path<String>, reques
         .await
 }
 
+/// The model that a path names, and its version where the path has one.
+#[derive(Debug, Deserialize)]
+pub struct ModelName {
+    model: String,
+    version: Option<String>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for ModelName {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let path = Path::<Self>::from_request_parts(parts, state).await;
+        path.map(|Path(name)| name).map_err(|error| ApiError::bad_input(format!("path: {}", error.body_text())))
+    }
+}
+
 /// The model of that name.
 ///
 /// # Errors
 /// 404 where there is none, 503 where it is not loaded yet.
-pub fn find(app: &App, name: &str) -> Result<Arc<Model>, ApiError> {
-    match app.registry.find(name) {
-        Found::Ready(model) => Ok(model),
-        Found::Loading => Err(ApiError::not_ready(format!("model '{name}' is still loading"))),
-        Found::Unknown => Err(ApiError::unknown_model(name)),
+pub fn find(app: &App, name: &ModelName) -> Result<Arc<Model>, ApiError> {
+    let ModelName { model, version } = name;
+    match (app.registry.find(model), version) {
+        (Found::Unknown, _) => Err(ApiError::unknown_model(model)),
+        (_, Some(version)) if version != MODEL_VERSION => Err(ApiError::unknown_version(model, version)),
+        (Found::Loading, _) => Err(ApiError::not_ready(format!("model '{model}' is still loading"))),
+        (Found::Ready(model), _) => Ok(model),
     }
 }
 
@@ -145,22 +167,28 @@ async fn classify(
         BodyKind::Image => Source::Read(Images::from_file(bytes)),
         BodyKind::Json => Source::Json(bytes),
     };
-    let work = Arc::clone(model);
-    let (listed, samples, decode_time) = off_the_loop(app, move || {
-        let began = Instant::now();
-        let images = match source {
-            Source::Read(images) => images,
-            Source::Json(bytes) => Images::from_json(&bytes)?,
-        };
-        let input = work.image.as_ref().ok_or_else(|| ApiError::internal("the model takes no images"))?;
-        let samples = images.decode(input)?;
-        Ok((images.listed, samples, began.elapsed()))
-    })
-    .await?;
+    let began_decoding = Instant::now();
+    let images = match source {
+        Source::Read(images) => images,
+        Source::Json(bytes) => off_the_loop(app, move || Images::from_json(&bytes)).await?,
+    };
+    model.check_count(images.files.len())?;
+    let mut groups = Vec::with_capacity(images.files.len());
+    // One at a time: a caller who leaves takes what is not decoded yet with them, and others get their turn in between.
+    for (field, file) in images.files {
+        let work = Arc::clone(model);
+        let sample = off_the_loop(app, move || {
+            let input = work.image.as_ref().ok_or_else(|| ApiError::internal("the model takes no images"))?;
+            decode(&field, &file, input)
+        })
+        .await?;
+        reservation.hold(sample.data().len()).map_err(PredictError::Refused)?;
+        groups.push(vec![sample]);
+    }
+    let decode_time = began_decoding.elapsed();
     model.metrics.decoded(decode_time);
-    let groups: Vec<Vec<Tensor>> = samples.into_iter().map(|sample| vec![sample]).collect();
     let predicted = model.predict(reservation, groups, began + model.request_timeout()).await?;
-    let answer = classified(model, &predicted, listed)?;
+    let answer = classified(model, &predicted, images.listed)?;
     Ok(timed(answer, decode_time, &predicted))
 }
 
@@ -192,13 +220,29 @@ async fn infer_tensors(
     model.metrics.decoded(decode_time);
     let deadline = began + model.request_timeout();
     let predicted = model.predict(reservation, vec![request.inputs.clone()], deadline).await?;
-    let answer = Json(request.answer(model, &predicted.outputs)).into_response();
+    let answer = written(app, model, request, &predicted).await?;
     Ok(timed(answer, decode_time, &predicted))
+}
+
+/// Writes the answer; a large one away from the loop.
+async fn written(
+    app: &App,
+    model: &Arc<Model>,
+    request: InferRequest,
+    predicted: &Predicted,
+) -> Result<Response, ApiError> {
+    let size: usize = predicted.outputs.iter().map(|output| output.data().len()).sum();
+    let json = if size <= SMALL_BYTES {
+        request.answer(model, &predicted.outputs)?
+    } else {
+        let (work, outputs) = (Arc::clone(model), predicted.outputs.clone());
+        off_the_loop(app, move || request.answer(&work, &outputs)).await?
+    };
+    Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
 }
 
 /// A small body is read on the spot: handing it to another thread would take longer.
 async fn read_tensors(app: &App, model: &Arc<Model>, bytes: Bytes) -> Result<(InferRequest, Duration), ApiError> {
-    const SMALL_BYTES: usize = 32 << 10;
     let began = Instant::now();
     let request = if bytes.len() <= SMALL_BYTES {
         InferRequest::from_json(&bytes, model)?

@@ -4,13 +4,17 @@ use std::{sync::Arc, time::Instant};
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
 
-use super::{App, MODEL_VERSION, error::ApiError, predict::find};
+use super::{
+    App, MODEL_VERSION,
+    error::ApiError,
+    predict::{ModelName, find},
+};
 use crate::{lifecycle::Phase, model::Model, probe::Batching, queue::Queue, session::Port};
 
 /// 200 while the serving loop moves and no instance hangs, else 503 with what is wrong.
@@ -157,7 +161,7 @@ pub async fn v2_ready(State(app): State<Arc<App>>) -> Response {
 }
 
 /// `GET /v2/models/{model}`.
-pub async fn model_metadata(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, ApiError> {
+pub async fn model_metadata(State(app): State<Arc<App>>, name: ModelName) -> Result<Response, ApiError> {
     let model = find(&app, &name)?;
     Ok(Json(json!({
         "name": model.name,
@@ -170,7 +174,7 @@ pub async fn model_metadata(State(app): State<Arc<App>>, Path(name): Path<String
 }
 
 /// `GET /v2/models/{model}/ready`.
-pub async fn model_ready(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, ApiError> {
+pub async fn model_ready(State(app): State<Arc<App>>, name: ModelName) -> Result<Response, ApiError> {
     let model = find(&app, &name)?;
     Ok(Json(json!({"name": model.name, "ready": true})).into_response())
 }
