@@ -23,6 +23,7 @@ pub mod lifecycle;
 pub mod logging;
 pub mod metrics;
 pub mod model;
+pub mod picture;
 pub mod probe;
 pub mod queue;
 pub mod registry;

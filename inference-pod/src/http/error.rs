@@ -10,9 +10,9 @@ use axum::{
 use serde_json::json;
 
 use crate::{
-    decode::DecodeError,
     metrics::{Outcome, Reason},
     model::PredictError,
+    picture::DecodeError,
     queue::{Bound, Refused},
     worker::JobError,
 };
