@@ -59,7 +59,11 @@ fn takes(property: &Value, schema: &Value) -> String {
         return texts.join(" or ");
     }
     if let Some(values) = property["enum"].as_array() {
-        return values.iter().map(|value| format!("`{}`", value.as_str().unwrap_or_default())).collect::<Vec<_>>().join(", ");
+        return values
+            .iter()
+            .map(|value| format!("`{}`", value.as_str().unwrap_or_default()))
+            .collect::<Vec<_>>()
+            .join(", ");
     }
     if let Some(value) = property["const"].as_str() {
         return format!("`{value}`");
