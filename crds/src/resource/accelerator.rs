@@ -33,7 +33,7 @@ pub struct Accelerator {
     pub runtime_class_name: Option<String>,
     /// Labels that a node must have.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32), inner(length(max = 63)))]
+    #[schemars(schema_with = "borrowed::node_selector")]
     pub node_selector: BTreeMap<String, String>,
     /// Taints that the pods tolerate, besides that of the GPU.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -24,6 +24,21 @@ pub(super) fn tolerations(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// Values of labels, by their keys.
+pub(super) fn node_selector(_: &mut SchemaGenerator) -> Schema {
+    texts(63)
+}
+
+/// Annotations, by their keys.
+pub(super) fn annotations(_: &mut SchemaGenerator) -> Schema {
+    texts(4096)
+}
+
+fn texts(longest: u32) -> Schema {
+    let text = json_schema!({"type": "string", "maxLength": longest});
+    json_schema!({"type": "object", "maxProperties": 32, "additionalProperties": text})
+}
+
 /// `ResourceRequirements` without claims, which `accelerator.claims` has.
 pub(super) fn resources(_: &mut SchemaGenerator) -> Schema {
     let list = json_schema!({

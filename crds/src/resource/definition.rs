@@ -28,7 +28,9 @@ pub fn definition() -> serde_json::Result<CustomResourceDefinition> {
 /// # Errors
 /// None in practice: a test compares the committed file with this.
 pub fn definition_yaml() -> Result<String, Box<dyn std::error::Error>> {
-    let yaml = serde_saphyr::to_string(&definition()?)?;
+    let mut definition = serde_json::to_value(definition()?)?;
+    whole_numbers(&mut definition);
+    let yaml = serde_saphyr::to_string(&definition)?;
     Ok(format!("# Written by `cargo run -p ortolan-crds --features resource --bin crd-yaml`; a test compares.\n{yaml}"))
 }
 
@@ -46,13 +48,26 @@ fn tidy(node: &mut Value) {
     if node.contains_key("anyOf") {
         leave_open(node);
     }
-    for children in ["properties", "patternProperties"] {
-        if let Some(Value::Object(children)) = node.get_mut(children) {
-            children.values_mut().for_each(tidy);
-        }
+    if let Some(Value::Object(properties)) = node.get_mut("properties") {
+        properties.values_mut().for_each(tidy);
     }
     for child in ["items", "additionalProperties"] {
         node.get_mut(child).map(tidy).unwrap_or_default();
+    }
+}
+
+/// Writes `16` where the definition's types have made `16.0` of it.
+fn whole_numbers(tree: &mut Value) {
+    match tree {
+        Value::Object(map) => map.values_mut().for_each(whole_numbers),
+        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        Value::Number(number) => {
+            let whole = number.as_f64().map(|float| float as i64);
+            if let Some(whole) = whole.filter(|whole| number.as_f64() == Some(*whole as f64)) {
+                *tree = Value::from(whole);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
     }
 }
 

@@ -17,7 +17,7 @@ pub struct Service {
     pub type_: ServiceType,
     /// Annotations of the Service.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32), inner(length(max = 4096)))]
+    #[schemars(schema_with = "borrowed::annotations")]
     pub annotations: BTreeMap<String, String>,
 }
 

@@ -48,6 +48,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// One or more ONNX models, served together by the same pods.
+#[allow(clippy::duplicated_attributes, reason = "each column has a type, and several have the same")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, CustomResource)]
 #[serde(rename_all = "camelCase")]
 #[kube(
@@ -113,7 +114,7 @@ pub struct InferenceModelSpec {
     #[serde(default)]
     pub accelerator: Accelerator,
     /// CPU and memory of the server's container: requests and limits.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "borrowed::resources")]
     pub resources: Option<ResourceRequirements>,
     /// ServiceAccount of the pods. They get no token of it.
@@ -150,7 +151,7 @@ pub struct InferenceModelSpec {
     pub cache: Option<Cache>,
     /// A PodTemplateSpec that is merged into that of the pods last: affinity, volumes, annotations and the like. Host
     /// namespaces, privileges, the labels of the selector, the server's ports, command and mounts are not its to set.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "borrowed::pod_template")]
     pub pod_template: Option<Value>,
     /// Takes all pods down and keeps everything else.

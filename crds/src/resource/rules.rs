@@ -98,8 +98,8 @@ pub(super) fn of_server() -> Value {
             "settings of the server go under server.config, not into variables that begin with ORTOLAN__",
         ),
         rule(
-            "!has(self.config) || !has(self.config.host) && !has(self.config.port) && !has(self.config.grpc_port) && \
-             !has(self.config.metrics_port)",
+            "!has(self.config) || !(has(self.config.host) || has(self.config.port) || has(self.config.grpc_port) || \
+             has(self.config.metrics_port))",
             ".config",
             "host, port, grpc_port and metrics_port cannot be set: Services and probes rely on them",
         ),

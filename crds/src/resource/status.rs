@@ -12,6 +12,7 @@ use super::borrowed;
 pub struct InferenceModelStatus {
     /// The generation of the spec that the rest speaks of.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
     /// Accepted, Scheduled, ModelLoaded, RolledOut, Available, ScalingActive, MonitoringReady, Ready, Reconciling and
     /// Stalled, each with a reason.
@@ -141,7 +142,7 @@ pub struct ScalingStatus {
     #[schemars(length(max = 1024))]
     pub reason: String,
     /// When the number last changed.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "borrowed::time")]
     pub last_scale_time: Option<Time>,
 }
