@@ -49,9 +49,15 @@ impl AsWritten<ServerConfig> {
     /// Reads the settings with the parser of the config file.
     ///
     /// # Errors
-    /// All [`Faults`], with paths that begin with `server.`, as in a config file.
+    /// All [`Faults`], with paths below `config`.
     pub fn parse(&self) -> Result<ServerConfig, Faults> {
-        serving::parse(&[layer(&json!({"server": self.keys}))]).map(|config| config.server)
+        let config = serving::parse(&[layer(&json!({"server": self.keys}))]);
+        config.map(|config| config.server).map_err(|mut faults| {
+            for fault in &mut faults.0 {
+                fault.path = fault.path.strip_prefix("server.").unwrap_or_default().to_owned();
+            }
+            faults
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the resource can say but the operator does not do yet.
 
-use super::{InferenceModelSpec, Model, Toggle};
-use crate::serving::{Fault, Task};
+use super::{AsWritten, InferenceModelSpec, Model, Toggle};
+use crate::serving::{Fault, Faults, ModelOptions, ServerConfig, Task};
 
 /// The sources that can be fetched today.
 const SCHEMES: [&str; 3] = ["http://", "https://", "file://"];
@@ -72,18 +72,19 @@ fn refused(prefix: &str, fields: &[(&str, bool, &str)]) -> Vec<Fault> {
 /// Everything in `models[].options` and `server.config` that the server would refuse, found with the server's parser.
 #[must_use]
 pub fn invalid_options(spec: &InferenceModelSpec) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    if let Some(Err(found)) = spec.server.config.as_ref().map(super::AsWritten::<crate::serving::ServerConfig>::parse) {
-        let below = |path: &str| path.strip_prefix("server").unwrap_or(path).to_owned();
-        faults.extend(found.0.into_iter().map(|f| fault(&format!("spec.server.config{}", below(&f.path)), f.message)));
-    }
+    let config = spec.server.config.as_ref().map(AsWritten::<ServerConfig>::parse);
+    let mut faults = below("spec.server.config", config.and_then(Result::err));
     for model in &spec.models {
-        if let Some(Err(found)) = model.options.as_ref().map(super::AsWritten::<crate::serving::ModelOptions>::parse) {
-            let prefix = format!("spec.models[{}].options", model.name);
-            faults.extend(found.0.into_iter().map(|f| fault(&join(&prefix, &f.path), f.message)));
-        }
+        let options = model.options.as_ref().map(AsWritten::<ModelOptions>::parse);
+        faults.extend(below(&format!("spec.models[{}].options", model.name), options.and_then(Result::err)));
     }
     faults
+}
+
+/// The faults of a part of the serving config, with their paths in the resource.
+fn below(prefix: &str, found: Option<Faults>) -> Vec<Fault> {
+    let moved = |Fault { path, message, .. }| fault(&join(prefix, &path), message);
+    found.map(|faults| faults.0.into_iter().map(moved).collect()).unwrap_or_default()
 }
 
 fn join(prefix: &str, path: &str) -> String {
