@@ -87,7 +87,7 @@ fn refuses(shared: &Shared) {
         installed(&client).await;
         for refusal in refusals() {
             for patch in &refusal.refused {
-                let causes = causes(create(&client, patch).await.expect_err(&patch.to_string()));
+                let causes = causes(create(&client, patch).await.unwrap_err());
                 let [(field, message)] = causes.as_slice() else { panic!("not one rule refuses {patch}: {causes:?}") };
                 assert_eq!(field, &refusal.field, "{patch}");
                 assert!(message.ends_with(&format!(": {}", refusal.message)), "{patch}: {message}");

@@ -9,25 +9,36 @@ use super::{InferenceModel, rules};
 /// Formats that the API server knows; at any other it only warns whoever applies the definition.
 const FORMATS: [&str; 4] = ["int32", "int64", "double", "date-time"];
 
+/// Why there is no definition. The types alone decide that, so a test finds it before anybody else does.
+#[derive(Debug, thiserror::Error)]
+pub enum DefinitionError {
+    /// What was made of the derived schema is none.
+    #[error("the derived schema is no CustomResourceDefinition")]
+    Schema(#[from] serde_json::Error),
+    /// The definition cannot be written.
+    #[error("the definition cannot be written as YAML")]
+    Yaml(#[from] serde_saphyr::SerializeError),
+}
+
 /// The definition of `InferenceModel`: what kube derives from the types, brought to what the API server takes.
 ///
 /// # Errors
-/// None in practice: a test makes the definition.
-pub fn definition() -> serde_json::Result<CustomResourceDefinition> {
+/// [`DefinitionError::Schema`]; never as released.
+pub fn definition() -> Result<CustomResourceDefinition, DefinitionError> {
     let mut definition = serde_json::to_value(InferenceModel::crd())?;
     let schema = &mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
     tidy(schema);
     schema["x-kubernetes-validations"] = rules::of_resource();
     // The rule on the name needs a schema to point at; the API server checks metadata itself.
     schema["properties"]["metadata"] = json!({"type": "object", "properties": {"name": {"type": "string"}}});
-    serde_json::from_value(definition)
+    Ok(serde_json::from_value(definition)?)
 }
 
 /// The definition as the YAML file that is committed and installed.
 ///
 /// # Errors
-/// None in practice: a test compares the committed file with this.
-pub fn definition_yaml() -> Result<String, Box<dyn std::error::Error>> {
+/// [`DefinitionError`]; never as released.
+pub fn definition_yaml() -> Result<String, DefinitionError> {
     let mut definition = serde_json::to_value(definition()?)?;
     whole_numbers(&mut definition);
     let yaml = serde_saphyr::to_string(&definition)?;

@@ -30,7 +30,7 @@ mod upkeep;
 
 pub use accelerator::{Accelerator, Claim};
 pub use as_written::AsWritten;
-pub use definition::{definition, definition_yaml};
+pub use definition::{DefinitionError, definition, definition_yaml};
 pub use duration::{Duration, NoDuration};
 pub use exposure::{NetworkPolicy, ParentRef, Route, Service, ServiceType};
 pub use model::{Batching, ImageSource, Model, ModelFile, PullPolicy, PvcSource, SecretRef, Source};
