@@ -95,8 +95,10 @@ pub enum Labels {
 #[serde(deny_unknown_fields, default)]
 pub struct TextOptions {
     /// Longest text in tokens.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub max_length: Option<u32>,
     /// How token vectors become one.
+    #[schemars(length(max = 64))]
     pub pooling: Option<String>,
     /// Whether the vector is brought to length 1.
     pub normalize: Option<bool>,
@@ -108,7 +110,14 @@ pub struct TextOptions {
 pub struct WarmupOptions {
     /// By input name, the shape of one sample where the model leaves dimensions open, without the batch dimension.
     /// An open dimension that is not named here is warmed up with 1.
-    #[schemars(inner(inner(range(min = 1, max = 1_000_000))))]
+    #[schemars(extend(
+        "maxProperties" = 64,
+        "additionalProperties" = {
+            "type": "array",
+            "maxItems": 16,
+            "items": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
+        }
+    ))]
     pub shapes: BTreeMap<String, Vec<usize>>,
 }
 
@@ -117,5 +126,6 @@ pub struct WarmupOptions {
 #[serde(deny_unknown_fields, default)]
 pub struct VersionOptions {
     /// Which versions are served.
+    #[schemars(length(max = 256))]
     pub policy: Option<String>,
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields, default)]
 pub struct ServerConfig {
     /// Address that the client ports listen on.
+    #[schemars(length(max = 64))]
     pub host: IpAddr,
     /// HTTP port for clients; 0 takes a free one.
     pub port: u16,
@@ -39,6 +40,7 @@ pub struct ServerConfig {
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub max_pixels: u64,
     /// File with the accepted bearer tokens. Not built yet: only null is taken.
+    #[schemars(length(max = 4096))]
     pub tokens_file: Option<PathBuf>,
     /// Certificates of the client ports. Not built yet: only null is taken.
     pub tls: Option<TlsConfig>,
@@ -75,10 +77,13 @@ impl Default for ServerConfig {
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
     /// PEM file of the server's certificate chain.
+    #[schemars(length(max = 4096))]
     pub cert_file: PathBuf,
     /// PEM file of its key.
+    #[schemars(length(max = 4096))]
     pub key_file: PathBuf,
     /// PEM file of the authority that client certificates must come from; null asks for none.
+    #[schemars(length(max = 4096))]
     pub client_ca_file: Option<PathBuf>,
 }
 

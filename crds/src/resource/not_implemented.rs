@@ -1,0 +1,96 @@
+//! What the resource can say but the operator does not do yet.
+
+use super::{AsWritten, InferenceModelSpec, Model, Toggle};
+use crate::serving::{Fault, Faults, ModelOptions, ServerConfig, Task};
+
+/// The sources that can be fetched today.
+const SCHEMES: [&str; 3] = ["http://", "https://", "file://"];
+
+/// Every field with a value that would be ignored. The operator refuses the object while there are any: what a user
+/// asks for and does not get is worse than an error.
+///
+/// What the server itself does not do yet is also found in the options and in `server.config`; see [`invalid_options`].
+#[must_use]
+pub fn not_implemented(spec: &InferenceModelSpec) -> Vec<Fault> {
+    let mut faults: Vec<Fault> = spec.models.iter().flat_map(of_model).collect();
+    let InferenceModelSpec { models: _, server, accelerator, scaling, monitoring, availability, .. } = spec;
+    let default = InferenceModelSpec::default();
+    faults.extend(refused(
+        "spec",
+        &[
+            ("server.tlsSecret", server.tls_secret.is_some(), "TLS"),
+            ("server.tokensSecret", server.tokens_secret.is_some(), "bearer tokens"),
+            ("accelerator.mig", accelerator.mig.is_some(), "MIG profiles"),
+            ("accelerator.claims", !accelerator.claims.is_empty(), "resource claims"),
+            ("scaling.mode", scaling.mode.is_some(), "autoscaling"),
+            ("scaling.minReplicas", scaling.min_replicas != default.scaling.min_replicas, "autoscaling"),
+            ("scaling.maxReplicas", scaling.max_replicas.is_some(), "autoscaling"),
+            ("scaling.targets", scaling.targets.is_some(), "autoscaling"),
+            ("scaling.behavior", scaling.behavior.is_some(), "autoscaling"),
+            ("scaling.panic", scaling.panic.is_some(), "autoscaling"),
+            ("scaling.staleAfter", scaling.stale_after.is_some(), "autoscaling"),
+            ("route", spec.route.is_some(), "an HTTPRoute"),
+            ("networkPolicy", spec.network_policy != default.network_policy, "a NetworkPolicy"),
+            ("monitoring.serviceMonitor", monitoring.service_monitor != Toggle::Auto, "a ServiceMonitor"),
+            ("monitoring.rules", monitoring.rules != Toggle::Auto, "a PrometheusRule"),
+            ("monitoring.dashboard", monitoring.dashboard, "a dashboard"),
+            ("availability.pdb", availability.pdb != Toggle::Auto, "a PodDisruptionBudget"),
+            ("availability.spread", availability.spread != Toggle::Auto, "spreading over zones and nodes"),
+            ("cache", spec.cache.is_some(), "a cache of fetched models"),
+        ],
+    ));
+    faults
+}
+
+fn of_model(model: &Model) -> Vec<Fault> {
+    let unknown_scheme = |uri: &String| !SCHEMES.iter().any(|scheme| uri.starts_with(scheme));
+    refused(
+        &format!("spec.models[{}]", model.name),
+        &[
+            (
+                "source.uri",
+                model.source.uri.as_ref().is_some_and(unknown_scheme),
+                "a source other than http, https and file",
+            ),
+            ("revision", model.revision.is_some(), "a source that has revisions"),
+            ("secretRef", model.secret_ref.is_some(), "a source that takes credentials"),
+            ("task", matches!(model.task, Task::TextEmbedding | Task::ImageTextSimilarity), model.task.as_str()),
+            ("batching.batchTimeout", model.batching.batch_timeout.as_millis() != 0, "waiting for company"),
+            ("latencyObjective", model.latency_objective.is_some(), "a latency objective"),
+        ],
+    )
+}
+
+fn refused(prefix: &str, fields: &[(&str, bool, &str)]) -> Vec<Fault> {
+    let used = fields.iter().filter(|(_, used, _)| *used);
+    used.map(|(path, _, what)| {
+        fault(&format!("{prefix}.{path}"), format!("{what} is not built yet: leave this field out"))
+    })
+    .collect()
+}
+
+/// Everything in `models[].options` and `server.config` that the server would refuse, found with the server's parser.
+#[must_use]
+pub fn invalid_options(spec: &InferenceModelSpec) -> Vec<Fault> {
+    let config = spec.server.config.as_ref().map(AsWritten::<ServerConfig>::parse);
+    let mut faults = below("spec.server.config", config.and_then(Result::err));
+    for model in &spec.models {
+        let options = model.options.as_ref().map(AsWritten::<ModelOptions>::parse);
+        faults.extend(below(&format!("spec.models[{}].options", model.name), options.and_then(Result::err)));
+    }
+    faults
+}
+
+/// The faults of a part of the serving config, with their paths in the resource.
+fn below(prefix: &str, found: Option<Faults>) -> Vec<Fault> {
+    let moved = |Fault { path, message, .. }| fault(&join(prefix, &path), message);
+    found.map(|faults| faults.0.into_iter().map(moved).collect()).unwrap_or_default()
+}
+
+fn join(prefix: &str, path: &str) -> String {
+    if path.is_empty() { prefix.to_owned() } else { format!("{prefix}.{path}") }
+}
+
+fn fault(path: &str, message: String) -> Fault {
+    Fault { path: path.to_owned(), origin: String::new(), message }
+}

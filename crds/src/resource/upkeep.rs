@@ -1,0 +1,48 @@
+//! What stands beside the pods: `spec.monitoring`, `spec.availability`, `spec.cache`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::PvcSource;
+
+/// Whether something is made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Toggle {
+    /// Where it makes sense and the cluster knows the kind.
+    #[default]
+    Auto,
+    /// Yes; it is a failure if it cannot be made.
+    Enabled,
+    /// No.
+    Disabled,
+}
+
+/// Objects of monitoring tools.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Monitoring {
+    /// A ServiceMonitor of the Prometheus operator.
+    pub service_monitor: Toggle,
+    /// A PrometheusRule with alerts.
+    pub rules: Toggle,
+    /// A ConfigMap with a dashboard for Grafana.
+    pub dashboard: bool,
+}
+
+/// What keeps some pods serving while nodes come and go.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Availability {
+    /// A PodDisruptionBudget; with Auto from two replicas on.
+    pub pdb: Toggle,
+    /// Pods spread over zones and nodes where there is room.
+    pub spread: Toggle,
+}
+
+/// Where fetched models are kept for the next pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Cache {
+    /// A volume that pods of several nodes can mount.
+    pub pvc: PvcSource,
+}
