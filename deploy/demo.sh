@@ -7,10 +7,11 @@ name=${NAME:-demo}
 cluster() { cargo run --quiet --package ortolan-tests --bin cluster -- "$@"; }
 
 make --no-print-directory models
-cluster up --name "$name"
-KUBECONFIG=$(cluster kubeconfig --name "$name" | sed -n 's/^export KUBECONFIG=//p')
-export KUBECONFIG
-kubectl=$(cluster kubeconfig --name "$name" | sed -n "s/^alias kubectl=//p" | tr -d "'")
+# What `up` prints for a shell names both.
+shell=$(cluster up --name "$name")
+export KUBECONFIG=${shell#*KUBECONFIG=}
+KUBECONFIG=${KUBECONFIG%%$'\n'*}
+kubectl=${shell##*kubectl=}
 archive=$(cargo run --quiet --package ortolan-tests --bin images -- build pod | cut -f2)
 cluster import --name "$name" "$archive"
 
