@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All tests, with the time of each step: what they need is brought first. Cold this takes most of half an hour, for
+# All tests, with the time of each step: what they need is brought first. Cold this takes long, for
 # Kubernetes is built from its sources; afterwards everything is in the cache.
 set -euo pipefail
 cd "$(dirname "$0")/.."

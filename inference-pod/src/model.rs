@@ -18,7 +18,7 @@ use crate::{
     queue::{Limits, Queue, Refused},
     session::{Port, Runtime, Session, SessionError, SessionSettings, Signature},
     tensor::Tensor,
-    worker::{JobError, Reservation, Shared, WorkerSettings},
+    worker::{JobError, Reservation, Shared},
 };
 
 /// Classes in an answer where nobody says otherwise.
@@ -204,12 +204,9 @@ impl Model {
             bytes: usize::try_from(config.queue_bytes).unwrap_or(usize::MAX),
             batch_size: probed.batching.batch_size(),
         };
-        let workers = WorkerSettings {
-            run_timeout: Duration::from_millis(config.run_timeout_ms),
-            batches: matches!(probed.batching, Batching::On(_)),
-        };
+        let run_timeout = Duration::from_millis(config.run_timeout_ms);
         let queue = Queue::new(limits, probed.times, instances);
-        let shared = Shared::start(&config.name, queue, sessions, &workers, metrics.clone())?;
+        let shared = Shared::start(&config.name, queue, sessions, run_timeout, metrics.clone())?;
         Ok(Self {
             name: config.name.clone(),
             file: files.model,

@@ -81,8 +81,6 @@ pub struct Shared {
     threads: Mutex<Vec<JoinHandle<()>>>,
     metrics: ModelMetrics,
     run_timeout: Duration,
-    /// Whether jobs may share a run.
-    batches: bool,
 }
 
 /// One session's run, as the others see it.
@@ -167,14 +165,6 @@ impl Drop for Ticket {
     }
 }
 
-/// How the instances of a model work.
-pub struct WorkerSettings {
-    /// Longest run.
-    pub run_timeout: Duration,
-    /// Whether jobs may share a run.
-    pub batches: bool,
-}
-
 impl Shared {
     /// Starts one worker thread for each session.
     ///
@@ -184,7 +174,7 @@ impl Shared {
         name: &str,
         queue: Queue<Job>,
         sessions: Vec<Session>,
-        settings: &WorkerSettings,
+        run_timeout: Duration,
         metrics: ModelMetrics,
     ) -> std::io::Result<Arc<Self>> {
         let instances = sessions
@@ -202,8 +192,7 @@ impl Shared {
             instances,
             threads: Mutex::new(Vec::new()),
             metrics,
-            run_timeout: settings.run_timeout,
-            batches: settings.batches,
+            run_timeout,
         });
         for (index, session) in sessions.into_iter().enumerate() {
             let work_for = Arc::clone(&shared);
@@ -352,8 +341,6 @@ fn work(shared: &Shared, index: usize, mut session: Session) {
         for job in expired {
             let _ = job.payload.reply.send(Err(JobError::Expired));
         }
-        // A model that does not batch runs its jobs one by one; the queue gives it one at a time (batch size 1).
-        debug_assert!(shared.batches || batch.len() <= 1, "an unbatched model got {} jobs", batch.len());
         if !batch.is_empty() {
             run(shared, index, &mut session, batch);
         }

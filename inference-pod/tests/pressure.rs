@@ -6,7 +6,7 @@ mod common;
 
 use std::{
     sync::{Barrier, Mutex},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use common::{Connection, Response, Server, eventually, get, item, request};
@@ -77,22 +77,20 @@ fn what_would_wait_too_long_is_429_and_told_when_to_come_back() {
 
 #[test]
 fn a_full_queue_refuses_on_the_headers_alone() {
-    let server = Server::start(&item("slow", "slow", "batch_size: 1, max_queue_ms: 1"));
-    std::thread::scope(|scope| {
-        let flood = scope.spawn(|| at_once(&server, 32));
-        eventually("a request without its body is refused", || {
-            let mut connection = server.connect();
-            let head = format!(
-                "POST {PATH} HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n"
-            );
-            connection.write(head.as_bytes()).unwrap();
-            // Only a server that does not wait for the body answers; an admitted one waits, and we hang up.
-            connection.read_soon(Duration::from_millis(100)).is_some_and(|answer| answer.status == 429)
-                || flood.is_finished()
-        });
-        flood.join().unwrap();
-    });
-    assert!(server.metric("ortolan_requests_total{model=\"slow\",outcome=\"rejected\"}") > 0.0);
+    let server = Server::start(&item("slow", "slow", "batch_size: 1, queue_size: 1, max_queue_ms: 60000"));
+    let head =
+        format!("POST {PATH} HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n");
+    // Takes the one place, and never sends its body.
+    let mut first = server.connect();
+    first.write(head.as_bytes()).unwrap();
+    eventually("the place is taken", || server.metric("ortolan_requests_received_total{model=\"slow\"}") == 1.0);
+    let mut second = server.connect();
+    second.write(head.as_bytes()).unwrap();
+    let answer = second.read().unwrap();
+    assert_eq!(answer.status, 429, "not one byte of its body was sent: {}", answer.text());
+    assert_eq!(answer.error(), "queue is full: the limit is 1 samples");
+    drop(first);
+    eventually("the place is free", || at_once(&server, 1)[0].status == 200);
 }
 
 #[test]
@@ -165,6 +163,10 @@ fn probes_and_scrapes_are_answered_while_every_client_waits() {
 #[test]
 fn several_instances_run_at_the_same_time() {
     let server = Server::start(&item("slow", "slow", "batch_size: 1, instances: 2, max_queue_ms: 60000"));
-    assert!(at_once(&server, 16).iter().all(|answer| answer.status == 200));
     assert_eq!(server.metric("ortolan_instances{model=\"slow\",state=\"running\"}"), 2.0);
+    std::thread::scope(|scope| {
+        let flood = scope.spawn(|| at_once(&server, 200));
+        eventually("two samples run", || server.metric("ortolan_inflight_samples{model=\"slow\"}") == 2.0);
+        assert!(flood.join().unwrap().iter().all(|answer| answer.status == 200));
+    });
 }

@@ -5,7 +5,7 @@
 mod common;
 
 use std::{
-    fs, io,
+    fs,
     process::{Output, Stdio},
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
@@ -206,8 +206,6 @@ fn keep_asking(server: &Server, body: &[u8], content_type: &str, path: &str, tal
         loop {
             let answer = match connection.try_post(path, content_type, body) {
                 Ok(answer) => answer,
-                // A connection that the kernel took for a listener that was closing, before anything was sent on it.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset && connection.is_fresh() => return,
                 Err(error) => {
                     tally.lost.fetch_add(1, Ordering::Relaxed);
                     panic!("a request was lost: {error}");

@@ -234,7 +234,6 @@ impl Response {
 /// A kept connection.
 pub struct Connection {
     stream: BufReader<TcpStream>,
-    answers: usize,
 }
 
 impl Connection {
@@ -246,7 +245,7 @@ impl Connection {
         let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream: BufReader::new(stream), answers: 0 })
+        Ok(Self { stream: BufReader::new(stream) })
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -260,17 +259,6 @@ impl Connection {
     pub fn try_post(&mut self, path: &str, content_type: &str, body: &[u8]) -> io::Result<Response> {
         self.write(&request("POST", path, &[("content-type", content_type)], body))?;
         self.read()
-    }
-
-    /// Whether nothing was answered on it yet.
-    pub fn is_fresh(&self) -> bool {
-        self.answers == 0
-    }
-
-    /// Reads one answer if it comes soon.
-    pub fn read_soon(&mut self, soon: Duration) -> Option<Response> {
-        self.stream.get_ref().set_read_timeout(Some(soon)).unwrap();
-        self.read().ok()
     }
 
     /// Reads one answer.
@@ -290,7 +278,6 @@ impl Connection {
         let length = headers.iter().find(|(name, _)| name == "content-length").map_or("0", |(_, value)| value);
         let mut body = vec![0; length.parse().unwrap()];
         self.stream.read_exact(&mut body)?;
-        self.answers += 1;
         Ok(Response { status, headers, body })
     }
 
