@@ -1,5 +1,6 @@
-// probe is what the tests of the cluster itself run in pods: `serve TEXT` answers every request on port 8080 with the text,
-// `get URL` prints what a server answers, `post URL FILE` what it answers to a file. It resolves names as the pod is told to in /etc/resolv.conf, with no library between.
+// probe is what the tests and the demo run in pods: `serve TEXT` answers every request on port 8080 with the text, `files
+// FOLDER` with the file that it names, `get URL` prints what a server answers, `post URL FILE` what it answers to a file. It
+// resolves names as the pod is told to in /etc/resolv.conf, with no library between.
 package main
 
 import (
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -24,28 +26,46 @@ func main() {
 func run(arguments []string) error {
 	switch {
 	case len(arguments) == 2 && arguments[0] == "serve":
-		return serve(arguments[1])
+		return serve(arguments[1], answerText(arguments[1]))
+	case len(arguments) == 2 && arguments[0] == "files":
+		return serve(arguments[1], answerFile(arguments[1]))
 	case len(arguments) == 2 && arguments[0] == "get":
 		return get(arguments[1])
 	case len(arguments) == 3 && arguments[0] == "post":
 		return post(arguments[1], arguments[2])
 	default:
-		return fmt.Errorf("expected `serve TEXT`, `get URL` or `post URL FILE`, got %q", arguments)
+		return fmt.Errorf("expected `serve TEXT`, `files FOLDER`, `get URL` or `post URL FILE`, got %q", arguments)
 	}
 }
 
-func serve(text string) error {
+func serve(what string, answer http.HandlerFunc) error {
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM)
 	go func() {
 		<-stop
 		os.Exit(0)
 	}()
-	fmt.Println("serving", text)
+	fmt.Println("serving", what)
 	return http.ListenAndServe(":8080", http.HandlerFunc(func(writer http.ResponseWriter, request *http.Request) {
 		fmt.Println("asked for", request.URL.Path)
-		fmt.Fprint(writer, text)
+		answer(writer, request)
 	}))
+}
+
+func answerText(text string) http.HandlerFunc {
+	return func(writer http.ResponseWriter, _ *http.Request) { fmt.Fprint(writer, text) }
+}
+
+// answerFile takes ranges, and gives an entity tag so that a download that is resumed notices a file that has changed.
+func answerFile(folder string) http.HandlerFunc {
+	files := http.FileServer(http.Dir(folder))
+	return func(writer http.ResponseWriter, request *http.Request) {
+		file, err := os.Stat(filepath.Join(folder, path.Clean("/"+request.URL.Path)))
+		if err == nil && file.Mode().IsRegular() {
+			writer.Header().Set("ETag", fmt.Sprintf("\"%x-%x\"", file.Size(), file.ModTime().UnixNano()))
+		}
+		files.ServeHTTP(writer, request)
+	}
 }
 
 func get(url string) error {
@@ -57,14 +77,14 @@ func get(url string) error {
 	return show(url, response)
 }
 
-func post(url, path string) error {
-	file, err := os.Open(path)
+func post(url, name string) error {
+	file, err := os.Open(name)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
 	client := http.Client{Timeout: 5 * time.Second}
-	response, err := client.Post(url, mime.TypeByExtension(filepath.Ext(path)), file)
+	response, err := client.Post(url, mime.TypeByExtension(filepath.Ext(name)), file)
 	if err != nil {
 		return err
 	}
