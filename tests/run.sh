@@ -18,5 +18,5 @@ step "build" cargo test --quiet --workspace --no-run
 step "unit, contract and router tests" cargo test --quiet --workspace --exclude ortolan-tests \
     --features ortolan-crds/resource
 step "tests of the harness" cargo test --quiet --package ortolan-tests --lib --bins
-step "end-to-end tests on a local cluster" cargo test --quiet --package ortolan-tests --test crd --test cluster
+step "end-to-end tests on a local cluster" cargo test --quiet --package ortolan-tests --test crd --test chart --test cluster
 echo "all tests passed in $SECONDS s"

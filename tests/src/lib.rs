@@ -1,13 +1,14 @@
 //! Ortolan's end-to-end tests, and the cluster that they run on.
 //!
 //! [`cluster`] starts a real Kubernetes on one Linux machine, without a registry and without Docker; the command `cluster` is the
-//! same by hand. [`images`] builds our images from their Dockerfiles. [`requirements`] says what the machine lacks, [`programs`]
-//! builds what runs, [`report`] tells how far it is.
+//! same by hand. [`images`] builds our images from their Dockerfiles, [`probe`] that of a small client and server. [`requirements`]
+//! says what the machine lacks, [`programs`] builds what runs, [`report`] tells how far it is.
 
 #![allow(clippy::disallowed_methods, reason = "a harness is told by its environment what to use")]
 
 pub mod cluster;
 pub mod images;
+pub mod probe;
 pub mod programs;
 pub mod report;
 pub mod requirements;

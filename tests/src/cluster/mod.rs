@@ -438,6 +438,16 @@ impl Cluster {
         }
     }
 
+    /// Runs `helm` and returns what it wrote.
+    ///
+    /// # Errors
+    /// With what it said, if it failed.
+    pub async fn run_helm(&self, arguments: &[&str]) -> Result<String, ClusterError> {
+        let mut command = self.helm().await?;
+        command.args(arguments);
+        Ok(blocking(move || run::output(&mut command)).await?)
+    }
+
     /// Whether the parts of the cluster can be reached: it is ours, and not only by a context.
     pub fn is_ours(&self) -> bool {
         matches!(self.host, Host::Ours(_))

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
-use ortolan_tests::cluster::{Cluster, Options, image, wait};
-use ortolan_tests::programs::{self, Profile, Purpose};
+use ortolan_tests::cluster::{Cluster, Options, wait};
+use ortolan_tests::probe;
 use ortolan_tests::report::{Report, chain};
 use ortolan_tests::requirements;
 use tokio::runtime::Runtime;
@@ -20,7 +20,7 @@ use crate::Needs;
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// The image that pods run.
-pub(crate) const PROBE: &str = "localhost/ortolan-probe:1";
+pub(crate) const PROBE: &str = probe::IMAGE;
 
 /// How a test ends: any error fails it.
 pub(crate) type Outcome = Result<(), Failure>;
@@ -106,12 +106,9 @@ async fn start_node() -> Result<Cluster, Failure> {
     Ok(cluster)
 }
 
-/// The archive of the probe's image, made beside the clusters.
+/// The archive of the probe's image.
 pub(crate) fn probe_archive() -> Result<PathBuf, Failure> {
-    let programs = programs::ensure(Profile::newest(), &[Purpose::Probe], Report::to_stderr())?;
-    let archive = programs::cache_folder().join("probe.tar");
-    image::of_one_program(&archive, PROBE, programs.path("probe")?)?;
-    Ok(archive)
+    Ok(probe::archive(Report::to_stderr())?)
 }
 
 /// Waits until the pod is ready and returns it as it was then.
