@@ -38,7 +38,7 @@ fn chosen(matches: &ArgMatches) -> Vec<&'static ImageSpec> {
 #[expect(clippy::print_stdout, reason = "the result of the command")]
 fn build(spec: &ImageSpec) -> Result<(), ImageError> {
     let image = images::build(spec, &progress)?;
-    println!("{}\t{}\t{} bytes", image.reference, image.archive.display(), image.bytes);
+    println!("{}\t{}\t{:.1} MB", image.reference, image.archive.display(), image.bytes as f64 / 1e6);
     Ok(())
 }
 

@@ -76,8 +76,29 @@ pub const POD: ImageSpec = ImageSpec {
 pub const POD_CUDA: ImageSpec =
     ImageSpec { name: "pod-cuda", tag_suffix: "-cuda", arguments: &[("RUNTIME", "cuda")], ..POD };
 
+/// The operator.
+pub const OPERATOR: ImageSpec = ImageSpec {
+    name: "operator",
+    dockerfile: "Dockerfile.operator",
+    repository: "operator",
+    tag_suffix: "",
+    arguments: &[],
+    inputs: &[
+        ".dockerignore",
+        "Cargo.lock",
+        "Cargo.toml",
+        "Dockerfile.operator",
+        "LICENSE",
+        "crds/Cargo.toml",
+        "crds/src",
+        "deploy/images",
+        "operator/Cargo.toml",
+        "operator/src",
+    ],
+};
+
 /// Every image.
-pub const ALL: &[ImageSpec] = &[POD, POD_CUDA];
+pub const ALL: &[ImageSpec] = &[POD, POD_CUDA, OPERATOR];
 
 impl ImageSpec {
     /// The name under which a container runtime finds the image once its archive is imported.
