@@ -18,8 +18,8 @@ help: ## List the targets
 serve: models ## Bring library and model, build the server, serve, classify photos, say what to try next
 	@python3 deploy/serve.py $(ARGS)
 
-demo: ## The same on a local Kubernetes, in a pod of our image, through a Service
-	@deploy/demo.sh
+demo: models ## A local Kubernetes, Ortolan by Helm, a model applied, photos classified from inside; NAME=…
+	@cargo run --quiet --package ortolan-tests --bin demo -- $(if $(NAME),--name $(NAME))
 
 test: ## Unit, contract, router and end-to-end tests on one local cluster
 	@tests/run.sh
@@ -42,8 +42,8 @@ lint: ## What CI checks besides the tests
 	test -x $(ORTOLAN_CACHE)/bin/cargo-deny || cargo install --quiet --locked cargo-deny --version 0.20.2 --root $(ORTOLAN_CACHE)
 	$(ORTOLAN_CACHE)/bin/cargo-deny check bans licenses sources
 
-images: ## Build the server's image
-	cargo run --quiet --package ortolan-tests --bin images -- build pod
+images: ## Build the images of the operator and of the server (cpu), and print their sizes
+	cargo run --quiet --package ortolan-tests --bin images -- build pod operator
 
 models: ## Make the models and bring ONNX Runtime, pinned by sha256
 	@python3 deploy/onnxruntime/get.py >/dev/null
