@@ -4,5 +4,6 @@
 
 mod definition;
 mod object;
+mod operations;
 mod refusals;
 mod rules;
