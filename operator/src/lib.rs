@@ -1,4 +1,33 @@
 //! Ortolan's operator: from an `InferenceModel` to pods that serve it.
 //!
-//! A skeleton: it watches and writes nothing yet. What it will be made of, and which way data flows through it, stands in
-//! `docs/architecture.md`.
+//! ```text
+//! observe ▸ validate ▸ build ▸ apply ▸ status
+//!    │                   │       │
+//!  caches of watches   rollout  server-side apply, only where something differs, only while leading
+//! ```
+//!
+//! Vocabulary: a *revision* is an immutable pod template, rendered once and kept in its ConfigMap; the *target* is the
+//! revision that the spec asks for; a *finding* is what is wrong with one pod.
+//!
+//! Decisions are pure functions: `validate`, `build`, `rollout`, `diagnose` and `status` do no input or output and get the
+//! time as an argument. Deliberately absent: webhooks, finalizers, reading Secrets or nodes, and a phase.
+
+pub mod admin;
+pub mod announce;
+pub mod apply;
+pub mod build;
+pub mod cache;
+pub mod controller;
+pub mod diagnose;
+pub mod digest;
+pub mod info;
+pub mod leader;
+pub mod metrics;
+pub mod names;
+pub mod observe;
+pub mod operator;
+pub mod rollout;
+pub mod settings;
+pub mod status;
+pub mod stuck;
+pub mod validate;

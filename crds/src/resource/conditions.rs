@@ -137,6 +137,15 @@ conditions! {
 /// [`SUMMED_UP`] that is False.
 pub const READY: &str = "Ready";
 
+/// Reason of [`READY`] where nothing is False or Unknown.
+pub const ALL_SERVES: &str = "AllServes";
+
+/// Reason of a condition that is Unknown because no pod has come far enough to tell.
+pub const PENDING: &str = "Pending";
+
+/// Reason of [`RECONCILING`] and [`STALLED`] where they are False.
+pub const SETTLED: &str = "Settled";
+
 /// As kstatus reads it: work on this generation, or on a repair, is under way. Never for scaling.
 pub const RECONCILING: &str = "Reconciling";
 

@@ -1,0 +1,73 @@
+//! Events: what `kubectl describe` shows of the past.
+
+use crds::resource::{
+    InferenceModel, InferenceModelStatus,
+    conditions::{READY, available, model_loaded, rolled_out},
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{
+    Resource as _,
+    runtime::events::{Event, EventType, Recorder},
+};
+
+use crate::{apply::Applied, status::find};
+
+/// An Event's note has at most this many bytes.
+const LONGEST_NOTE_BYTES: usize = 1024;
+
+/// Reason of the Event about children that were written though the spec had not changed.
+const REPAIRED: &str = "Repaired";
+
+/// Stages that pass by themselves.
+const ON_THE_WAY: [&str; 8] = [
+    model_loaded::FETCHING,
+    model_loaded::LOADING,
+    rolled_out::SURGING,
+    rolled_out::TERMINATING_FIRST,
+    available::SUSPENDED,
+    available::NO_REPLICA_READY,
+    crds::resource::conditions::PENDING,
+    crds::resource::conditions::ALL_SERVES,
+];
+
+/// Tells what has changed between two statuses, and what was repaired.
+pub async fn announce(recorder: &Recorder, model: &InferenceModel, status: &InferenceModelStatus, applied: &Applied) {
+    let before = model.status.clone().unwrap_or_default();
+    let mut events: Vec<Event> = [READY, rolled_out::TYPE]
+        .iter()
+        .filter_map(|type_| changed(find(&before, type_), find(status, type_)?))
+        .collect();
+    // Both speak of the same: one is enough.
+    events.dedup_by(|later, earlier| later.reason == earlier.reason);
+    events.extend(repaired(&before, status, applied));
+    for event in events {
+        if let Err(error) = recorder.publish(&event, &model.object_ref(&())).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, reason = event.reason, "an event is lost");
+        }
+    }
+}
+
+fn changed(before: Option<&Condition>, now: &Condition) -> Option<Event> {
+    if before.is_some_and(|before| before.status == now.status && before.reason == now.reason) {
+        return None;
+    }
+    let passes = now.status == "True" || ON_THE_WAY.contains(&now.reason.as_str());
+    let type_ = if passes { EventType::Normal } else { EventType::Warning };
+    Some(event(type_, &now.reason, &now.message))
+}
+
+/// Children that were written at rest: somebody else had changed or deleted them.
+fn repaired(before: &InferenceModelStatus, now: &InferenceModelStatus, applied: &Applied) -> Option<Event> {
+    let rested = |status: &InferenceModelStatus| find(status, rolled_out::TYPE).is_some_and(|it| it.status == "True");
+    let at_rest = before.observed_generation == now.observed_generation && rested(before) && rested(now);
+    let written = applied.written.join(", ");
+    (at_rest && !written.is_empty()).then(|| {
+        event(EventType::Normal, REPAIRED, &format!("written again, because it was not as it should be: {written}"))
+    })
+}
+
+fn event(type_: EventType, reason: &str, note: &str) -> Event {
+    let mut note = note.to_owned();
+    note.truncate(note.floor_char_boundary(LONGEST_NOTE_BYTES));
+    Event { type_, reason: reason.to_owned(), note: Some(note), action: "Reconcile".to_owned(), secondary: None }
+}

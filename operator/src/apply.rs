@@ -1,0 +1,419 @@
+//! Writes what was decided, in order; chooses nothing but whether a write is needed at all.
+//!
+//! Every child is written by server-side apply with one field manager that owns all of its fields. A child that already
+//! has them is left alone, so that nothing is written while nothing changes. One that belongs to somebody else is never
+//! touched, but named.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt::Debug,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use crds::resource::{InferenceModel, conditions::accepted};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, OwnerReference},
+};
+use kube::{
+    Api, Client, Resource, ResourceExt as _,
+    api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions},
+    core::Status,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{
+    build::Objects,
+    digest::digest,
+    leader::{Leadership, NotLeading},
+    metrics::{Metrics, WriteResult},
+    names,
+    observe::{Observed, is_owned_by},
+    validate::Refusal,
+};
+
+/// Enough that two states of a child never meet.
+const DIGEST_BYTES: usize = 8;
+
+/// Writes to the API server, as long as this process leads.
+pub struct Writer {
+    client: Client,
+    leadership: Leadership,
+    metrics: Arc<Metrics>,
+    written: Mutex<HashMap<String, Written>>,
+}
+
+/// What a child looked like right after it was written: the API server may write a value in another way than we do
+/// (`1` for `1000m`), and others may add to lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Written {
+    wanted: String,
+    stored: String,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// What the API server does not take, or what belongs to somebody else.
+    pub refusals: Vec<Refusal>,
+    /// Children that were written: kind and name.
+    pub written: Vec<String>,
+}
+
+/// Why a write is to be tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// Somebody else may write.
+    #[error(transparent)]
+    NotLeading(#[from] NotLeading),
+    /// The API server could not be reached, or was not ready for it.
+    #[error("cannot {action} {kind} {name}")]
+    Api {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        kind: String,
+        /// See `kind`.
+        name: String,
+        /// What the API server said.
+        source: Box<kube::Error>,
+    },
+    /// An InferenceModel of this name was deleted, and its children are about to be.
+    #[error("{kind} {name} of a deleted InferenceModel is still there")]
+    StillThere {
+        /// What is still there.
+        kind: String,
+        /// See `kind`.
+        name: String,
+    },
+}
+
+impl Writer {
+    /// A writer that asks `leadership` before every write.
+    #[must_use]
+    pub fn new(client: Client, leadership: Leadership, metrics: Arc<Metrics>) -> Self {
+        Self { client, leadership, metrics, written: Mutex::default() }
+    }
+
+    /// Brings the children to what `objects` says and removes those that it does not name.
+    ///
+    /// # Errors
+    /// [`ApplyError`] for the first write that is worth another try. What the API server refuses for good is no error
+    /// but part of the answer.
+    pub async fn apply(&self, objects: Objects, observed: &Observed) -> Result<Applied, ApplyError> {
+        // No `..`: a kind that is added and forgotten here does not compile.
+        let Objects { config_maps, services, deployments } = objects;
+        let mut applied = Applied::default();
+        let wanted =
+            Wanted { config_maps: names(&config_maps), services: names(&services), deployments: names(&deployments) };
+        // Pods mount the config, so it goes first. Services are there before the first pod is ready.
+        for config_map in config_maps {
+            self.put(config_map, &observed.config_maps, &observed.model, &mut applied).await?;
+        }
+        for service in services {
+            self.put(service, &observed.services, &observed.model, &mut applied).await?;
+        }
+        for deployment in deployments {
+            self.put(deployment, &observed.deployments, &observed.model, &mut applied).await?;
+        }
+        self.prune(&observed.deployments, &wanted.deployments).await?;
+        self.prune(&observed.services, &wanted.services).await?;
+        self.prune(&observed.config_maps, &wanted.config_maps).await?;
+        Ok(applied)
+    }
+
+    /// Writes the status.
+    ///
+    /// # Errors
+    /// [`ApplyError`] where it should be tried again.
+    pub async fn write_status(&self, model: &InferenceModel, status: &Value) -> Result<(), ApplyError> {
+        let api: Api<InferenceModel> = self.api(&model.namespace().unwrap_or_default());
+        let name = model.name_any();
+        let patch = serde_json::json!({
+            "apiVersion": InferenceModel::api_version(&()),
+            "kind": InferenceModel::kind(&()),
+            "metadata": {"name": name, "uid": model.uid()},
+            "status": status,
+        });
+        self.leadership.check()?;
+        let params = PatchParams::apply(names::STATUS_MANAGER).force();
+        let answer = api.patch_status(&name, &params, &Patch::Apply(&patch)).await;
+        match answer {
+            Ok(_) => {
+                self.metrics.wrote("InferenceModel", WriteResult::ok);
+                Ok(())
+            }
+            // Deleted in the meantime, or made anew: there is nothing to tell it.
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+            Err(source) => Err(self.failed::<InferenceModel>("write the status of", &name, source)),
+        }
+    }
+
+    /// Forgets children that are gone.
+    pub fn keep_only(&self, is_there: impl Fn(&str) -> bool) {
+        self.written
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|key, _| key.split_once(' ').is_some_and(|(model, _)| is_there(model)));
+    }
+
+    fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self, namespace: &str) -> Api<K> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    async fn put<K>(
+        &self,
+        child: K,
+        live: &BTreeMap<String, Arc<K>>,
+        model: &InferenceModel,
+        applied: &mut Applied,
+    ) -> Result<(), ApplyError>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+        K: Clone + Debug + Serialize + DeserializeOwned,
+    {
+        let (kind, name) = (K::kind(&()), child.name_any());
+        let key = format!("{} {kind}/{name}", model.uid().unwrap_or_default());
+        let wanted = Wish::of(&child);
+        let mut known = live.get(&name).map(|live| K::clone(live));
+        if known.as_ref().is_some_and(|live| live.meta().deletion_timestamp.is_some()) {
+            // It is made again when it is gone.
+            return Ok(());
+        }
+        if known.as_ref().is_some_and(|live| self.is_in_place(&key, &wanted, live)) {
+            return Ok(());
+        }
+        if known.is_none() {
+            known = self.look_for::<K>(model, &name).await?;
+        }
+        if let Some(found) = known.as_ref().filter(|found| !is_ours(*found, model)) {
+            if was_ours(found, model) {
+                return Err(ApplyError::StillThere { kind: kind.into_owned(), name });
+            }
+            applied.refusals.push(belongs_to_another(&kind, found));
+            return Ok(());
+        }
+        match self.write(&wanted, known.as_ref(), model).await {
+            Ok(stored) => {
+                self.remember(key, &wanted, &stored);
+                applied.written.push(format!("{kind} {name}"));
+                Ok(())
+            }
+            Err(kube::Error::Api(status)) if reason_of_refusal(&status).is_some() => {
+                self.metrics.wrote(&kind, WriteResult::refused);
+                applied.refusals.push(refused(&kind, &name, &status));
+                Ok(())
+            }
+            Err(source) => Err(self.failed::<K>("apply", &name, source)),
+        }
+    }
+
+    async fn write<K>(&self, wanted: &Wish, known: Option<&K>, model: &InferenceModel) -> Result<K, kube::Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let mut patch = wanted.object.clone();
+        patch["apiVersion"] = K::api_version(&()).into();
+        patch["kind"] = K::kind(&()).into();
+        let mut params = PatchParams::apply(names::FIELD_MANAGER);
+        if let Some(known) = known {
+            // If it was deleted and made again by somebody else, this fails instead of taking it over.
+            patch["metadata"]["uid"] = known.uid().into();
+            params = params.force();
+        }
+        if self.leadership.check().is_err() {
+            return Err(kube::Error::Service(Box::new(NotLeading)));
+        }
+        let api: Api<K> = self.api(&model.namespace().unwrap_or_default());
+        let name = patch["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let stored = api.patch(&name, &params, &Patch::Apply(&patch)).await?;
+        self.metrics.wrote(&K::kind(&()), WriteResult::ok);
+        Ok(stored)
+    }
+
+    /// What the cache does not show may be there all the same: it carries no label of ours, or is younger than the cache.
+    async fn look_for<K>(&self, model: &InferenceModel, name: &str) -> Result<Option<K>, ApplyError>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let api: Api<K> = self.api(&model.namespace().unwrap_or_default());
+        let named = ListParams::default().fields(&format!("metadata.name={name}"));
+        let list = api.list(&named).await.map_err(|source| self.failed::<K>("look for", name, source))?;
+        Ok(list.items.into_iter().next())
+    }
+
+    async fn prune<K>(&self, live: &BTreeMap<String, Arc<K>>, wanted: &HashSet<String>) -> Result<(), ApplyError>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        for (name, child) in live {
+            if wanted.contains(name) || child.meta().deletion_timestamp.is_some() {
+                continue;
+            }
+            self.leadership.check()?;
+            let api: Api<K> = self.api(&child.namespace().unwrap_or_default());
+            let same = Preconditions { uid: child.uid(), resource_version: None };
+            let params = DeleteParams { preconditions: Some(same), ..DeleteParams::background() };
+            match api.delete(name, &params).await {
+                Ok(_) => self.metrics.wrote(&K::kind(&()), WriteResult::ok),
+                Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
+                Err(source) => return Err(self.failed::<K>("delete", name, source)),
+            }
+        }
+        Ok(())
+    }
+
+    fn failed<K: Resource<DynamicType = ()>>(
+        &self,
+        action: &'static str,
+        name: &str,
+        source: kube::Error,
+    ) -> ApplyError {
+        if let kube::Error::Service(source) = &source
+            && source.is::<NotLeading>()
+        {
+            return NotLeading.into();
+        }
+        let kind = K::kind(&());
+        self.metrics.wrote(&kind, WriteResult::error);
+        ApplyError::Api { action, kind: kind.into_owned(), name: name.to_owned(), source: Box::new(source) }
+    }
+
+    /// Whether a child already has everything that is wanted, and nothing of ours that is wanted no more.
+    fn is_in_place<K: Resource + Serialize>(&self, key: &str, wanted: &Wish, live: &K) -> bool {
+        if live.annotations().get(names::APPLIED_ANNOTATION) != Some(&wanted.digest) {
+            return false;
+        }
+        let live = serde_json::to_value(live).unwrap_or_default();
+        contains(&live, &wanted.object) || {
+            let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+            written.get(key) == Some(&Written { wanted: wanted.digest.clone(), stored: seen(&live, &wanted.object) })
+        }
+    }
+
+    fn remember<K: Serialize>(&self, key: String, wanted: &Wish, stored: &K) {
+        let stored = serde_json::to_value(stored).unwrap_or_default();
+        if contains(&stored, &wanted.object) {
+            return;
+        }
+        let written = Written { wanted: wanted.digest.clone(), stored: seen(&stored, &wanted.object) };
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).insert(key, written);
+    }
+}
+
+struct Wanted {
+    config_maps: HashSet<String>,
+    services: HashSet<String>,
+    deployments: HashSet<String>,
+}
+
+fn names<K: Resource>(objects: &[K]) -> HashSet<String> {
+    objects.iter().map(kube::ResourceExt::name_any).collect()
+}
+
+/// A child as it should be, and the digest of it.
+struct Wish {
+    object: Value,
+    digest: String,
+}
+
+impl Wish {
+    fn of<K: Serialize>(child: &K) -> Self {
+        // Types of Kubernetes can always be written.
+        let mut object = serde_json::to_value(child).unwrap_or_default();
+        let digest = digest(&object, DIGEST_BYTES);
+        object["metadata"]["annotations"][names::APPLIED_ANNOTATION] = digest.as_str().into();
+        Self { object, digest }
+    }
+}
+
+/// Whether all that is wanted is there; what else is there does not matter, but for the items of lists.
+fn contains(live: &Value, wanted: &Value) -> bool {
+    match (live, wanted) {
+        (Value::Object(live), Value::Object(wanted)) => wanted.iter().all(|(key, wanted)| match live.get(key) {
+            Some(live) => contains(live, wanted),
+            None => says_nothing(wanted),
+        }),
+        (Value::Array(live), Value::Array(wanted)) => {
+            live.len() == wanted.len() && live.iter().zip(wanted).all(|(live, wanted)| contains(live, wanted))
+        }
+        _ => live == wanted,
+    }
+}
+
+fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(keys) => keys.is_empty(),
+        _ => false,
+    }
+}
+
+/// Digest of what is there where something is wanted.
+fn seen(live: &Value, wanted: &Value) -> String {
+    fn project(live: &Value, wanted: &Value) -> Value {
+        match (live, wanted) {
+            (Value::Object(live), Value::Object(wanted)) => {
+                let seen = wanted.iter().filter_map(|(key, wanted)| Some((key, project(live.get(key)?, wanted))));
+                Value::Object(seen.map(|(key, value)| (key.clone(), value)).collect())
+            }
+            _ => live.clone(),
+        }
+    }
+    digest(&project(live, wanted), DIGEST_BYTES)
+}
+
+fn is_ours<K: Resource>(found: &K, model: &InferenceModel) -> bool {
+    let metadata = found.meta();
+    if is_owned_by(metadata, &model.uid().unwrap_or_default()) {
+        return true;
+    }
+    // One that we wrote and that nobody owns: the reference was taken off, or its InferenceModel was deleted and its
+    // children kept.
+    let written_by_us = |entry: &ManagedFieldsEntry| {
+        entry.manager.as_deref() == Some(names::FIELD_MANAGER) && entry.operation.as_deref() == Some("Apply")
+    };
+    controller(found).is_none() && metadata.managed_fields.iter().flatten().any(written_by_us)
+}
+
+/// Whether it belongs to an InferenceModel that had this name.
+fn was_ours<K: Resource>(found: &K, model: &InferenceModel) -> bool {
+    controller(found).is_some_and(|owner| owner.kind == InferenceModel::kind(&()) && owner.name == model.name_any())
+}
+
+fn controller<K: Resource>(found: &K) -> Option<&OwnerReference> {
+    found.meta().owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
+}
+
+fn belongs_to_another<K: Resource>(kind: &str, found: &K) -> Refusal {
+    let owner = match controller(found) {
+        Some(owner) => format!("belongs to {} {}", owner.kind, owner.name),
+        None => "was not made by Ortolan".to_owned(),
+    };
+    let message = format!(
+        "{kind} {} {owner}, so it is left alone. Remove or rename it, or give this InferenceModel another name",
+        found.name_any()
+    );
+    Refusal { reason: accepted::NAME_CONFLICT, message }
+}
+
+/// A reason of the condition Accepted where the API server will not take the object however often it is asked.
+#[must_use]
+pub fn reason_of_refusal(status: &Status) -> Option<&'static str> {
+    match status.code {
+        403 if status.message.contains("exceeded quota") => Some(accepted::QUOTA_EXCEEDED),
+        400 | 403 | 422 => Some(accepted::ADMISSION_DENIED),
+        _ => None,
+    }
+}
+
+fn refused(kind: &str, name: &str, status: &Status) -> Refusal {
+    let reason = reason_of_refusal(status).unwrap_or(accepted::ADMISSION_DENIED);
+    let remedy = match reason {
+        accepted::QUOTA_EXCEEDED => "Raise the namespace's ResourceQuota, or ask for less",
+        _ => "Change the spec so that it is allowed, or the policy that forbids it",
+    };
+    Refusal { reason, message: format!("{kind} {name} is refused: {}. {remedy}", status.message) }
+}

@@ -1,0 +1,19 @@
+//! From a checked spec and a plan to the objects that should be there. Plain data to plain data.
+//!
+//! ```text
+//! spec ▸ Revision {hash, config, template}   rendered once, at birth, and stored in the revision's ConfigMap
+//!                    │
+//! plan ▸ ConfigMap, Deployment for each revision ▸ Services ▸ Objects
+//! ```
+//!
+//! What a revision was born with is used for ever: another operator that would render its pods differently restarts none.
+
+pub mod config;
+mod objects;
+pub mod overlay;
+pub mod revision;
+mod unit;
+
+pub use objects::{Objects, build};
+pub use revision::{Revision, Revisions};
+pub use unit::{Images, ServingUnit};

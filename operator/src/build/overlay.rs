@@ -1,0 +1,146 @@
+//! `spec.podTemplate`: what a user may add to the pods, and what not.
+
+use crds::{resource::InferenceModelSpec, serving::Fault};
+use k8s_openapi::api::core::v1::{Container, PodSpec, PodTemplateSpec};
+use serde_json::Value;
+
+use crate::names;
+
+use super::{config, unit};
+
+/// Reads the podTemplate.
+///
+/// # Errors
+/// All that cannot be merged: text that is no PodTemplateSpec, fields that Kubernetes does not know, and what is the
+/// operator's to set.
+pub fn read(spec: &InferenceModelSpec) -> Result<Option<PodTemplateSpec>, Vec<Fault>> {
+    let Some(written) = &spec.pod_template else { return Ok(None) };
+    let template: PodTemplateSpec = serde_json::from_value(written.clone())
+        .map_err(|error| vec![fault("", format!("expected a PodTemplateSpec: {error}"))])?;
+    let understood = serde_json::to_value(&template).unwrap_or_default();
+    let mut faults = Vec::new();
+    unknown_fields("", written, &understood, &mut faults);
+    faults.extend(reserved(&template));
+    if faults.is_empty() { Ok(Some(template)) } else { Err(faults) }
+}
+
+/// A field that was written but not understood would be dropped without a word.
+fn unknown_fields(path: &str, written: &Value, understood: &Value, faults: &mut Vec<Fault>) {
+    match (written, understood) {
+        (Value::Object(written), Value::Object(understood)) => {
+            for (key, value) in written {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                match understood.get(key) {
+                    Some(understood) => unknown_fields(&path, value, understood, faults),
+                    None if says_nothing(value) => {}
+                    None => faults.push(fault(&path, "Kubernetes knows no such field".to_owned())),
+                }
+            }
+        }
+        (Value::Array(written), Value::Array(understood)) => {
+            for (index, (written, understood)) in written.iter().zip(understood).enumerate() {
+                unknown_fields(&format!("{path}[{index}]"), written, understood, faults);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(keys) => keys.is_empty(),
+        _ => false,
+    }
+}
+
+/// What is not the user's to set: host access, privileges, the selector's labels, and what the server is started with.
+fn reserved(template: &PodTemplateSpec) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let labels = template.metadata.iter().flat_map(|metadata| metadata.labels.iter().flatten());
+    for (label, _) in labels.filter(|(label, _)| [names::MODEL_LABEL, names::REVISION_LABEL].contains(&label.as_str()))
+    {
+        faults.push(fault(&format!("metadata.labels[{label}]"), "the operator selects pods by it".to_owned()));
+    }
+    let Some(spec) = &template.spec else { return faults };
+    faults.extend(of_pod(spec));
+    let lists = [("containers", Some(&spec.containers)), ("initContainers", spec.init_containers.as_ref())];
+    for (list, containers) in lists {
+        for container in containers.into_iter().flatten() {
+            faults.extend(of_container(&format!("spec.{list}[{}]", container.name), container));
+        }
+    }
+    faults
+}
+
+fn of_pod(spec: &PodSpec) -> Vec<Fault> {
+    let host = "pods get no access to the host".to_owned();
+    let mut faults = Vec::new();
+    let used = [
+        ("spec.hostNetwork", spec.host_network == Some(true)),
+        ("spec.hostPID", spec.host_pid == Some(true)),
+        ("spec.hostIPC", spec.host_ipc == Some(true)),
+        ("spec.hostUsers", spec.host_users == Some(true)),
+    ];
+    faults.extend(used.into_iter().filter(|(_, used)| *used).map(|(path, _)| fault(path, host.clone())));
+    for volume in spec.volumes.iter().flatten() {
+        let path = format!("spec.volumes[{}]", volume.name);
+        if volume.host_path.is_some() {
+            faults.push(fault(&format!("{path}.hostPath"), host.clone()));
+        }
+        if unit::is_our_volume(&volume.name) {
+            faults.push(fault(&path, "the operator has a volume of this name".to_owned()));
+        }
+    }
+    if spec.restart_policy.as_deref().is_some_and(|policy| policy != "Always") {
+        faults.push(fault("spec.restartPolicy", "pods of a Deployment are always restarted".to_owned()));
+    }
+    faults
+}
+
+fn of_container(path: &str, container: &Container) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let at = |field: &str| format!("{path}.{field}");
+    let security = container.security_context.as_ref();
+    if security.is_some_and(|security| security.privileged == Some(true)) {
+        faults.push(fault(&at("securityContext.privileged"), "pods get no privileges".to_owned()));
+    }
+    for port in container.ports.iter().flatten() {
+        if port.host_port.is_some() {
+            faults.push(fault(&at("ports.hostPort"), "pods get no access to the host".to_owned()));
+        }
+        if unit::ports()
+            .iter()
+            .any(|(name, number)| *number == port.container_port || port.name.as_deref() == Some(*name))
+        {
+            faults.push(fault(&at("ports"), format!("port {} is the server's", port.container_port)));
+        }
+    }
+    let ours = container.name == names::SERVER_CONTAINER || names::fetched_model(&container.name).is_some();
+    if !ours {
+        return faults;
+    }
+    if container.command.is_some() || container.args.is_some() {
+        faults.push(fault(&at("command"), "the operator starts the server".to_owned()));
+    }
+    if container.image.is_some() {
+        faults.push(fault(&at("image"), "the image is set by spec.server.image".to_owned()));
+    }
+    for mount in container.volume_mounts.iter().flatten() {
+        let taken = ["/etc/ortolan", config::MODELS_FOLDER, config::VOLUMES_FOLDER];
+        if taken.iter().any(|folder| mount.mount_path == *folder || mount.mount_path.starts_with(&format!("{folder}/")))
+        {
+            faults.push(fault(&at("volumeMounts"), format!("{} is the operator's", mount.mount_path)));
+        }
+    }
+    for variable in container.env.iter().flatten().filter(|variable| variable.name.starts_with("ORTOLAN__")) {
+        faults.push(fault(&at("env"), format!("{}: settings go under spec.server.config", variable.name)));
+    }
+    faults
+}
+
+fn fault(path: &str, message: String) -> Fault {
+    let path = if path.is_empty() { "spec.podTemplate".to_owned() } else { format!("spec.podTemplate.{path}") };
+    Fault { path, origin: String::new(), message }
+}

@@ -1,0 +1,202 @@
+//! What the API server has of one kind, kept up to date by a watch and sorted by the InferenceModel it belongs to.
+//!
+//! A reconcile reads these and asks the API server nothing. Deletions count as changes: a child that is gone must be
+//! made again.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt::Debug,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use crds::resource::InferenceModel;
+use futures::{StreamExt as _, TryStreamExt as _, pin_mut};
+use k8s_openapi::NamespaceResourceScope;
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    runtime::{
+        WatchStreamExt as _,
+        reflector::ObjectRef,
+        watcher::{self, Event, watcher},
+    },
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::{mpsc, watch};
+
+use crate::{metrics::Metrics, names};
+
+/// Namespace and name of an InferenceModel.
+pub type Key = (String, String);
+
+/// The objects of one kind. Cheap to clone; all clones see the same.
+pub struct Cache<K> {
+    objects: Arc<RwLock<Objects<K>>>,
+    ready: watch::Sender<bool>,
+}
+
+type Objects<K> = HashMap<Key, BTreeMap<String, Arc<K>>>;
+
+impl<K> Clone for Cache<K> {
+    fn clone(&self) -> Self {
+        Self { objects: Arc::clone(&self.objects), ready: self.ready.clone() }
+    }
+}
+
+impl<K> Default for Cache<K> {
+    fn default() -> Self {
+        Self { objects: Arc::default(), ready: watch::Sender::new(false) }
+    }
+}
+
+impl<K> Cache<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    K: Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    /// The objects that carry this InferenceModel's label, by name.
+    #[must_use]
+    pub fn of(&self, namespace: &str, model: &str) -> BTreeMap<String, Arc<K>> {
+        let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
+        objects.get(&(namespace.to_owned(), model.to_owned())).cloned().unwrap_or_default()
+    }
+
+    /// The uids of all objects.
+    #[must_use]
+    pub fn uids(&self) -> HashSet<String> {
+        let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
+        objects.values().flat_map(BTreeMap::values).filter_map(|object| object.meta().uid.clone()).collect()
+    }
+
+    /// Waits until everything that was there at the start has been read.
+    pub async fn wait_until_ready(&self) {
+        // The sender is ours, so it is there.
+        let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
+    }
+
+    /// Whether everything that was there at the start has been read.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
+    /// Follows the API server for ever. Every change names the InferenceModel it belongs to in `changed`; when that is
+    /// full, the watch waits.
+    pub async fn follow(self, scope: Scope, changed: mpsc::Sender<ObjectRef<InferenceModel>>, metrics: Arc<Metrics>) {
+        let api: Api<K> = scope.api();
+        let config = watcher::Config::default().labels(names::MODEL_LABEL).page_size(500);
+        let kind = K::kind(&()).into_owned();
+        let events = watcher(api, config).default_backoff().inspect_err(|error| {
+            tracing::warn!(kind, error = %error, "a watch is begun again");
+            metrics.watch_restarted(&kind);
+        });
+        pin_mut!(events);
+        let mut listed: HashSet<(Key, String)> = HashSet::new();
+        while let Some(event) = events.next().await {
+            let begun = self.is_ready();
+            for key in event.map(|event| self.take(event, &mut listed)).unwrap_or_default() {
+                // Every InferenceModel is looked at once all caches are ready; nobody listens before.
+                if !begun {
+                    continue;
+                }
+                let object = ObjectRef::new(&key.1).within(&key.0);
+                if changed.send(object).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes an event; returns whom it concerns.
+    fn take(&self, event: Event<K>, listed: &mut HashSet<(Key, String)>) -> Vec<Key> {
+        match event {
+            Event::Init => {
+                listed.clear();
+                Vec::new()
+            }
+            Event::InitApply(object) => {
+                let key = key_of(&object);
+                if let Some(key) = &key {
+                    listed.insert((key.clone(), object.name_any()));
+                }
+                self.put(object);
+                key.into_iter().collect()
+            }
+            Event::InitDone => {
+                let gone = self.keep_only(listed);
+                self.ready.send_replace(true);
+                gone
+            }
+            Event::Apply(object) => {
+                let key = key_of(&object);
+                self.put(object);
+                key.into_iter().collect()
+            }
+            Event::Delete(object) => {
+                let key = key_of(&object);
+                if let Some(key) = &key {
+                    self.remove(key, &object.name_any());
+                }
+                key.into_iter().collect()
+            }
+        }
+    }
+
+    fn put(&self, mut object: K) {
+        object.managed_fields_mut().clear();
+        let Some(key) = key_of(&object) else { return };
+        let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
+        objects.entry(key).or_default().insert(object.name_any(), Arc::new(object));
+    }
+
+    fn remove(&self, key: &Key, name: &str) {
+        let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_model) = objects.get_mut(key) {
+            of_model.remove(name);
+            if of_model.is_empty() {
+                objects.remove(key);
+            }
+        }
+    }
+
+    /// What a new list lacks was deleted while nobody watched.
+    fn keep_only(&self, listed: &HashSet<(Key, String)>) -> Vec<Key> {
+        let known: Vec<(Key, String)> = {
+            let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
+            objects.iter().flat_map(|(key, of)| of.keys().map(|name| (key.clone(), name.clone()))).collect()
+        };
+        let gone: Vec<(Key, String)> = known.into_iter().filter(|object| !listed.contains(object)).collect();
+        for (key, name) in &gone {
+            self.remove(key, name);
+        }
+        gone.into_iter().map(|(key, _)| key).collect()
+    }
+}
+
+fn key_of<K: Resource<DynamicType = ()>>(object: &K) -> Option<Key> {
+    let model = object.labels().get(names::MODEL_LABEL)?;
+    Some((object.namespace()?, model.clone()))
+}
+
+/// Where the operator looks: everywhere, or in one namespace.
+#[derive(Clone)]
+pub struct Scope {
+    client: Client,
+    namespace: Option<String>,
+}
+
+impl Scope {
+    /// One namespace, or all where none is given.
+    #[must_use]
+    pub fn new(client: Client, namespace: Option<String>) -> Self {
+        Self { client, namespace }
+    }
+
+    /// The objects of a kind in it.
+    #[must_use]
+    pub fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! Watches, the reconcile in five calls, and what happens after an error.
+//!
+//! ```text
+//! InferenceModels ─┐
+//! their children ──┼─▸ queue ▸ observe ▸ validate ▸ build ▸ apply ▸ status
+//! leadership, time ┘
+//! ```
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    future,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crds::resource::InferenceModel;
+use futures::{Stream, StreamExt as _, stream};
+use k8s_openapi::jiff::Timestamp;
+use kube::{
+    Api, ResourceExt as _,
+    runtime::{
+        WatchStreamExt as _,
+        controller::{self, Action},
+        events::Recorder,
+        reflector::{self, ObjectRef, Store},
+        watcher::{self, watcher},
+    },
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time,
+};
+
+use crate::{
+    announce,
+    apply::{Applied, ApplyError, Writer},
+    build::{self, Images, Objects, Revisions, revision},
+    cache::Scope,
+    diagnose::{Finding, diagnose, unschedulable_since},
+    leader::Leadership,
+    metrics::{Metrics, ReconcileResult},
+    names,
+    observe::{Observed, Sources, has_ended, observe, ready_since},
+    rollout::{self, Plan, PodFacts, Situation},
+    status::{self, Facts},
+    stuck,
+    validate::{Checked, Refusal, validate},
+};
+
+/// Reconciles at once; more would only queue up at the API server.
+const CONCURRENT: u16 = 32;
+
+/// A reconcile that takes longer is given up and tried again.
+const RECONCILE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What was refused may be allowed by now; no event tells.
+const REFUSED_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A pod that says nothing is asked about.
+const SILENT_INTERVAL: Duration = Duration::from_secs(4);
+
+/// Everything is looked at again now and then, for what no event told.
+const REST_INTERVAL: Duration = Duration::from_secs(600);
+
+/// Pauses between tries after errors.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+/// See [`SHORTEST_PAUSE`].
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// What every reconcile needs.
+pub struct Context {
+    /// Where facts come from.
+    pub sources: Sources,
+    /// Where writes go.
+    pub writer: Writer,
+    /// The server's images for new revisions.
+    pub images: Images,
+    /// Whether this process may write.
+    pub leadership: Leadership,
+    /// Where Events go.
+    pub recorder: Recorder,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// How often in a row the reconcile of an object failed.
+    pub failures: Mutex<HashMap<ObjectRef<InferenceModel>, u32>>,
+}
+
+/// Why a reconcile is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// A write.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// The API server does not answer.
+    #[error("not done within {RECONCILE_TIMEOUT:?}")]
+    Timeout,
+}
+
+/// Reconciles until `stop` turns true, and ends when the reconciles under way have.
+pub async fn run(
+    scope: &Scope,
+    context: Arc<Context>,
+    changed: mpsc::Receiver<ObjectRef<InferenceModel>>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let api: Api<InferenceModel> = scope.api();
+    let (store, writer) = reflector::store();
+    let metrics = Arc::clone(&context.metrics);
+    let models = watcher(api, watcher::Config::default().page_size(500))
+        .default_backoff()
+        .modify(|model| model.managed_fields_mut().clear())
+        .reflect(writer)
+        .touched_objects()
+        .filter_map(move |model| {
+            let model = model.inspect_err(|error| {
+                tracing::warn!(kind = "InferenceModel", error = %error, "a watch is begun again");
+                metrics.watch_restarted("InferenceModel");
+            });
+            future::ready(model.ok().map(|model| ObjectRef::from_obj(&model)))
+        });
+    let all = gained(context.leadership.subscribe(), store.clone());
+    let queue = stream::select(stream::select(models, received(changed)), all);
+    let queue = queue.map(Ok::<_, std::convert::Infallible>).take_until(async move {
+        // The sender is gone when the process ends, which is a reason to stop too.
+        let _ = stop.wait_for(|stop| *stop).await;
+    });
+    tokio::spawn(tidy(Arc::downgrade(&context), store.clone()));
+    context.sources.wait_until_ready().await;
+    let config = controller::Config::default().concurrency(CONCURRENT);
+    controller::applier(
+        |model, context| Box::pin(reconcile(model, context)),
+        |model, error, context| pause_after(&model, error, &context),
+        context,
+        store,
+        queue,
+        config,
+    )
+    .for_each(|result| {
+        if let Err(error) = result {
+            // Deleted in the meantime, or told of already where the reconcile failed.
+            tracing::debug!(error = %error, "nothing was reconciled");
+        }
+        future::ready(())
+    })
+    .await;
+}
+
+fn received<T>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> {
+    stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|it| (it, receiver)) })
+}
+
+/// All InferenceModels, each time this process begins to lead.
+fn gained(
+    leading: watch::Receiver<bool>,
+    store: Store<InferenceModel>,
+) -> impl Stream<Item = ObjectRef<InferenceModel>> {
+    let begins = stream::unfold(leading, |mut leading| async {
+        leading.changed().await.ok()?;
+        let leads = *leading.borrow_and_update();
+        Some((leads, leading))
+    });
+    begins.filter(|leads| future::ready(*leads)).flat_map(move |_| {
+        stream::iter(store.state().iter().map(|model| ObjectRef::from_obj(&**model)).collect::<Vec<_>>())
+    })
+}
+
+/// Forgets what is known of objects that are gone, now and then.
+async fn tidy(context: std::sync::Weak<Context>, store: Store<InferenceModel>) {
+    loop {
+        time::sleep(REST_INTERVAL / 10).await;
+        let Some(context) = context.upgrade() else { return };
+        let models = store.state();
+        let uids: HashSet<String> = models.iter().filter_map(|model| model.uid()).collect();
+        context.writer.keep_only(|uid| uids.contains(uid));
+        let there: HashSet<_> = models.iter().map(|model| ObjectRef::from_obj(&**model)).collect();
+        context.failures.lock().unwrap_or_else(PoisonError::into_inner).retain(|model, _| there.contains(model));
+        let pods = context.sources.pods.uids();
+        context.sources.infos.keep_only(|uid| pods.contains(uid));
+        context.sources.stuck.keep_only(|uid| pods.contains(uid));
+        context.metrics.knows(models.len());
+    }
+}
+
+async fn reconcile(model: Arc<InferenceModel>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    if context.leadership.check().is_err() || model.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let began = Instant::now();
+    let done = time::timeout(RECONCILE_TIMEOUT, bring_about(Arc::clone(&model), &context)).await;
+    let result = done.unwrap_or(Err(ReconcileError::Timeout));
+    match &result {
+        Ok(_) => {
+            let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
+            failures.remove(&ObjectRef::from_obj(&*model));
+            context.metrics.reconciled(ReconcileResult::ok, began.elapsed());
+        }
+        Err(ReconcileError::Apply(ApplyError::NotLeading(_))) => return Ok(Action::await_change()),
+        Err(_) => context.metrics.reconciled(ReconcileResult::error, began.elapsed()),
+    }
+    result
+}
+
+/// observe ▸ validate ▸ build ▸ apply ▸ status
+async fn bring_about(model: Arc<InferenceModel>, context: &Context) -> Result<Action, ReconcileError> {
+    let observed = observe(model, &context.sources, Timestamp::now());
+    let findings = findings(&observed);
+    let checked = validate(&observed.model.spec);
+    let (revisions, target) = revisions(&observed, checked.as_ref().ok(), &context.images);
+    let plan = target.as_ref().map(|target| rollout::plan(&situation(&observed, &revisions, target, &findings)));
+
+    let objects = plan.as_ref().map(|plan| build::build(&observed.model, &revisions, plan));
+    let kept = kept(&revisions, objects.as_ref());
+    let applied = match objects {
+        Some(objects) => context.writer.apply(objects, &observed).await?,
+        None => Applied::default(),
+    };
+
+    let status = status::status(&Facts {
+        observed: &observed,
+        findings: &findings,
+        refusal: checked.as_ref().err(),
+        revisions: &kept,
+        plan: plan.as_ref(),
+        target: target.as_deref(),
+        applied: &applied,
+    });
+    if observed.model.status.as_ref() != Some(&status) {
+        context.writer.write_status(&observed.model, &serde_json::to_value(&status).unwrap_or_default()).await?;
+        announce::announce(&context.recorder, &observed.model, &status, &applied).await;
+    } else if !applied.written.is_empty() {
+        announce::announce(&context.recorder, &observed.model, &status, &applied).await;
+    }
+    Ok(Action::requeue(next_look(&observed, plan.as_ref(), &applied, checked.as_ref().err())))
+}
+
+/// What is wrong with each pod that is not about to go.
+fn findings(observed: &Observed) -> BTreeMap<String, Finding> {
+    let staying = observed.pods.iter().filter(|(_, pod)| pod.metadata.deletion_timestamp.is_none());
+    let found = staying.filter_map(|(name, pod)| {
+        Some((name.clone(), diagnose(pod, observed.warnings.get(name).map(String::as_str))?))
+    });
+    found.collect()
+}
+
+/// The revisions, with that of the spec, and the hash of the one that is asked for. While the spec cannot be acted on,
+/// that is the one that was asked for last.
+fn revisions(observed: &Observed, checked: Option<&Checked<'_>>, images: &Images) -> (Revisions, Option<String>) {
+    let mut revisions = revision::known(observed);
+    let Some(checked) = checked else {
+        let last = revisions.values().filter(|revision| revision.record.target_since.is_some());
+        let last = last.max_by_key(|revision| revision.record.target_since).map(|revision| revision.hash.clone());
+        return (revisions, last);
+    };
+    let hash = revision::hash(&observed.model);
+    if !revisions.contains_key(&hash) {
+        revisions.insert(hash.clone(), build::Revision::born(&observed.model, checked, images));
+    }
+    (revisions, Some(hash))
+}
+
+fn situation(
+    observed: &Observed,
+    revisions: &Revisions,
+    target: &str,
+    findings: &BTreeMap<String, Finding>,
+) -> Situation {
+    let spec = &observed.model.spec;
+    let of_target = |name: &String| {
+        let revision = observed.pods.get(name).and_then(|pod| pod.labels().get(names::REVISION_LABEL));
+        revision.is_some_and(|revision| revision == target)
+    };
+    Situation {
+        target: target.to_owned(),
+        revisions: revisions.values().map(|revision| (revision.hash.clone(), facts_of(observed, revision))).collect(),
+        wanted: if spec.suspend { 0 } else { u32::try_from(spec.replicas).unwrap_or_default() },
+        strategy: spec.rollout.strategy,
+        surge_timeout: spec.rollout.surge_timeout.length(),
+        progress_deadline: spec.rollout.progress_deadline.length(),
+        cause: findings.iter().find(|(name, _)| of_target(name)).map(|(_, finding)| finding.message()),
+        now: observed.now,
+    }
+}
+
+fn facts_of(observed: &Observed, revision: &build::Revision) -> rollout::Revision {
+    let deployment = observed.deployments.get(&names::revision(&observed.name, &revision.hash));
+    let replicas = deployment.and_then(|deployment| deployment.spec.replicas);
+    let pods = observed.pods.values().filter(|pod| {
+        !has_ended(pod) && pod.labels().get(names::REVISION_LABEL).is_some_and(|hash| *hash == revision.hash)
+    });
+    rollout::Revision {
+        replicas: replicas.and_then(|replicas| u32::try_from(replicas).ok()).unwrap_or_default(),
+        pods: pods
+            .map(|pod| PodFacts {
+                ready_since: ready_since(pod),
+                terminating: pod.metadata.deletion_timestamp.is_some(),
+                unschedulable_since: unschedulable_since(pod),
+            })
+            .collect(),
+        record: revision.record.clone(),
+    }
+}
+
+/// The revisions that have objects.
+fn kept(revisions: &Revisions, objects: Option<&Objects>) -> Revisions {
+    let names: HashSet<&String> = objects
+        .iter()
+        .flat_map(|objects| &objects.config_maps)
+        .filter_map(|config_map| config_map.labels().get(names::REVISION_LABEL))
+        .collect();
+    revisions.iter().filter(|(hash, _)| names.contains(hash)).map(|(hash, it)| (hash.clone(), it.clone())).collect()
+}
+
+/// When to look again if nothing happens.
+fn next_look(observed: &Observed, plan: Option<&Plan>, applied: &Applied, refusal: Option<&Refusal>) -> Duration {
+    let mut next = REST_INTERVAL.mul_f64(fastrand::f64().mul_add(0.2, 0.9));
+    if let Some(moment) = plan.and_then(|plan| plan.look_again) {
+        // A little later, so that the moment has come.
+        next = next.min(moment.duration_since(observed.now).unsigned_abs() + Duration::from_millis(10));
+    }
+    if !applied.refusals.is_empty() && refusal.is_none() {
+        next = next.min(REFUSED_INTERVAL);
+    }
+    if observed.pods.values().any(|pod| stuck::is_silent(pod)) {
+        next = next.min(SILENT_INTERVAL);
+    }
+    next
+}
+
+/// Twice as long after each failure in a row, with jitter.
+fn pause_after(model: &InferenceModel, error: &ReconcileError, context: &Context) -> Action {
+    let reference = ObjectRef::from_obj(model);
+    let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
+    let count = failures.entry(reference.clone()).and_modify(|count| *count += 1).or_insert(1);
+    let pause = SHORTEST_PAUSE.saturating_mul(1 << (*count - 1).min(16)).min(LONGEST_PAUSE);
+    let pause = pause.mul_f64(fastrand::f64().mul_add(0.5, 0.75));
+    tracing::warn!(
+        inference_model = %reference,
+        failures = *count,
+        pause_seconds = pause.as_secs_f64(),
+        error = error as &dyn std::error::Error,
+        "a reconcile failed and is tried again"
+    );
+    Action::requeue(pause)
+}

@@ -1,0 +1,288 @@
+//! What is wrong with a pod: from its status and its containers' termination messages to a condition's reason, with the
+//! cause and the remedy. A pure function.
+
+use crds::resource::conditions::{accepted, model_loaded, scheduled};
+use k8s_openapi::{
+    api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod},
+    jiff::Timestamp,
+};
+use kube::ResourceExt as _;
+use serde::Deserialize;
+
+use crate::{names, observe};
+
+/// What is wrong with a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Type of the condition that shows it.
+    pub condition: &'static str,
+    /// The condition's reason.
+    pub reason: &'static str,
+    /// The pod.
+    pub pod: String,
+    /// The container; none where it is the pod as a whole.
+    pub container: Option<String>,
+    /// The model; none where it is the server as a whole.
+    pub model: Option<String>,
+    /// What happened.
+    pub cause: String,
+}
+
+/// How far a pod has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// It has no node yet.
+    Unscheduled,
+    /// This model is on its way into it; those before it are there.
+    Fetching {
+        /// The model.
+        model: String,
+    },
+    /// Its server is starting or loading.
+    Loading,
+    /// It is ready.
+    Ready,
+}
+
+/// What a container of ours writes when it ends because of an error.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Termination {
+    model: Option<String>,
+    reason: String,
+    message: String,
+}
+
+impl Finding {
+    /// The sentence that a condition shows: pod, container, cause and remedy.
+    #[must_use]
+    pub fn message(&self) -> String {
+        let place = match &self.container {
+            Some(container) => format!("pod {}, container {container}", self.pod),
+            None => format!("pod {}", self.pod),
+        };
+        format!("{place}: {}. {}", self.cause.trim().trim_end_matches('.'), remedy(self.reason))
+    }
+}
+
+/// What a person can do about it.
+fn remedy(reason: &str) -> &'static str {
+    match reason {
+        accepted::SECRET_NOT_FOUND => "Create the Secret, with the keys that are used, in this namespace",
+        accepted::PVC_NOT_FOUND => "Create the PersistentVolumeClaim in this namespace, or name another one",
+        accepted::INVALID_OPTIONS => "Correct the setting in the spec, or in the model.yaml of the model's folder",
+        scheduled::INSUFFICIENT_GPU => {
+            "Free a device, add a node that has one, or lower spec.accelerator.count or spec.replicas"
+        }
+        scheduled::UNSCHEDULABLE => {
+            "Add a node that fits, or change spec.resources, spec.accelerator or the affinity in spec.podTemplate"
+        }
+        model_loaded::IMAGE_PULL_FAILED => {
+            "Check the image's name and tag, and that the nodes can reach its registry and have its credentials \
+             (imagePullSecrets in spec.podTemplate)"
+        }
+        model_loaded::FETCH_FAILED => "Check the source in spec.models and that pods can reach it; it is tried again",
+        model_loaded::CHECKSUM_MISMATCH => {
+            "Correct the sha256 in spec.models, or put the file it belongs to at the source"
+        }
+        model_loaded::CREDENTIALS_DENIED => "Give credentials that the source accepts",
+        model_loaded::OUT_OF_DISK => "Give the pods more ephemeral storage, or serve a smaller model",
+        model_loaded::INVALID_MODEL => "Give an ONNX model that `inference-pod check` accepts",
+        model_loaded::OUT_OF_MEMORY => "Raise spec.resources.limits.memory, or lower instances or batchSize",
+        _ => "The container's log says more: kubectl logs --previous",
+    }
+}
+
+/// What is wrong with a pod; none if nothing is. `warning` is the last Event about it, where one was asked for.
+#[must_use]
+pub fn diagnose(pod: &Pod, warning: Option<&str>) -> Option<Finding> {
+    if observe::ready_since(pod).is_some() {
+        return None;
+    }
+    evicted(pod)
+        .or_else(|| unschedulable(pod))
+        .or_else(|| containers(pod).find_map(|status| of_container(pod, status)))
+        .or_else(|| of_warning(pod, warning?))
+}
+
+/// How far a pod has come.
+#[must_use]
+pub fn progress(pod: &Pod) -> Progress {
+    if observe::ready_since(pod).is_some() {
+        return Progress::Ready;
+    }
+    if pod.spec.as_ref().is_none_or(|spec| spec.node_name.is_none()) {
+        return Progress::Unscheduled;
+    }
+    let fetches = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    let unfinished = fetches.filter_map(|container| names::fetched_model(&container.name)).find(|model| {
+        let name = names::fetch_container(model);
+        let status = containers(pod).find(|status| status.name == name);
+        let ended = status.and_then(|status| status.state.as_ref()).and_then(|state| state.terminated.as_ref());
+        ended.is_none_or(|ended| ended.exit_code != 0)
+    });
+    unfinished.map_or(Progress::Loading, |model| Progress::Fetching { model: model.to_owned() })
+}
+
+/// Since when the scheduler has had no node for a pod.
+#[must_use]
+pub fn unschedulable_since(pod: &Pod) -> Option<Timestamp> {
+    let verdict = verdict(pod)?;
+    verdict.last_transition_time.as_ref().map(|time| time.0)
+}
+
+fn verdict(pod: &Pod) -> Option<&k8s_openapi::api::core::v1::PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions
+        .iter()
+        .find(|it| it.type_ == "PodScheduled" && it.status == "False" && it.reason.as_deref() == Some("Unschedulable"))
+}
+
+fn unschedulable(pod: &Pod) -> Option<Finding> {
+    let sentence = verdict(pod)?.message.clone().unwrap_or_else(|| "no node takes it".to_owned());
+    let (condition, reason) = if sentence.contains("persistentvolumeclaim") && sentence.contains("not found") {
+        (accepted::TYPE, accepted::PVC_NOT_FOUND)
+    } else if devices(pod).any(|device| sentence.contains(&format!("Insufficient {device}"))) {
+        (scheduled::TYPE, scheduled::INSUFFICIENT_GPU)
+    } else {
+        (scheduled::TYPE, scheduled::UNSCHEDULABLE)
+    };
+    Some(Finding { condition, reason, pod: pod.name_any(), container: None, model: None, cause: sentence })
+}
+
+/// Extended resources that the pod asks for: those with a vendor in their name.
+fn devices(pod: &Pod) -> impl Iterator<Item = &String> {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let limits = containers.filter_map(|container| container.resources.as_ref()?.limits.as_ref());
+    limits.flat_map(|limits| limits.keys()).filter(|resource| resource.contains('/'))
+}
+
+fn evicted(pod: &Pod) -> Option<Finding> {
+    let status = pod.status.as_ref()?;
+    if status.phase.as_deref() != Some("Failed") || status.reason.as_deref() != Some("Evicted") {
+        return None;
+    }
+    let cause = format!("evicted: {}", status.message.as_deref().unwrap_or("the node does not say why"));
+    let reason = if cause.contains("ephemeral") || cause.contains("disk") || cause.contains("EmptyDir") {
+        model_loaded::OUT_OF_DISK
+    } else if cause.contains("memory") {
+        model_loaded::OUT_OF_MEMORY
+    } else {
+        model_loaded::CRASH_LOOPING
+    };
+    Some(loading(pod, None, reason, cause))
+}
+
+/// Init containers first: what comes later has not begun while they fail.
+fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+    let status = pod.status.iter();
+    status.flat_map(|status| status.init_container_statuses.iter().chain(&status.container_statuses).flatten())
+}
+
+fn of_container(pod: &Pod, status: &ContainerStatus) -> Option<Finding> {
+    if status.ready && status.state.as_ref().is_some_and(|state| state.running.is_some()) {
+        return None;
+    }
+    let state = status.state.clone().unwrap_or_default();
+    not_started(pod, status, &state).or_else(|| {
+        // The last end stays in view while the container tries again, or the reason would come and go with each try.
+        let last = status.last_state.as_ref().and_then(|last| last.terminated.clone());
+        let ended = state.terminated.or(last).filter(|ended| ended.exit_code != 0 || status.restart_count > 0)?;
+        let succeeded_at_last = ended.exit_code == 0 && names::fetched_model(&status.name).is_some();
+        (!succeeded_at_last).then(|| of_end(pod, status, &ended))
+    })
+}
+
+/// The kubelet cannot start the container at all.
+fn not_started(pod: &Pod, status: &ContainerStatus, state: &ContainerState) -> Option<Finding> {
+    let waiting = state.waiting.as_ref()?;
+    let said = waiting.message.clone().unwrap_or_default();
+    let why = waiting.reason.as_deref().unwrap_or_default();
+    match why {
+        "ErrImagePull"
+        | "ImagePullBackOff"
+        | "InvalidImageName"
+        | "ErrImageNeverPull"
+        | "ImageInspectError"
+        | "RegistryUnavailable" => {
+            let cause = format!("the image {} cannot be pulled: {why}: {said}", status.image);
+            Some(loading(pod, Some(status), model_loaded::IMAGE_PULL_FAILED, cause))
+        }
+        "CreateContainerConfigError" if said.contains("secret") && said.contains("not found") => {
+            let finding = loading(pod, Some(status), accepted::SECRET_NOT_FOUND, said);
+            Some(Finding { condition: accepted::TYPE, ..finding })
+        }
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" | "StartError" => {
+            Some(loading(pod, Some(status), model_loaded::CRASH_LOOPING, format!("it cannot be started: {said}")))
+        }
+        _ => None,
+    }
+}
+
+/// The container has ended.
+fn of_end(pod: &Pod, status: &ContainerStatus, ended: &ContainerStateTerminated) -> Finding {
+    if ended.reason.as_deref() == Some("OOMKilled") {
+        let limit = memory_limit(pod, &status.name).unwrap_or_else(|| "of the node".to_owned());
+        let cause = format!("killed at its memory limit, {limit}, {}", times(status));
+        return loading(pod, Some(status), model_loaded::OUT_OF_MEMORY, cause);
+    }
+    let told: Termination =
+        ended.message.as_deref().and_then(|message| serde_json::from_str(message.trim()).ok()).unwrap_or_default();
+    if told.reason.is_empty() {
+        let cause = format!("it ended with {}, {}", exit(ended), times(status));
+        return loading(pod, Some(status), model_loaded::CRASH_LOOPING, cause);
+    }
+    let (condition, reason) = match told.reason.as_str() {
+        "InvalidOptions" | "InvalidConfig" => (accepted::TYPE, accepted::INVALID_OPTIONS),
+        other => {
+            let known = model_loaded::REASONS.iter().find(|reason| **reason == other);
+            (model_loaded::TYPE, known.copied().unwrap_or(model_loaded::CRASH_LOOPING))
+        }
+    };
+    let finding = loading(pod, Some(status), reason, told.message);
+    Finding { condition, model: told.model.or(finding.model.clone()), ..finding }
+}
+
+fn of_warning(pod: &Pod, warning: &str) -> Option<Finding> {
+    let (condition, reason) = if warning.contains("secret") && warning.contains("not found") {
+        (accepted::TYPE, accepted::SECRET_NOT_FOUND)
+    } else if warning.contains("persistentvolumeclaim") && warning.contains("not found") {
+        (accepted::TYPE, accepted::PVC_NOT_FOUND)
+    } else if warning.starts_with("FailedMount") || warning.starts_with("FailedAttachVolume") {
+        (model_loaded::TYPE, model_loaded::FETCH_FAILED)
+    } else if warning.contains("pull") && warning.contains("image") {
+        (model_loaded::TYPE, model_loaded::IMAGE_PULL_FAILED)
+    } else {
+        (model_loaded::TYPE, model_loaded::CRASH_LOOPING)
+    };
+    let finding = loading(pod, None, reason, warning.to_owned());
+    Some(Finding { condition, ..finding })
+}
+
+fn loading(pod: &Pod, status: Option<&ContainerStatus>, reason: &'static str, cause: String) -> Finding {
+    let container = status.map(|status| status.name.clone());
+    let model = container.as_deref().and_then(names::fetched_model).map(str::to_owned);
+    Finding { condition: model_loaded::TYPE, reason, pod: pod.name_any(), container, model, cause }
+}
+
+fn exit(ended: &ContainerStateTerminated) -> String {
+    match ended.signal.or(Some(ended.exit_code - 128).filter(|signal| (1..=64).contains(signal))) {
+        Some(signal) => format!("signal {signal}"),
+        None => format!("exit code {}", ended.exit_code),
+    }
+}
+
+fn times(status: &ContainerStatus) -> String {
+    match status.restart_count {
+        0 => "for the first time".to_owned(),
+        1 => "restarted once".to_owned(),
+        count => format!("restarted {count} times"),
+    }
+}
+
+fn memory_limit(pod: &Pod, container: &str) -> Option<String> {
+    let spec = pod.spec.as_ref()?;
+    let mut containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let found = containers.find(|it| it.name == container)?;
+    Some(found.resources.as_ref()?.limits.as_ref()?.get("memory")?.0.clone())
+}

@@ -1,0 +1,129 @@
+//! Reads every fact that a decision needs, once: from the caches, and from what pods and the API server were asked.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crds::resource::InferenceModel;
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment,
+        core::v1::{ConfigMap, Pod, Service},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    jiff::Timestamp,
+};
+use kube::{ResourceExt as _, runtime::reflector::ObjectRef};
+
+use crate::{
+    cache::Cache,
+    info::{Info, Infos},
+    stuck::Stuck,
+};
+
+/// What is there of one InferenceModel.
+#[derive(Debug, Clone)]
+pub struct Observed {
+    /// The InferenceModel itself.
+    pub model: Arc<InferenceModel>,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// ConfigMaps that it owns, by name.
+    pub config_maps: BTreeMap<String, Arc<ConfigMap>>,
+    /// Deployments that it owns, by name.
+    pub deployments: BTreeMap<String, Arc<Deployment>>,
+    /// Services that it owns, by name.
+    pub services: BTreeMap<String, Arc<Service>>,
+    /// Pods with its label, by name.
+    pub pods: BTreeMap<String, Arc<Pod>>,
+    /// What ready pods tell, by the pod's name.
+    pub infos: BTreeMap<String, Arc<Info>>,
+    /// The last warning about a pod that does not get on, by the pod's name.
+    pub warnings: BTreeMap<String, String>,
+    /// The time of the observation.
+    pub now: Timestamp,
+}
+
+/// Where facts come from.
+#[derive(Clone)]
+pub struct Sources {
+    /// ConfigMaps with our label.
+    pub config_maps: Cache<ConfigMap>,
+    /// Deployments with our label.
+    pub deployments: Cache<Deployment>,
+    /// Services with our label.
+    pub services: Cache<Service>,
+    /// Pods with our label.
+    pub pods: Cache<Pod>,
+    /// What pods tell.
+    pub infos: Infos,
+    /// Warnings about pods that do not get on.
+    pub stuck: Stuck,
+}
+
+impl Sources {
+    /// Waits until everything that was there at the start has been read.
+    pub async fn wait_until_ready(&self) {
+        self.config_maps.wait_until_ready().await;
+        self.deployments.wait_until_ready().await;
+        self.services.wait_until_ready().await;
+        self.pods.wait_until_ready().await;
+    }
+
+    /// Whether everything that was there at the start has been read.
+    #[must_use]
+    pub fn are_ready(&self) -> bool {
+        self.config_maps.is_ready() && self.deployments.is_ready() && self.services.is_ready() && self.pods.is_ready()
+    }
+}
+
+/// Observes one InferenceModel.
+#[must_use]
+pub fn observe(model: Arc<InferenceModel>, sources: &Sources, now: Timestamp) -> Observed {
+    let (name, namespace) = (model.name_any(), model.namespace().unwrap_or_default());
+    let uid = model.uid().unwrap_or_default();
+    let pods = sources.pods.of(&namespace, &name);
+    let reference = ObjectRef::from_obj(&*model);
+    let ready = pods.iter().filter(|(_, pod)| ready_since(pod).is_some());
+    let infos = ready.filter_map(|(name, pod)| Some((name.clone(), sources.infos.of(pod, &reference)?))).collect();
+    let stuck = pods.iter().filter(|(_, pod)| crate::stuck::is_stuck(pod, now));
+    let warnings = stuck.filter_map(|(name, pod)| Some((name.clone(), sources.stuck.of(pod, &reference)?))).collect();
+    Observed {
+        config_maps: owned(sources.config_maps.of(&namespace, &name), &uid),
+        deployments: owned(sources.deployments.of(&namespace, &name), &uid),
+        services: owned(sources.services.of(&namespace, &name), &uid),
+        pods,
+        infos,
+        warnings,
+        now,
+        model,
+        namespace,
+        name,
+    }
+}
+
+/// What carries our label but belongs to somebody else is none of our business.
+fn owned<K: kube::Resource>(objects: BTreeMap<String, Arc<K>>, uid: &str) -> BTreeMap<String, Arc<K>> {
+    objects.into_iter().filter(|(_, object)| is_owned_by(object.meta(), uid)).collect()
+}
+
+/// Whether the object's controller is the InferenceModel with this uid.
+#[must_use]
+pub fn is_owned_by(metadata: &ObjectMeta, uid: &str) -> bool {
+    metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.uid == uid)
+}
+
+/// Since when a pod is ready; none if it is not, or if it has ended.
+#[must_use]
+pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
+    Some(ready.last_transition_time.as_ref().map_or(Timestamp::MIN, |time| time.0))
+}
+
+/// Whether a pod will never run again, as one that was evicted.
+#[must_use]
+pub fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Failed" | "Succeeded"))
+}

@@ -1,0 +1,132 @@
+//! Puts the parts together and ends them in order.
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::jiff::Timestamp;
+use kube::{
+    Client,
+    runtime::events::{Recorder, Reporter},
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    time,
+};
+
+use crate::{
+    admin::{self, Admin},
+    apply::Writer,
+    build::Images,
+    cache::{Cache, Scope},
+    controller::{self, Context},
+    info::Infos,
+    leader::{Candidate, Leadership},
+    metrics::Metrics,
+    observe::Sources,
+    settings::Settings,
+    stuck::Stuck,
+};
+
+/// Changes that wait to be looked at. When it is full the watches wait.
+const CHANGES: usize = 4096;
+
+/// Reconciles under way get this long to end before the Lease is given up.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the operator ends.
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorError {
+    /// No cluster.
+    #[error("no access to a cluster")]
+    Client(#[source] Box<kube::Error>),
+    /// The address is taken, for example.
+    #[error("cannot listen on {0}")]
+    Listen(std::net::SocketAddr, #[source] std::io::Error),
+    /// No signals.
+    #[error("cannot wait for signals")]
+    Signals(#[source] std::io::Error),
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`OperatorError`] where it cannot begin.
+pub async fn run(settings: Settings) -> Result<(), OperatorError> {
+    let client = Client::try_default().await.map_err(|error| OperatorError::Client(Box::new(error)))?;
+    let listener =
+        TcpListener::bind(settings.listen).await.map_err(|error| OperatorError::Listen(settings.listen, error))?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(OperatorError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(OperatorError::Signals)?;
+
+    let scope = Scope::new(client.clone(), settings.only_namespace());
+    let metrics = Arc::new(Metrics::default());
+    let leadership = Leadership::default();
+    let (changed, changes) = mpsc::channel(CHANGES);
+    let sources = Sources {
+        config_maps: Cache::default(),
+        deployments: Cache::default(),
+        services: Cache::default(),
+        pods: Cache::default(),
+        infos: Infos::new(changed.clone()),
+        stuck: Stuck::new(client.clone(), changed.clone()),
+    };
+    tokio::spawn(sources.config_maps.clone().follow(scope.clone(), changed.clone(), Arc::clone(&metrics)));
+    tokio::spawn(sources.deployments.clone().follow(scope.clone(), changed.clone(), Arc::clone(&metrics)));
+    tokio::spawn(sources.services.clone().follow(scope.clone(), changed.clone(), Arc::clone(&metrics)));
+    tokio::spawn(sources.pods.clone().follow(scope.clone(), changed, Arc::clone(&metrics)));
+    tokio::spawn(tell_leadership(leadership.subscribe(), Arc::clone(&metrics)));
+    let routes = admin::router(Admin { sources: sources.clone(), metrics: Arc::clone(&metrics) });
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+
+    let (stop, stopped) = watch::channel(false);
+    let (release, released) = watch::channel(false);
+    let candidate = Candidate::new(
+        client.clone(),
+        &settings.namespace,
+        &settings.lease_name,
+        &settings.identity,
+        leadership.clone(),
+    );
+    let candidate = tokio::spawn(candidate.run(released));
+    let reporter = Reporter { controller: "ortolan".to_owned(), instance: Some(settings.identity.clone()) };
+    let context = Arc::new(Context {
+        writer: Writer::new(client.clone(), leadership.clone(), Arc::clone(&metrics)),
+        recorder: Recorder::new(client, reporter),
+        images: Images {
+            cpu: settings.pod_image,
+            cuda: settings.pod_image_cuda,
+            pull_policy: settings.pod_image_pull_policy,
+        },
+        failures: std::sync::Mutex::default(),
+        sources,
+        leadership,
+        metrics,
+    });
+    let controller = tokio::spawn(async move { controller::run(&scope, context, changes, stopped).await });
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), identity = settings.identity, "the operator has started");
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("the operator stops: no new reconcile begins");
+    stop.send_replace(true);
+    if time::timeout(STOP_TIMEOUT, controller).await.is_err() {
+        tracing::warn!("a reconcile did not end within {STOP_TIMEOUT:?}");
+    }
+    // Only now, so that the next one does not write beside us.
+    release.send_replace(true);
+    // Its requests have time-outs of their own.
+    let _ = candidate.await;
+    Ok(())
+}
+
+async fn tell_leadership(mut leading: watch::Receiver<bool>, metrics: Arc<Metrics>) {
+    while leading.changed().await.is_ok() {
+        let leads = *leading.borrow_and_update();
+        metrics.leads(leads);
+        let now = Timestamp::now();
+        tracing::info!(%now, leads, "{}", if leads { "this operator leads" } else { "this operator stands by" });
+    }
+}

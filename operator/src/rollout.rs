@@ -1,0 +1,321 @@
+//! Which revision gets how many replicas: a pure function of what is there, what is wanted and the time.
+//!
+//! ```text
+//! Surge     +1 ▸ ready ▸ −1 …        never fewer ready pods than wanted
+//! InPlace   −1 ▸ gone ▸ +1 ▸ ready … never more pods than wanted
+//! Recreate  −all ▸ gone ▸ +all       never two revisions at once
+//! Auto      Surge, until a new pod has been unschedulable for surgeTimeout; from then on InPlace
+//! ```
+//!
+//! The *target* is the revision that the spec asks for, the *goal* the one that is worked towards: the target, or, once
+//! the target was given up, the revision that served before it. Whatever must be remembered stands in a [`Record`] for
+//! each revision, which is kept on its ConfigMap: a new process goes on where the last one ended.
+
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
+
+use crds::resource::RolloutStrategy;
+use k8s_openapi::jiff::Timestamp;
+
+/// All that the plan depends on.
+#[derive(Debug, Clone)]
+pub struct Situation {
+    /// Hash of the revision that the spec asks for; one of `revisions`.
+    pub target: String,
+    /// Every revision that is kept, by its hash.
+    pub revisions: BTreeMap<String, Revision>,
+    /// Pods that should serve.
+    pub wanted: u32,
+    /// Which pods go first.
+    pub strategy: RolloutStrategy,
+    /// How long a new pod may stay unschedulable before an old one makes room for it.
+    pub surge_timeout: Duration,
+    /// How long the target may take without progress.
+    pub progress_deadline: Duration,
+    /// What is wrong with the target's pods right now, for the record if it is given up.
+    pub cause: Option<String>,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// What there is of one revision.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Revision {
+    /// Replicas that its Deployment asks for.
+    pub replicas: u32,
+    /// Its pods, those that are ending included.
+    pub pods: Vec<PodFacts>,
+    /// What is remembered of it.
+    pub record: Record,
+}
+
+/// What matters of a pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodFacts {
+    /// Since when it is ready; none if it is not.
+    pub ready_since: Option<Timestamp>,
+    /// It has been told to end.
+    pub terminating: bool,
+    /// Since when the scheduler has had no node for it.
+    pub unschedulable_since: Option<Timestamp>,
+}
+
+/// What is remembered of a revision.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Record {
+    /// Since when the spec has asked for it.
+    pub target_since: Option<Timestamp>,
+    /// When it got its first pod since then.
+    pub began: Option<Timestamp>,
+    /// When it last took over completely.
+    pub completed: Option<Timestamp>,
+    /// When and why it was given up, since it became the target.
+    pub failed: Option<Failure>,
+    /// Since when old pods make room for its own.
+    pub terminating_first: Option<Timestamp>,
+}
+
+/// Why a revision was given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// When.
+    pub at: Timestamp,
+    /// What was wrong with its pods then.
+    pub cause: String,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Replicas of each revision.
+    pub replicas: BTreeMap<String, u32>,
+    /// Share of the requests that each revision gets, in percent; all 0 while no pod is ready.
+    pub weights: BTreeMap<String, u32>,
+    /// The revision that serves or is about to.
+    pub active: String,
+    /// How far it is.
+    pub stage: Stage,
+    /// What is to be remembered of each revision.
+    pub records: BTreeMap<String, Record>,
+    /// When the plan changes if nothing else does.
+    pub look_again: Option<Timestamp>,
+}
+
+/// How far a rollout is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Only the target has pods.
+    Complete,
+    /// New pods come before old ones go.
+    Surging,
+    /// A new pod has no node.
+    WaitingForCapacity,
+    /// Old pods go before new ones come.
+    TerminatingFirst,
+    /// The target was not ready in time, and there is none to go back to.
+    ProgressDeadlineExceeded,
+    /// The target was not ready in time, and the revision before it serves again.
+    RolledBack,
+}
+
+/// Decides.
+#[must_use]
+pub fn plan(situation: &Situation) -> Plan {
+    let mut records: BTreeMap<String, Record> =
+        situation.revisions.iter().map(|(hash, revision)| (hash.clone(), revision.record.clone())).collect();
+    turn_to_target(situation, &mut records);
+    let mut look_again = give_up_in_time(situation, &mut records);
+
+    let goal = goal(situation, &records);
+    look_again = earliest(look_again, make_room_in_time(situation, &goal, &mut records));
+    let replicas = replicas(situation, &goal, &records[&goal]);
+
+    remember_beginning(situation, &replicas, &mut records);
+    let stage = stage(situation, &goal, &replicas, &mut records);
+    let weights = weights(situation, &goal);
+    Plan { replicas, weights, active: goal, stage, records, look_again }
+}
+
+/// A revision that becomes the target starts anew: what it failed at before counts no longer.
+fn turn_to_target(situation: &Situation, records: &mut BTreeMap<String, Record>) {
+    let last = records.iter().filter(|(_, record)| record.target_since.is_some());
+    let last = last.max_by_key(|(_, record)| record.target_since).map(|(hash, _)| hash.clone());
+    if last.as_deref() == Some(situation.target.as_str()) {
+        return;
+    }
+    let record = records.entry(situation.target.clone()).or_default();
+    *record = Record { target_since: Some(situation.now), completed: record.completed, ..Record::default() };
+}
+
+/// The target is given up once it has made no progress for `progress_deadline`: no pod of it turned ready.
+fn give_up_in_time(situation: &Situation, records: &mut BTreeMap<String, Record>) -> Option<Timestamp> {
+    let target = situation.target();
+    let record = records.get_mut(&situation.target)?;
+    let done = completed(record) || target.ready() >= situation.wanted;
+    if done || record.failed.is_some() {
+        return None;
+    }
+    let progress = target.pods.iter().filter_map(|pod| pod.ready_since).max();
+    let deadline = record.began?.max(progress.unwrap_or(Timestamp::MIN)) + situation.progress_deadline;
+    if situation.now < deadline {
+        return Some(deadline);
+    }
+    let cause = situation.cause.clone().unwrap_or_else(|| "its pods were not ready in time".to_owned());
+    record.failed = Some(Failure { at: situation.now, cause });
+    None
+}
+
+/// The target, or what served before it if the target was given up.
+fn goal(situation: &Situation, records: &BTreeMap<String, Record>) -> String {
+    let target = &situation.target;
+    if records[target].failed.is_none() {
+        return target.clone();
+    }
+    let proven = records.iter().filter(|(hash, record)| *hash != target && record.completed.is_some());
+    proven.max_by_key(|(_, record)| record.completed).map_or_else(|| target.clone(), |(hash, _)| hash.clone())
+}
+
+/// With Auto: a new pod that has been unschedulable for `surge_timeout` gets the room of an old one.
+fn make_room_in_time(situation: &Situation, goal: &str, records: &mut BTreeMap<String, Record>) -> Option<Timestamp> {
+    let others_remain = situation.others(goal).any(|(_, revision)| revision.replicas > 0);
+    let record = records.get_mut(goal)?;
+    if situation.strategy != RolloutStrategy::Auto || !others_remain || record.terminating_first.is_some() {
+        return None;
+    }
+    let waiting = situation.revisions.get(goal)?.pods.iter().filter(|pod| !pod.terminating);
+    let patience_ends = waiting.filter_map(|pod| pod.unschedulable_since).min()? + situation.surge_timeout;
+    if situation.now < patience_ends {
+        return Some(patience_ends);
+    }
+    record.terminating_first = Some(situation.now);
+    None
+}
+
+/// Replicas of each revision.
+fn replicas(situation: &Situation, goal: &str, record: &Record) -> BTreeMap<String, u32> {
+    let wanted = situation.wanted;
+    let at_goal = situation.revisions.get(goal).cloned().unwrap_or_default();
+    let others_alive: u32 = situation.others(goal).map(|(_, revision)| count(revision.pods.len())).sum();
+    let in_place = match situation.strategy {
+        RolloutStrategy::Surge | RolloutStrategy::Recreate => false,
+        RolloutStrategy::InPlace => true,
+        RolloutStrategy::Auto => record.terminating_first.is_some(),
+    };
+    let keep = match situation.strategy {
+        RolloutStrategy::Recreate => 0,
+        // The next old pod goes once all new ones that were asked for are ready.
+        _ if in_place => {
+            let next = u32::from(at_goal.ready() >= at_goal.replicas);
+            wanted.saturating_sub(at_goal.replicas).saturating_sub(next)
+        }
+        _ => wanted.saturating_sub(at_goal.ready()),
+    };
+    let mut replicas = kept(situation, goal, keep);
+    let kept: u32 = replicas.values().sum();
+    let room = match situation.strategy {
+        RolloutStrategy::Recreate if others_alive > 0 => 0,
+        _ if in_place => wanted.saturating_sub(others_alive.max(kept)),
+        _ => (wanted + 1).saturating_sub(kept),
+    };
+    // What was given is not taken back while old pods end.
+    let given = at_goal.replicas.min(wanted);
+    replicas.insert(goal.to_owned(), room.min(wanted).max(given));
+    replicas
+}
+
+/// Shares `keep` pods out among the other revisions, the one that served last first. A pod that is not ready serves
+/// nobody and only holds what a new one may need, so it is not kept.
+fn kept(situation: &Situation, goal: &str, mut keep: u32) -> BTreeMap<String, u32> {
+    let mut others: Vec<(&String, &Revision)> = situation.others(goal).collect();
+    others.sort_by_key(|(_, revision)| Reverse(revision.record.completed));
+    let mut replicas = BTreeMap::new();
+    for (hash, revision) in others {
+        let here = revision.replicas.min(revision.ready()).min(keep);
+        keep -= here;
+        replicas.insert(hash.clone(), here);
+    }
+    replicas
+}
+
+/// The deadline runs from the first pod on, and stands still while no pod is wanted.
+fn remember_beginning(situation: &Situation, replicas: &BTreeMap<String, u32>, records: &mut BTreeMap<String, Record>) {
+    let Some(record) = records.get_mut(&situation.target) else { return };
+    if record.failed.is_some() || completed(record) {
+        return;
+    }
+    let given = replicas.get(&situation.target).is_some_and(|replicas| *replicas > 0);
+    record.began = given.then(|| record.began.unwrap_or(situation.now));
+}
+
+fn stage(
+    situation: &Situation,
+    goal: &str,
+    replicas: &BTreeMap<String, u32>,
+    records: &mut BTreeMap<String, Record>,
+) -> Stage {
+    if goal != situation.target {
+        return Stage::RolledBack;
+    }
+    let target = situation.target();
+    let alone = replicas.iter().all(|(hash, replicas)| hash == goal || *replicas == 0);
+    let Some(record) = records.get_mut(goal) else { return Stage::Surging };
+    if alone && situation.wanted > 0 && target.ready() >= situation.wanted && !completed(record) {
+        record.completed = Some(situation.now);
+        record.failed = None;
+    }
+    if alone && (completed(record) || situation.wanted == 0) {
+        return Stage::Complete;
+    }
+    if record.failed.is_some() {
+        return Stage::ProgressDeadlineExceeded;
+    }
+    let in_place = situation.strategy == RolloutStrategy::InPlace || record.terminating_first.is_some();
+    let has_predecessor = situation.others(goal).any(|(_, other)| other.replicas > 0 || !other.pods.is_empty());
+    if has_predecessor && (in_place || situation.strategy == RolloutStrategy::Recreate) {
+        return Stage::TerminatingFirst;
+    }
+    let waits = target.pods.iter().any(|pod| !pod.terminating && pod.unschedulable_since.is_some());
+    if waits { Stage::WaitingForCapacity } else { Stage::Surging }
+}
+
+/// Whether it has taken over since it became the target.
+fn completed(record: &Record) -> bool {
+    record.completed.is_some() && record.completed >= record.target_since
+}
+
+/// Requests go to ready pods, to each the same number.
+fn weights(situation: &Situation, goal: &str) -> BTreeMap<String, u32> {
+    let total: u32 = situation.revisions.values().map(Revision::ready).sum();
+    let share = |revision: &Revision| (revision.ready() * 100).checked_div(total).unwrap_or(0);
+    let mut weights: BTreeMap<String, u32> =
+        situation.revisions.iter().map(|(hash, revision)| (hash.clone(), share(revision))).collect();
+    let given: u32 = weights.values().sum();
+    if let Some(weight) = weights.get_mut(goal).filter(|weight| **weight > 0) {
+        *weight += 100 - given;
+    }
+    weights
+}
+
+fn earliest(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    one.into_iter().chain(other).min()
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+impl Situation {
+    fn target(&self) -> Revision {
+        self.revisions.get(&self.target).cloned().unwrap_or_default()
+    }
+
+    fn others<'a>(&'a self, goal: &'a str) -> impl Iterator<Item = (&'a String, &'a Revision)> {
+        self.revisions.iter().filter(move |(hash, _)| *hash != goal)
+    }
+}
+
+impl Revision {
+    /// Its pods that serve and go on serving.
+    fn ready(&self) -> u32 {
+        count(self.pods.iter().filter(|pod| pod.ready_since.is_some() && !pod.terminating).count())
+    }
+}

@@ -1,0 +1,403 @@
+//! What the operator tells: conditions and numbers, from what was observed and decided. A pure function.
+
+use std::collections::BTreeMap;
+
+use crds::resource::{
+    InferenceModelStatus, Model, ModelError, ModelState, ModelStatus, RevisionStatus,
+    conditions::{
+        ALL_SERVES, PENDING, READY, RECONCILING, SETTLED, STALLED, SUMMED_UP, accepted, available, model_loaded,
+        rolled_out, scaling_active, scheduled,
+    },
+};
+use k8s_openapi::{
+    api::{apps::v1::Deployment, core::v1::Pod},
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+};
+use kube::ResourceExt as _;
+
+use crate::{
+    apply::{Applied, reason_of_refusal},
+    build::{Revisions, config},
+    diagnose::{Finding, Progress, progress},
+    names,
+    observe::{Observed, has_ended, ready_since},
+    rollout::{Plan, Stage},
+    validate::Refusal,
+};
+
+/// All that a status is made of.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// What is there.
+    pub observed: &'a Observed,
+    /// What is wrong with pods, by the pod's name.
+    pub findings: &'a BTreeMap<String, Finding>,
+    /// Why the spec cannot be acted on.
+    pub refusal: Option<&'a Refusal>,
+    /// The revisions that are kept.
+    pub revisions: &'a Revisions,
+    /// What is done; none where there is no revision at all.
+    pub plan: Option<&'a Plan>,
+    /// The revision that the spec asks for.
+    pub target: Option<&'a str>,
+    /// What came of it.
+    pub applied: &'a Applied,
+}
+
+/// What a condition says.
+struct Verdict {
+    status: &'static str,
+    reason: &'static str,
+    message: String,
+}
+
+impl Verdict {
+    fn yes(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { status: "True", reason, message: message.into() }
+    }
+
+    fn no(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { status: "False", reason, message: message.into() }
+    }
+
+    fn unknown(message: impl Into<String>) -> Self {
+        Self { status: "Unknown", reason: PENDING, message: message.into() }
+    }
+}
+
+/// Makes the status.
+#[must_use]
+pub fn status(facts: &Facts<'_>) -> InferenceModelStatus {
+    let observed = facts.observed;
+    let alive: Vec<&Pod> = observed.pods.values().map(|pod| &**pod).filter(|pod| is_alive(pod)).collect();
+    let ready = alive.iter().filter(|pod| ready_since(pod).is_some()).count();
+    InferenceModelStatus {
+        observed_generation: observed.model.metadata.generation,
+        conditions: conditions(facts),
+        replicas: number(alive.len()),
+        ready_replicas: number(ready),
+        selector: Some(names::selector(&observed.name)),
+        url: Some(format!("http://{}.{}.svc", observed.name, observed.namespace)),
+        active_revision: facts.plan.map(|plan| names::revision(&observed.name, &plan.active)),
+        revisions: revisions(facts),
+        models: observed.model.spec.models.iter().map(|model| model_status(facts, model)).collect(),
+        scaling: None,
+    }
+}
+
+fn conditions(facts: &Facts<'_>) -> Vec<Condition> {
+    let mut verdicts = vec![
+        (accepted::TYPE, accepted(facts)),
+        (scheduled::TYPE, scheduled(facts)),
+        (model_loaded::TYPE, model_loaded(facts)),
+        (rolled_out::TYPE, rolled_out(facts)),
+        (available::TYPE, available(facts)),
+        (scaling_active::TYPE, Verdict::yes(scaling_active::OFF, "nobody scales, as the spec wants it")),
+    ];
+    let ready = summed_up(&verdicts);
+    let (reconciling, stalled) = as_kstatus_reads_it(facts, &verdicts);
+    verdicts.extend([(READY, ready), (RECONCILING, reconciling), (STALLED, stalled)]);
+    verdicts.into_iter().map(|(type_, verdict)| condition(facts, type_, verdict)).collect()
+}
+
+/// The time of the last transition stays where the status does.
+fn condition(facts: &Facts<'_>, type_: &str, verdict: Verdict) -> Condition {
+    let before = facts.observed.model.status.iter().flat_map(|status| &status.conditions);
+    let same = before.into_iter().find(|before| before.type_ == type_ && before.status == verdict.status);
+    let last_transition_time = same.map_or(Time(facts.observed.now), |before| before.last_transition_time.clone());
+    Condition {
+        type_: type_.to_owned(),
+        status: verdict.status.to_owned(),
+        reason: verdict.reason.to_owned(),
+        message: verdict.message,
+        observed_generation: facts.observed.model.metadata.generation,
+        last_transition_time,
+    }
+}
+
+fn accepted(facts: &Facts<'_>) -> Verdict {
+    if let Some(refusal) = facts.refusal.or(facts.applied.refusals.first()) {
+        return Verdict::no(refusal.reason, refusal.message.clone());
+    }
+    if let Some(refusal) = focus_deployment(facts).and_then(refused_pods) {
+        return Verdict::no(refusal.reason, refusal.message);
+    }
+    match finding(facts, accepted::TYPE) {
+        Some(finding) => Verdict::no(finding.reason, finding.message()),
+        None => Verdict::yes(accepted::ACCEPTED, "the spec is acted on"),
+    }
+}
+
+/// The API server does not let the Deployment make its pods.
+fn refused_pods(deployment: &Deployment) -> Option<Refusal> {
+    let is = |text: &Option<String>, wanted: &str| text.as_deref() == Some(wanted);
+    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
+    let failure = conditions.iter().find(|it| is(&it.type_, "ReplicaFailure") && is(&it.status, "True"))?;
+    let message = failure.message.clone().unwrap_or_default();
+    let status = kube::core::Status { code: 403, message: message.clone(), ..kube::core::Status::default() };
+    let reason = reason_of_refusal(&status).unwrap_or(accepted::ADMISSION_DENIED);
+    let remedy = match reason {
+        accepted::QUOTA_EXCEEDED => "Raise the namespace's ResourceQuota, or ask for less",
+        _ => "Change the spec so that its pods are allowed, or the policy that forbids them",
+    };
+    Some(Refusal { reason, message: format!("a pod of {} is refused: {message}. {remedy}", deployment.name_any()) })
+}
+
+fn scheduled(facts: &Facts<'_>) -> Verdict {
+    if let Some(finding) = finding(facts, scheduled::TYPE) {
+        return Verdict::no(finding.reason, finding.message());
+    }
+    let pods = focus(facts);
+    if wanted(facts) == 0 {
+        return Verdict::yes(scheduled::SCHEDULED, "no pod is wanted");
+    }
+    match pods.iter().find(|pod| progress(pod) == Progress::Unscheduled) {
+        Some(pod) => Verdict::unknown(format!("pod {} has no node yet", pod.name_any())),
+        None if pods.is_empty() => Verdict::unknown("no pod is there yet"),
+        None => Verdict::yes(scheduled::SCHEDULED, "each pod has a node"),
+    }
+}
+
+fn model_loaded(facts: &Facts<'_>) -> Verdict {
+    if let Some(finding) = finding(facts, model_loaded::TYPE) {
+        return Verdict::no(finding.reason, finding.message());
+    }
+    if wanted(facts) == 0 {
+        return Verdict::yes(model_loaded::LOADED, "no pod is wanted");
+    }
+    let pods = focus(facts);
+    // One that is ready shows that the models can be loaded; others that come later make no new doubt.
+    if let Some(pod) = pods.iter().find(|pod| progress(pod) == Progress::Ready) {
+        return loaded(facts, pod);
+    }
+    for pod in &pods {
+        let name = pod.name_any();
+        match progress(pod) {
+            Progress::Fetching { model } => {
+                return Verdict::no(model_loaded::FETCHING, format!("pod {name} fetches model {model}"));
+            }
+            Progress::Loading => {
+                return Verdict::no(
+                    model_loaded::LOADING,
+                    format!("pod {name} starts its server and loads the models"),
+                );
+            }
+            Progress::Unscheduled | Progress::Ready => {}
+        }
+    }
+    Verdict::unknown("no pod has begun with the models")
+}
+
+/// Loaded, but perhaps elsewhere than asked for.
+fn loaded(facts: &Facts<'_>, pod: &Pod) -> Verdict {
+    let asked_for = config::providers(&facts.observed.model.spec).first().copied();
+    let info = facts.observed.infos.get(&pod.name_any());
+    let elsewhere = info.iter().flat_map(|info| &info.models).find_map(|model| {
+        let provider = model.provider.as_deref()?;
+        asked_for.filter(|asked_for| *asked_for != provider).map(|asked_for| (model, asked_for, provider))
+    });
+    match elsewhere {
+        Some((model, asked_for, provider)) => Verdict::yes(
+            model_loaded::PROVIDER_FALLBACK,
+            format!(
+                "pod {}: model {} runs on {provider}, although {asked_for} comes first in the providers. Check that \
+                 the pod has the device and that the image has the provider",
+                pod.name_any(),
+                model.name
+            ),
+        ),
+        None => Verdict::yes(model_loaded::LOADED, "every model is loaded"),
+    }
+}
+
+fn rolled_out(facts: &Facts<'_>) -> Verdict {
+    let (Some(plan), Some(target)) = (facts.plan, facts.target) else {
+        return Verdict::unknown("there is no revision yet");
+    };
+    let revision = names::revision(&facts.observed.name, target);
+    let record = plan.records.get(target).cloned().unwrap_or_default();
+    let cause = record.failed.as_ref().map(|failure| failure.cause.clone()).unwrap_or_default();
+    let again = "Change the spec, or set the annotation ortolan.dev/restart to a new value to try again";
+    match plan.stage {
+        Stage::Complete if record.terminating_first.is_some() => Verdict::yes(
+            rolled_out::COMPLETE,
+            format!("all pods are of revision {revision}; old pods went first, since no node had room for both"),
+        ),
+        Stage::Complete => Verdict::yes(rolled_out::COMPLETE, format!("all pods are of revision {revision}")),
+        Stage::Surging => {
+            Verdict::no(rolled_out::SURGING, format!("pods of revision {revision} come before those of others go"))
+        }
+        Stage::WaitingForCapacity => Verdict::no(
+            rolled_out::WAITING_FOR_CAPACITY,
+            format!("a pod of revision {revision} waits for a node with room for it"),
+        ),
+        Stage::TerminatingFirst => Verdict::no(
+            rolled_out::TERMINATING_FIRST,
+            format!("pods of others go before those of revision {revision} come"),
+        ),
+        Stage::ProgressDeadlineExceeded => Verdict::no(
+            rolled_out::PROGRESS_DEADLINE_EXCEEDED,
+            format!("revision {revision} made no progress in time, and there is none to go back to: {cause}. {again}"),
+        ),
+        Stage::RolledBack => Verdict::no(
+            rolled_out::ROLLED_BACK,
+            format!(
+                "revision {revision} made no progress in time, so revision {} serves again: {cause}. {again}",
+                names::revision(&facts.observed.name, &plan.active)
+            ),
+        ),
+    }
+}
+
+fn available(facts: &Facts<'_>) -> Verdict {
+    let spec = &facts.observed.model.spec;
+    let ready = facts.observed.pods.values().filter(|pod| is_alive(pod) && ready_since(pod).is_some()).count();
+    if spec.suspend {
+        return Verdict::no(available::SUSPENDED, "the spec says suspend: there are no pods until it does no more");
+    }
+    if ready > 0 {
+        return Verdict::yes(available::MINIMUM_REPLICAS, "predictions are answered");
+    }
+    let why = if spec.replicas == 0 { "spec.replicas is 0" } else { "no pod is ready" };
+    Verdict::no(available::NO_REPLICA_READY, why)
+}
+
+/// The first that is False; without one, the first that is Unknown.
+fn summed_up(verdicts: &[(&str, Verdict)]) -> Verdict {
+    let first = |status: &str| {
+        let of =
+            |(type_, _): &(&str, &[&str])| verdicts.iter().find(|(it, found)| it == type_ && found.status == status);
+        SUMMED_UP.iter().find_map(of).map(|(_, verdict)| verdict)
+    };
+    match first("False").or_else(|| first("Unknown")) {
+        Some(Verdict { status, reason, message }) => Verdict { status, reason, message: message.clone() },
+        None => Verdict::yes(ALL_SERVES, "all of the spec serves"),
+    }
+}
+
+/// Whether work is under way, and whether it cannot get on without a change from outside; never both.
+fn as_kstatus_reads_it(facts: &Facts<'_>, verdicts: &[(&str, Verdict)]) -> (Verdict, Verdict) {
+    let refused = verdicts.iter().find(|(type_, verdict)| *type_ == accepted::TYPE && verdict.status == "False");
+    let rollout = verdicts.iter().find(|(type_, _)| *type_ == rolled_out::TYPE).map(|(_, verdict)| verdict);
+    let settled = || Verdict::no(SETTLED, "");
+    if let Some((_, Verdict { reason, message, .. })) = refused {
+        return (settled(), Verdict::yes(reason, message.clone()));
+    }
+    match (facts.plan.map(|plan| plan.stage), rollout) {
+        (Some(Stage::RolledBack | Stage::ProgressDeadlineExceeded), Some(verdict)) => {
+            (settled(), Verdict::yes(verdict.reason, verdict.message.clone()))
+        }
+        (Some(Stage::Surging | Stage::WaitingForCapacity | Stage::TerminatingFirst), Some(verdict)) => {
+            (Verdict::yes(verdict.reason, verdict.message.clone()), settled())
+        }
+        _ => (settled(), settled()),
+    }
+}
+
+/// Newest first.
+fn revisions(facts: &Facts<'_>) -> Vec<RevisionStatus> {
+    let Some(plan) = facts.plan else { return Vec::new() };
+    let since = |hash: &str| plan.records.get(hash).and_then(|record| record.target_since);
+    let mut revisions: Vec<_> = facts.revisions.values().collect();
+    revisions.sort_by_key(|revision| std::cmp::Reverse((since(&revision.hash), revision.hash.clone())));
+    let status = |revision: &crate::build::Revision| RevisionStatus {
+        name: names::revision(&facts.observed.name, &revision.hash),
+        hash: revision.hash.clone(),
+        image: revision.image(),
+        replicas: number(of_revision(facts.observed, &revision.hash).count()),
+        weight: plan.weights.get(&revision.hash).and_then(|weight| i32::try_from(*weight).ok()).unwrap_or_default(),
+    };
+    revisions.into_iter().map(status).collect()
+}
+
+fn model_status(facts: &Facts<'_>, model: &Model) -> ModelStatus {
+    let pods = focus(facts);
+    let state = pods.iter().map(|pod| state(facts, pod, model)).min().unwrap_or_default();
+    let found = pods.iter().filter_map(|pod| facts.findings.get(&pod.name_any()));
+    let error = found.into_iter().find(|finding| is_about(finding, model)).map(|finding| ModelError {
+        reason: finding.reason.to_owned(),
+        message: finding.message(),
+        pod: Some(finding.pod.clone()),
+        container: finding.container.clone(),
+    });
+    let infos = pods.iter().filter_map(|pod| facts.observed.infos.get(&pod.name_any()));
+    let told = infos.flat_map(|info| &info.models).find(|told| told.name == model.name);
+    let of_file = model.files.iter().find(|file| file.path == "model.onnx").map(|file| file.sha256.clone());
+    ModelStatus {
+        name: model.name.clone(),
+        state,
+        digest: told.and(model.sha256.clone().or(of_file)),
+        bytes: told.and_then(|told| told.bytes),
+        // To the millisecond: that is what was measured, not more.
+        load_seconds: told.map(|told| ((told.load_seconds + told.warmup_seconds) * 1e3).round() / 1e3),
+        provider: told.and_then(|told| told.provider.clone()),
+        last_error: error,
+    }
+}
+
+fn state(facts: &Facts<'_>, pod: &Pod, model: &Model) -> ModelState {
+    if facts.findings.get(&pod.name_any()).is_some_and(|finding| is_about(finding, model)) {
+        return ModelState::Failed;
+    }
+    match progress(pod) {
+        Progress::Unscheduled => ModelState::Pending,
+        Progress::Fetching { model: fetched } if fetched == model.name => ModelState::Fetching,
+        Progress::Fetching { .. } => ModelState::Pending,
+        Progress::Loading => ModelState::Loading,
+        Progress::Ready => ModelState::Loaded,
+    }
+}
+
+/// A finding that names no model is about all of them, unless the pod has not even a node.
+fn is_about(finding: &Finding, model: &Model) -> bool {
+    finding.condition == model_loaded::TYPE && finding.model.as_ref().is_none_or(|name| *name == model.name)
+}
+
+/// The first finding for a condition among the pods that matter.
+fn finding<'a>(facts: &Facts<'a>, condition: &str) -> Option<&'a Finding> {
+    let pods = focus(facts);
+    let serves = pods.iter().any(|pod| ready_since(pod).is_some());
+    // A pod that was evicted says why there is none that serves.
+    let ended = facts.observed.pods.values().map(|pod| &**pod).filter(|pod| !serves && has_ended(pod));
+    let mut found = pods.into_iter().chain(ended).filter_map(|pod| facts.findings.get(&pod.name_any()));
+    found.find(|finding| finding.condition == condition)
+}
+
+/// The pods that the conditions speak of: those of the revision that the spec asks for, or, where it has none, of the one
+/// that serves.
+fn focus<'a>(facts: &Facts<'a>) -> Vec<&'a Pod> {
+    let Some(plan) = facts.plan else { return Vec::new() };
+    let candidates = facts.target.into_iter().chain([plan.active.as_str()]);
+    let mut pods = candidates.map(|hash| of_revision(facts.observed, hash).collect::<Vec<_>>());
+    pods.find(|pods| !pods.is_empty()).unwrap_or_default()
+}
+
+fn focus_deployment<'a>(facts: &Facts<'a>) -> Option<&'a Deployment> {
+    let name = names::revision(&facts.observed.name, facts.target?);
+    facts.observed.deployments.get(&name).map(|deployment| &**deployment)
+}
+
+fn of_revision<'a>(observed: &'a Observed, hash: &str) -> impl Iterator<Item = &'a Pod> {
+    let pods = observed.pods.values().map(|pod| &**pod);
+    pods.filter(move |pod| is_alive(pod) && pod.labels().get(names::REVISION_LABEL).is_some_and(|it| it == hash))
+}
+
+/// Neither told to end nor ended.
+fn is_alive(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_none() && !has_ended(pod)
+}
+
+fn wanted(facts: &Facts<'_>) -> i32 {
+    let spec = &facts.observed.model.spec;
+    if spec.suspend { 0 } else { spec.replicas }
+}
+
+fn number(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}
+
+/// The condition of a type.
+#[must_use]
+pub fn find<'a>(status: &'a InferenceModelStatus, type_: &str) -> Option<&'a Condition> {
+    status.conditions.iter().find(|condition| condition.type_ == type_)
+}

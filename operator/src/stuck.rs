@@ -1,0 +1,114 @@
+//! Events about pods that have a node but do not start: a volume that cannot be mounted says so nowhere else.
+//!
+//! Listed for one pod at a time, in the background, at most every [`INTERVAL`].
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crds::resource::InferenceModel;
+use k8s_openapi::{
+    api::core::v1::{Event, Pod},
+    jiff::Timestamp,
+};
+use kube::{Api, Client, ResourceExt as _, api::ListParams, runtime::reflector::ObjectRef};
+use tokio::sync::mpsc;
+
+/// How often the Events of one pod are listed at most.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// Volumes and images often take a moment; who starts within it needs no explanation.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Warnings about pods. Cheap to clone.
+#[derive(Clone)]
+pub struct Stuck {
+    client: Client,
+    seen: Arc<Mutex<HashMap<String, Seen>>>,
+    changed: mpsc::Sender<ObjectRef<InferenceModel>>,
+}
+
+struct Seen {
+    asked: Instant,
+    warning: Option<String>,
+}
+
+impl Stuck {
+    /// Nothing is known yet; whom a warning concerns is told through `changed`.
+    #[must_use]
+    pub fn new(client: Client, changed: mpsc::Sender<ObjectRef<InferenceModel>>) -> Self {
+        Self { client, seen: Arc::default(), changed }
+    }
+
+    /// The last warning about a pod, as far as it is known; it is looked for again if that is long ago.
+    #[must_use]
+    pub fn of(&self, pod: &Pod, model: &ObjectRef<InferenceModel>) -> Option<String> {
+        let uid = pod.uid()?;
+        let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let warning = all.get(&uid).and_then(|seen| seen.warning.clone());
+        if all.get(&uid).is_none_or(|seen| seen.asked.elapsed() >= INTERVAL) {
+            all.insert(uid.clone(), Seen { asked: Instant::now(), warning: warning.clone() });
+            let (stuck, namespace, model) = (self.clone(), pod.namespace().unwrap_or_default(), model.clone());
+            tokio::spawn(async move { stuck.look(uid, &namespace, model).await });
+        }
+        warning
+    }
+
+    /// Forgets pods that are gone.
+    pub fn keep_only(&self, is_there: impl Fn(&str) -> bool) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| is_there(uid));
+    }
+
+    async fn look(&self, uid: String, namespace: &str, model: ObjectRef<InferenceModel>) {
+        let events: Api<Event> = Api::namespaced(self.client.clone(), namespace);
+        let about = ListParams::default().fields(&format!("involvedObject.uid={uid},type=Warning"));
+        let Ok(mut events) = events.list(&about).await.inspect_err(|error| {
+            tracing::debug!(error = error as &dyn std::error::Error, "the events of a pod cannot be listed");
+        }) else {
+            return;
+        };
+        events.items.sort_by_key(|event| event.metadata.resource_version.clone().and_then(|it| it.parse::<u64>().ok()));
+        let Some(warning) = events.items.last().map(text) else { return };
+        let changed = {
+            let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let seen = all.entry(uid).or_insert_with(|| Seen { asked: Instant::now(), warning: None });
+            let before = seen.warning.replace(warning.clone());
+            before.as_deref() != Some(warning.as_str())
+        };
+        if changed {
+            // The other end is gone when the process ends.
+            let _ = self.changed.send(model).await;
+        }
+    }
+}
+
+fn text(event: &Event) -> String {
+    let reason = event.reason.as_deref().unwrap_or("Warning");
+    format!("{reason}: {}", event.message.as_deref().unwrap_or_default())
+}
+
+/// Whether it is time to ask what keeps a pod from starting.
+#[must_use]
+pub fn is_stuck(pod: &Pod, now: Timestamp) -> bool {
+    let started = pod.status.as_ref().and_then(|status| status.start_time.as_ref());
+    is_silent(pod) && started.is_some_and(|started| now.duration_since(started.0).unsigned_abs() >= PATIENCE)
+}
+
+/// Whether a pod has a node, but no container of it runs, ran or says why it does not.
+#[must_use]
+pub fn is_silent(pod: &Pod) -> bool {
+    let Some(status) = &pod.status else { return false };
+    let has_node = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+    let containers = || status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    let untold = containers().all(|container| {
+        let state = container.state.clone().unwrap_or_default();
+        let reason = state.waiting.and_then(|waiting| waiting.reason);
+        state.running.is_none()
+            && state.terminated.is_none()
+            && container.last_state.as_ref().is_none_or(|last| last.terminated.is_none())
+            && matches!(reason.as_deref(), None | Some("ContainerCreating" | "PodInitializing"))
+    });
+    has_node && untold && status.phase.as_deref() == Some("Pending") && pod.metadata.deletion_timestamp.is_none()
+}

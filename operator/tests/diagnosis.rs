@@ -1,0 +1,144 @@
+//! From what a kubelet reports to a reason, a cause and a remedy.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use k8s_openapi::api::core::v1::Pod;
+use ortolan_operator::diagnose::{Progress, diagnose, progress};
+use serde_json::{Value, json};
+
+fn pod(status: Value) -> Pod {
+    serde_json::from_value(json!({
+        "metadata": {"name": "espresso-1a2b-x"},
+        "spec": {
+            "nodeName": "node",
+            "initContainers": [{"name": "fetch-small"}, {"name": "fetch-large"}],
+            "containers": [{
+                "name": "server",
+                "resources": {"limits": {"memory": "64Mi", "nvidia.com/gpu": "1"}},
+            }],
+        },
+        "status": status,
+    }))
+    .unwrap()
+}
+
+fn server(container: Value) -> Pod {
+    let mut status = json!({"name": "server", "image": "pod:1", "imageID": "", "ready": false, "restartCount": 0});
+    status.as_object_mut().unwrap().extend(container.as_object().unwrap().clone());
+    pod(json!({"phase": "Pending", "containerStatuses": [status]}))
+}
+
+fn fetch(container: Value) -> Pod {
+    let mut status = json!({"name": "fetch-small", "image": "pod:1", "imageID": "", "ready": false, "restartCount": 0});
+    status.as_object_mut().unwrap().extend(container.as_object().unwrap().clone());
+    pod(json!({"phase": "Pending", "initContainerStatuses": [status]}))
+}
+
+/// Condition, reason and sentence.
+fn found(pod: &Pod) -> (&'static str, &'static str, String) {
+    let finding = diagnose(pod, None).unwrap();
+    (finding.condition, finding.reason, finding.message())
+}
+
+fn ended(message: &Value) -> Value {
+    json!({"terminated": {"exitCode": 1, "reason": "Error", "message": message.to_string()}})
+}
+
+#[test]
+fn an_end_with_a_message_of_ours_shows_its_reason_model_and_place() {
+    let message = json!({"model": "small", "reason": "ChecksumMismatch", "message": "expected aa, got bb"});
+    let pod = fetch(json!({"state": ended(&message)}));
+    let finding = diagnose(&pod, None).unwrap();
+    assert_eq!((finding.condition, finding.reason), ("ModelLoaded", "ChecksumMismatch"));
+    assert_eq!(finding.model.as_deref(), Some("small"));
+    assert_eq!(
+        finding.message(),
+        "pod espresso-1a2b-x, container fetch-small: expected aa, got bb. Correct the sha256 in spec.models, or put the \
+         file it belongs to at the source"
+    );
+}
+
+#[test]
+fn the_reason_stays_while_the_container_tries_again() {
+    let message = json!({"model": "small", "reason": "FetchFailed", "message": "404"});
+    for state in [json!({"waiting": {"reason": "CrashLoopBackOff"}}), json!({"running": {}})] {
+        let pod = fetch(json!({"state": state, "lastState": ended(&message), "restartCount": 3}));
+        assert_eq!(found(&pod).1, "FetchFailed");
+    }
+}
+
+#[test]
+fn what_the_server_refuses_is_the_specs_fault() {
+    let message = json!({"model": null, "reason": "InvalidConfig", "message": "models: expected one"});
+    let (condition, reason, _) = found(&server(json!({"state": ended(&message)})));
+    assert_eq!((condition, reason), ("Accepted", "InvalidOptions"));
+}
+
+#[test]
+fn an_end_at_the_memory_limit_names_the_limit() {
+    let state = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
+    let (_, reason, message) = found(&server(json!({"state": state, "restartCount": 2})));
+    assert_eq!(reason, "OutOfMemory");
+    assert!(message.contains("64Mi") && message.contains("restarted 2 times"), "{message}");
+}
+
+#[test]
+fn an_end_without_a_message_is_a_crash_with_its_code_or_signal() {
+    for (code, expected) in [(3, "exit code 3"), (139, "signal 11")] {
+        let state = json!({"terminated": {"exitCode": code, "reason": "Error"}});
+        let (_, reason, message) = found(&server(json!({"state": state})));
+        assert_eq!(reason, "CrashLooping");
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn an_image_that_cannot_be_pulled_is_named() {
+    let state = json!({"waiting": {"reason": "ImagePullBackOff", "message": "not found"}});
+    let (_, reason, message) = found(&server(json!({"state": state})));
+    assert_eq!(reason, "ImagePullFailed");
+    assert!(message.contains("pod:1"), "{message}");
+}
+
+#[test]
+fn a_missing_secret_is_the_specs_fault() {
+    let state = json!({"waiting": {"reason": "CreateContainerConfigError", "message": "secret \"keys\" not found"}});
+    let (condition, reason, _) = found(&server(json!({"state": state})));
+    assert_eq!((condition, reason), ("Accepted", "SecretNotFound"));
+}
+
+#[test]
+fn the_schedulers_sentence_is_passed_on() {
+    let verdicts = [
+        ("0/1 nodes are available: 1 Insufficient nvidia.com/gpu.", "Scheduled", "InsufficientGpu"),
+        ("0/1 nodes are available: 1 Insufficient cpu.", "Scheduled", "Unschedulable"),
+        ("0/1 nodes are available: persistentvolumeclaim \"shelf\" not found.", "Accepted", "PvcNotFound"),
+    ];
+    for (sentence, condition, reason) in verdicts {
+        let status = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": sentence});
+        let found = found(&pod(json!({"phase": "Pending", "conditions": [status]})));
+        assert_eq!((found.0, found.1), (condition, reason));
+        assert!(found.2.contains(sentence.trim_end_matches('.')), "{}", found.2);
+    }
+}
+
+#[test]
+fn a_pod_that_is_ready_or_on_its_way_has_nothing_wrong() {
+    let ready = json!({"conditions": [{"type": "Ready", "status": "True"}]});
+    assert_eq!(diagnose(&pod(ready.clone()), None), None);
+    assert_eq!(progress(&pod(ready)), Progress::Ready);
+    let running = fetch(json!({"state": {"running": {}}}));
+    assert_eq!(diagnose(&running, None), None);
+    assert_eq!(progress(&running), Progress::Fetching { model: "small".to_owned() });
+    let first_done = fetch(json!({"state": {"terminated": {"exitCode": 0}}, "ready": true}));
+    assert_eq!(diagnose(&first_done, None), None);
+    assert_eq!(progress(&first_done), Progress::Fetching { model: "large".to_owned() });
+}
+
+#[test]
+fn a_volume_that_cannot_be_mounted_is_told_by_an_event_alone() {
+    let pod = server(json!({"state": {"waiting": {"reason": "ContainerCreating"}}}));
+    assert_eq!(diagnose(&pod, None), None);
+    let finding = diagnose(&pod, Some("FailedMount: MountVolume.SetUp failed for volume \"model-a\"")).unwrap();
+    assert_eq!(finding.reason, "FetchFailed");
+}

@@ -1,0 +1,250 @@
+//! What becomes of a spec: all objects as one reviewed snapshot, and what must not depend on the operator's version.
+//!
+//! `UPDATE=1 cargo test -p ortolan-operator --test objects` writes the snapshots anew.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::disallowed_methods, reason = "a test is told by its environment to write snapshots anew")]
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use crds::{
+    resource::{InferenceModel, conditions::accepted},
+    serving::{self, Layer},
+};
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use ortolan_operator::{
+    build::{Images, Revision, build, revision},
+    rollout::{Plan, Record, Stage},
+    validate::validate,
+};
+use serde_json::{Value, json};
+
+fn images() -> Images {
+    Images { cpu: "pod:1".to_owned(), cuda: "pod:1-cuda".to_owned(), pull_policy: "IfNotPresent".to_owned() }
+}
+
+fn model(spec: Value) -> InferenceModel {
+    serde_json::from_value(json!({
+        "apiVersion": "ortolan.dev/v1alpha1",
+        "kind": "InferenceModel",
+        "metadata": {"name": "espresso", "namespace": "coffee", "uid": "6ad4", "generation": 3},
+        "spec": spec,
+    }))
+    .unwrap()
+}
+
+const SHA256: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+fn plain() -> Value {
+    json!({"models": [{"name": "small", "source": {"uri": "http://shelf/small.onnx"}, "sha256": SHA256}]})
+}
+
+fn rich() -> Value {
+    json!({
+        "models": [
+            {
+                "name": "fetched",
+                "source": {"uri": "https://shelf/folder/"},
+                "files": [{"path": "model.onnx", "sha256": SHA256}, {"path": "labels.txt", "sha256": SHA256}],
+                "task": "image-classification",
+                "batching": {"batchSize": 16, "maxQueueTime": "1s"},
+                "requestTimeout": "5s",
+                "options": {"top_k": 3},
+            },
+            {"name": "shelved", "source": {"pvc": {"claimName": "shelf", "path": "models/b"}}, "instances": 2},
+            {"name": "packed", "source": {"image": {"reference": "models/c:1", "pullPolicy": "Always"}}},
+            {"name": "baked-in", "source": {"uri": "file:///opt/model.onnx"}},
+        ],
+        "server": {
+            "env": [{"name": "OMP_WAIT_POLICY", "value": "PASSIVE"}],
+            "logLevel": "debug",
+            "config": {"drain_delay_ms": 1500, "drain_timeout_ms": 2000},
+        },
+        "accelerator": {"count": 1, "nodeSelector": {"gpu": "a100"}, "runtimeClassName": "nvidia"},
+        "resources": {"requests": {"cpu": "1500m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}},
+        "serviceAccountName": "barista",
+        "service": {"type": "NodePort", "annotations": {"team": "coffee"}},
+        "replicas": 2,
+        "podTemplate": {
+            "metadata": {"annotations": {"note": "hot"}},
+            "spec": {
+                "priorityClassName": "high",
+                "containers": [{"name": "server", "env": [{"name": "TZ", "value": "UTC"}]}],
+            },
+        },
+    })
+}
+
+fn plan(hash: &str) -> Plan {
+    Plan {
+        replicas: BTreeMap::from([(hash.to_owned(), 2)]),
+        weights: BTreeMap::new(),
+        active: hash.to_owned(),
+        stage: Stage::Complete,
+        records: BTreeMap::from([(
+            hash.to_owned(),
+            Record { target_since: "2026-01-01T12:00:00Z".parse().ok(), ..Record::default() },
+        )]),
+        look_again: None,
+    }
+}
+
+fn born(model: &InferenceModel, images: &Images) -> Revision {
+    Revision::born(model, &validate(&model.spec).unwrap(), images)
+}
+
+fn objects(spec: Value) -> Value {
+    let model = model(spec);
+    let revision = born(&model, &images());
+    let hash = revision.hash.clone();
+    let objects = build(&model, &BTreeMap::from([(hash.clone(), revision)]), &plan(&hash));
+    json!({
+        "configMaps": objects.config_maps,
+        "services": objects.services,
+        "deployments": objects.deployments,
+    })
+}
+
+fn check(name: &str, found: &Value) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots").join(name);
+    let found = serde_json::to_string_pretty(found).unwrap() + "\n";
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(&path, &found).unwrap();
+    }
+    let stored = fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(stored, found, "{} is stale: run with UPDATE=1 and review it", path.display());
+}
+
+#[test]
+fn the_objects_of_a_plain_spec() {
+    check("plain.json", &objects(plain()));
+}
+
+#[test]
+fn the_objects_of_a_rich_spec() {
+    check("rich.json", &objects(rich()));
+}
+
+#[test]
+fn the_pods_own_parser_reads_what_is_written() {
+    let model = model(rich());
+    let revision = born(&model, &images());
+    let config = serving::parse(&[Layer::yaml("", revision.config)]).unwrap();
+    let paths: Vec<_> = config.models.iter().map(|model| model.path.display().to_string()).collect();
+    assert_eq!(paths, ["/models/fetched", "/volumes/shelved/models/b", "/volumes/packed", "/opt/model.onnx"]);
+    assert_eq!(config.server.threads, Some(2));
+    assert_eq!(config.server.drain_delay_ms, 1500);
+    assert_eq!(config.models[0].options.top_k, Some(3));
+    assert_eq!(config.models[1].instances, 2);
+    assert_eq!(config.logging.level, "debug");
+}
+
+#[test]
+fn the_hash_covers_what_changes_pods_and_nothing_else() {
+    let base = revision::hash(&model(plain()));
+    let with = |key: &str, value: Value| {
+        let mut spec = plain();
+        spec[key] = value;
+        revision::hash(&model(spec))
+    };
+    for (key, value) in [
+        ("replicas", json!(5)),
+        ("suspend", json!(true)),
+        ("rollout", json!({"strategy": "Recreate"})),
+        ("service", json!({"type": "NodePort"})),
+    ] {
+        assert_eq!(with(key, value), base, "{key}");
+    }
+    for (key, value) in [
+        ("server", json!({"logLevel": "debug"})),
+        ("accelerator", json!({"count": 1})),
+        ("resources", json!({"limits": {"memory": "1Gi"}})),
+        ("serviceAccountName", json!("barista")),
+        ("podTemplate", json!({"metadata": {"annotations": {"note": "hot"}}})),
+    ] {
+        assert_ne!(with(key, value), base, "{key}");
+    }
+    let mut restarted = model(plain());
+    restarted.metadata.annotations = Some(BTreeMap::from([("ortolan.dev/restart".to_owned(), "1".to_owned())]));
+    assert_ne!(revision::hash(&restarted), base);
+}
+
+#[test]
+fn a_field_at_its_default_is_as_good_as_none() {
+    let mut spelled_out = serde_json::to_value(model(plain()).spec).unwrap();
+    assert_ne!(spelled_out, plain(), "the types fill defaults in");
+    spelled_out["server"]["logLevel"] = json!("info");
+    assert_eq!(revision::hash(&model(spelled_out)), revision::hash(&model(plain())));
+    // Pinned: a change of this value would restart the pods of every user.
+    assert_eq!(revision::hash(&model(plain())), PLAIN_HASH);
+}
+
+const PLAIN_HASH: &str = "fb820779";
+
+#[test]
+fn another_image_of_the_operator_changes_no_hash() {
+    let other = Images { cpu: "pod:2".to_owned(), ..images() };
+    let model = model(plain());
+    let (one, two) = (born(&model, &images()), born(&model, &other));
+    assert_eq!(one.hash, two.hash);
+    assert_ne!(one.template, two.template);
+}
+
+#[test]
+fn pods_are_such_as_the_level_restricted_lets_in() {
+    let model = model(rich());
+    let template: PodTemplateSpec = serde_json::from_str(&born(&model, &images()).template).unwrap();
+    let spec = template.spec.unwrap();
+    assert_eq!(spec.security_context.unwrap().run_as_non_root, Some(true));
+    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+        let security = container.security_context.clone().unwrap();
+        assert_eq!(security.allow_privilege_escalation, Some(false), "{}", container.name);
+        assert_eq!(security.capabilities.unwrap().drop.unwrap(), ["ALL"], "{}", container.name);
+        assert_eq!(security.read_only_root_filesystem, Some(true), "{}", container.name);
+    }
+}
+
+#[test]
+fn what_a_pod_template_may_not_set_is_refused_with_its_field() {
+    let cases = [
+        (json!({"spec": {"hostNetwork": true}}), "spec.podTemplate.spec.hostNetwork"),
+        (json!({"spec": {"volumes": [{"name": "x", "hostPath": {"path": "/"}}]}}), "volumes[x].hostPath"),
+        (json!({"spec": {"volumes": [{"name": "ortolan-config", "emptyDir": {}}]}}), "volumes[ortolan-config]"),
+        (json!({"spec": {"containers": [{"name": "a", "securityContext": {"privileged": true}}]}}), "privileged"),
+        (json!({"spec": {"containers": [{"name": "server", "command": ["sh"]}]}}), "containers[server].command"),
+        (json!({"spec": {"containers": [{"name": "a", "ports": [{"containerPort": 8080}]}]}}), "ports"),
+        (
+            json!({"spec": {"containers": [{"name": "server", "volumeMounts": [{"name": "x", "mountPath": "/models"}]}]}}),
+            "volumeMounts",
+        ),
+        (json!({"metadata": {"labels": {"ortolan.dev/revision": "1"}}}), "metadata.labels[ortolan.dev/revision]"),
+        (json!({"spec": {"afinity": {"nodeAffinity": {}}, "tolerations": [{"kee": "a"}]}}), "tolerations[0].kee"),
+        (json!({"spec": {"containers": "server"}}), "expected a PodTemplateSpec"),
+    ];
+    for (template, expected) in cases {
+        let mut spec = plain();
+        spec["podTemplate"] = template.clone();
+        let model = model(spec);
+        let refusal = validate(&model.spec).unwrap_err();
+        assert_eq!(refusal.reason, accepted::INVALID_OVERLAY, "{template}");
+        assert!(refusal.message.contains(expected), "{template}: {}", refusal.message);
+    }
+}
+
+#[test]
+fn what_is_not_built_and_what_the_server_refuses_is_refused_with_all_fields() {
+    let mut spec = plain();
+    spec["route"] = json!({"parentRefs": [{"name": "gate"}]});
+    spec["models"][0]["latencyObjective"] = json!("100ms");
+    let not_built = model(spec);
+    let refusal = validate(&not_built.spec).unwrap_err();
+    assert_eq!(refusal.reason, accepted::NOT_IMPLEMENTED);
+    assert!(refusal.message.contains("spec.route") && refusal.message.contains("latencyObjective"), "{refusal:?}");
+
+    let mut spec = plain();
+    spec["models"][0]["options"] = json!({"image": {"mean": [0.5], "std": [0.5, 0.5]}});
+    let invalid = model(spec);
+    let refusal = validate(&invalid.spec).unwrap_err();
+    assert_eq!(refusal.reason, accepted::INVALID_OPTIONS);
+    assert!(refusal.message.contains("spec.models[small].options.image.std"), "{refusal:?}");
+}

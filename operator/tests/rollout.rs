@@ -1,0 +1,380 @@
+//! The plan of a rollout, against a cluster that is played here: Deployments that follow their replicas, pods that need
+//! time, devices that are scarce. Time is an argument, so nothing waits.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crds::resource::RolloutStrategy;
+use k8s_openapi::jiff::Timestamp;
+use ortolan_operator::rollout::{Plan, PodFacts, Revision, Situation, Stage, plan};
+
+/// A pod of the play.
+#[derive(Debug, Clone)]
+struct Pod {
+    revision: &'static str,
+    scheduled: Option<u64>,
+    waits_since: u64,
+    ready: Option<u64>,
+    ends: Option<u64>,
+}
+
+/// A cluster of the play. Seconds count from noon.
+struct Play {
+    now: u64,
+    devices: usize,
+    wanted: u32,
+    target: &'static str,
+    strategy: RolloutStrategy,
+    broken: Vec<&'static str>,
+    records: BTreeMap<String, Revision>,
+    pods: Vec<Pod>,
+    start_seconds: u64,
+    stop_seconds: u64,
+    /// Numbers of what was seen on the way.
+    fewest_ready: usize,
+    most_pods: usize,
+    two_revisions_at_once: bool,
+}
+
+const SURGE_TIMEOUT: u64 = 60;
+const PROGRESS_DEADLINE: u64 = 600;
+
+fn at(seconds: u64) -> Timestamp {
+    "2026-01-01T12:00:00Z".parse::<Timestamp>().unwrap() + Duration::from_secs(seconds)
+}
+
+impl Play {
+    fn new(target: &'static str, wanted: u32, strategy: RolloutStrategy) -> Self {
+        Self {
+            now: 0,
+            devices: 100,
+            wanted,
+            target,
+            strategy,
+            broken: Vec::new(),
+            records: BTreeMap::new(),
+            pods: Vec::new(),
+            start_seconds: 5,
+            stop_seconds: 3,
+            fewest_ready: usize::MAX,
+            most_pods: 0,
+            two_revisions_at_once: false,
+        }
+    }
+
+    fn situation(&self) -> Situation {
+        let mut revisions = self.records.clone();
+        revisions.entry(self.target.to_owned()).or_default();
+        for (hash, revision) in &mut revisions {
+            let pods = self.pods.iter().filter(|pod| pod.revision == hash);
+            revision.pods = pods
+                .map(|pod| PodFacts {
+                    ready_since: pod.ready.map(at),
+                    terminating: pod.ends.is_some(),
+                    unschedulable_since: pod.scheduled.is_none().then(|| at(pod.waits_since)),
+                })
+                .collect();
+        }
+        Situation {
+            target: self.target.to_owned(),
+            revisions,
+            wanted: self.wanted,
+            strategy: self.strategy,
+            surge_timeout: Duration::from_secs(SURGE_TIMEOUT),
+            progress_deadline: Duration::from_secs(PROGRESS_DEADLINE),
+            cause: self.broken.contains(&self.target).then(|| "the model is broken".to_owned()),
+            now: at(self.now),
+        }
+    }
+
+    /// One second: the plan is carried out, then the cluster moves.
+    fn step(&mut self) -> Plan {
+        let plan = plan(&self.situation());
+        for (hash, replicas) in &plan.replicas {
+            let revision = self.records.entry(hash.clone()).or_default();
+            revision.replicas = *replicas;
+            revision.record = plan.records[hash].clone();
+        }
+        self.deployments_follow();
+        self.now += 1;
+        self.pods_move();
+        self.look();
+        plan
+    }
+
+    fn deployments_follow(&mut self) {
+        for (hash, revision) in &self.records {
+            let hash: &'static str = if hash == "old" {
+                "old"
+            } else if hash == "new" {
+                "new"
+            } else {
+                "third"
+            };
+            let alive = |pod: &&mut Pod| pod.revision == hash && pod.ends.is_none();
+            let count = self.pods.iter_mut().filter(alive).count();
+            let replicas = revision.replicas as usize;
+            for _ in count..replicas {
+                let waits_since = self.now;
+                self.pods.push(Pod { revision: hash, scheduled: None, waits_since, ready: None, ends: None });
+            }
+            // As a ReplicaSet: first those that are not ready.
+            let mut surplus: Vec<&mut Pod> = self.pods.iter_mut().filter(alive).collect();
+            surplus.sort_by_key(|pod| pod.ready.is_some());
+            for pod in surplus.into_iter().take(count.saturating_sub(replicas)) {
+                pod.ends = Some(self.now + self.stop_seconds);
+            }
+        }
+    }
+
+    fn pods_move(&mut self) {
+        let now = self.now;
+        self.pods.retain(|pod| pod.ends.is_none_or(|ends| ends > now));
+        let mut used = self.pods.iter().filter(|pod| pod.scheduled.is_some()).count();
+        for pod in self.pods.iter_mut().filter(|pod| pod.scheduled.is_none() && pod.ends.is_none()) {
+            if used < self.devices {
+                pod.scheduled = Some(now);
+                used += 1;
+            }
+        }
+        for pod in &mut self.pods {
+            let done = pod.scheduled.is_some_and(|since| now >= since + self.start_seconds);
+            if pod.ready.is_none() && done && !self.broken.contains(&pod.revision) && pod.ends.is_none() {
+                pod.ready = Some(now);
+            }
+        }
+    }
+
+    fn look(&mut self) {
+        let serving = self.pods.iter().filter(|pod| pod.ready.is_some() && pod.ends.is_none()).count();
+        self.fewest_ready = self.fewest_ready.min(serving);
+        let alive = self.pods.iter().filter(|pod| pod.ends.is_none()).count();
+        self.most_pods = self.most_pods.max(alive);
+        let mut revisions: Vec<_> = self.pods.iter().map(|pod| pod.revision).collect();
+        revisions.sort_unstable();
+        revisions.dedup();
+        self.two_revisions_at_once |= revisions.len() > 1;
+    }
+
+    /// Until the stage is reached, at most a day.
+    fn run_until(&mut self, stage: Stage) -> Plan {
+        for _ in 0..86_400 {
+            let plan = self.step();
+            if plan.stage == stage && self.pods.iter().all(|pod| pod.ends.is_none()) {
+                return plan;
+            }
+        }
+        panic!("{stage:?} was never reached: {:?}", self.situation());
+    }
+
+    /// The same cluster with another target, observed from here on.
+    fn turn_to(&mut self, target: &'static str) {
+        self.target = target;
+        self.fewest_ready = usize::MAX;
+        self.most_pods = 0;
+        self.two_revisions_at_once = false;
+    }
+
+    fn ready(&self, revision: &str) -> usize {
+        self.pods.iter().filter(|pod| pod.revision == revision && pod.ready.is_some()).count()
+    }
+}
+
+fn served(wanted: u32, strategy: RolloutStrategy) -> Play {
+    let mut play = Play::new("old", wanted, strategy);
+    play.run_until(Stage::Complete);
+    assert_eq!(play.ready("old"), wanted as usize);
+    play
+}
+
+#[test]
+fn a_surge_never_serves_with_fewer_pods_than_wanted_nor_makes_more_than_one_too_many() {
+    for wanted in [1, 2, 5] {
+        let mut play = served(wanted, RolloutStrategy::Surge);
+        play.turn_to("new");
+        play.run_until(Stage::Complete);
+        assert_eq!(play.ready("new"), wanted as usize);
+        assert_eq!(play.fewest_ready, wanted as usize);
+        assert_eq!(play.most_pods, wanted as usize + 1);
+    }
+}
+
+#[test]
+fn in_place_never_needs_more_devices_than_wanted() {
+    for wanted in [1_u32, 2, 5] {
+        let mut play = served(wanted, RolloutStrategy::InPlace);
+        play.devices = wanted as usize;
+        play.turn_to("new");
+        play.run_until(Stage::Complete);
+        assert_eq!(play.ready("new"), wanted as usize);
+        assert_eq!(play.fewest_ready, wanted as usize - 1);
+        assert!(play.most_pods <= wanted as usize, "{}", play.most_pods);
+    }
+}
+
+#[test]
+fn recreate_never_runs_two_revisions_at_once() {
+    let mut play = served(3, RolloutStrategy::Recreate);
+    play.turn_to("new");
+    // The first look still sees the old pods alone.
+    play.run_until(Stage::Complete);
+    assert_eq!(play.ready("new"), 3);
+    assert!(!play.two_revisions_at_once);
+}
+
+#[test]
+fn with_one_device_auto_waits_for_the_surge_timeout_and_then_makes_room() {
+    let mut play = served(1, RolloutStrategy::Auto);
+    play.devices = 1;
+    let begun = play.now;
+    play.turn_to("new");
+    play.run_until(Stage::WaitingForCapacity);
+    play.run_until(Stage::TerminatingFirst);
+    assert!(play.now >= begun + SURGE_TIMEOUT, "old pods went after {} s", play.now - begun);
+    play.run_until(Stage::Complete);
+    assert_eq!(play.ready("new"), 1);
+    assert!(play.records["new"].record.terminating_first.is_some(), "how it ended is remembered");
+}
+
+#[test]
+fn with_as_many_devices_as_pods_auto_waits_for_the_surge_timeout_only_once() {
+    let mut play = served(4, RolloutStrategy::Auto);
+    play.devices = 4;
+    let begun = play.now;
+    play.turn_to("new");
+    play.run_until(Stage::Complete);
+    assert!(play.now < begun + 2 * SURGE_TIMEOUT, "it took {} s", play.now - begun);
+    assert!(play.fewest_ready >= 3, "{}", play.fewest_ready);
+}
+
+#[test]
+fn a_broken_revision_gives_way_to_the_one_before_it_even_on_one_device() {
+    for strategy in [RolloutStrategy::Auto, RolloutStrategy::Surge, RolloutStrategy::InPlace, RolloutStrategy::Recreate]
+    {
+        let mut play = served(1, strategy);
+        play.devices = if strategy == RolloutStrategy::Surge { 2 } else { 1 };
+        play.broken = vec!["new"];
+        play.turn_to("new");
+        let plan = play.run_until(Stage::RolledBack);
+        assert_eq!(plan.active, "old", "{strategy:?}");
+        assert_eq!(plan.records["new"].failed.as_ref().unwrap().cause, "the model is broken");
+        while play.ready("old") == 0 {
+            assert_eq!(play.step().stage, Stage::RolledBack, "{strategy:?}");
+        }
+        // It stays so.
+        for _ in 0..10_000 {
+            assert_eq!(play.step().stage, Stage::RolledBack);
+        }
+        assert_eq!((play.ready("old"), play.pods.len()), (1, 1), "{strategy:?}");
+    }
+}
+
+#[test]
+fn a_broken_surge_costs_no_ready_pod() {
+    let mut play = served(3, RolloutStrategy::Auto);
+    play.broken = vec!["new"];
+    play.turn_to("new");
+    play.run_until(Stage::RolledBack);
+    assert_eq!(play.fewest_ready, 3);
+}
+
+#[test]
+fn the_spec_of_before_brings_its_revision_back_and_another_try_begins_anew() {
+    let mut play = served(2, RolloutStrategy::Auto);
+    play.broken = vec!["new"];
+    play.turn_to("new");
+    play.run_until(Stage::RolledBack);
+    play.turn_to("old");
+    let plan = play.run_until(Stage::Complete);
+    assert_eq!(plan.active, "old");
+    assert_eq!(play.fewest_ready, 2);
+    // What was wrong with it was outside of the spec.
+    play.broken.clear();
+    play.turn_to("new");
+    let plan = play.run_until(Stage::Complete);
+    assert!(plan.records["new"].failed.is_none());
+}
+
+#[test]
+fn the_first_revision_has_none_to_go_back_to_and_may_still_make_it() {
+    let mut play = Play::new("old", 1, RolloutStrategy::Auto);
+    play.broken = vec!["old"];
+    let plan = play.run_until(Stage::ProgressDeadlineExceeded);
+    assert_eq!(plan.replicas["old"], 1, "it goes on trying");
+    play.broken.clear();
+    let plan = play.run_until(Stage::Complete);
+    assert!(plan.records["old"].failed.is_none());
+}
+
+#[test]
+fn each_pod_that_turns_ready_gives_the_next_one_the_whole_deadline() {
+    let mut play = served(5, RolloutStrategy::Surge);
+    play.start_seconds = PROGRESS_DEADLINE - 100;
+    play.turn_to("new");
+    play.run_until(Stage::Complete);
+    assert_eq!(play.ready("new"), 5);
+}
+
+#[test]
+fn a_pause_does_not_use_up_the_deadline() {
+    let mut play = Play::new("old", 1, RolloutStrategy::Auto);
+    play.start_seconds = 50;
+    for _ in 0..10 {
+        play.step();
+    }
+    play.wanted = 0;
+    for _ in 0..2 * PROGRESS_DEADLINE {
+        assert_eq!(play.step().stage, Stage::Complete);
+    }
+    play.wanted = 1;
+    assert_eq!(play.step().stage, Stage::Surging);
+    play.run_until(Stage::Complete);
+    assert_eq!(play.ready("old"), 1);
+}
+
+#[test]
+fn more_replicas_are_no_rollout() {
+    let mut play = served(1, RolloutStrategy::Auto);
+    play.wanted = 3;
+    for _ in 0..20 {
+        assert_eq!(play.step().stage, Stage::Complete);
+    }
+    assert_eq!(play.ready("old"), 3);
+}
+
+#[test]
+fn a_third_revision_in_the_middle_of_a_rollout_takes_over_without_a_gap() {
+    let mut play = served(3, RolloutStrategy::Surge);
+    play.turn_to("new");
+    while play.ready("new") < 2 {
+        play.step();
+    }
+    play.turn_to("third");
+    play.run_until(Stage::Complete);
+    assert_eq!(play.ready("third"), 3);
+    assert_eq!(play.fewest_ready, 3);
+    assert!(play.most_pods <= 4, "{}", play.most_pods);
+}
+
+#[test]
+fn the_plan_says_when_to_look_again() {
+    let mut play = served(1, RolloutStrategy::Auto);
+    play.devices = 1;
+    play.turn_to("new");
+    play.step();
+    let plan = play.step();
+    assert_eq!(plan.look_again, Some(at(play.pods.last().unwrap().waits_since + SURGE_TIMEOUT)));
+}
+
+#[test]
+fn weights_follow_the_ready_pods_and_add_up() {
+    let mut play = served(3, RolloutStrategy::Surge);
+    play.turn_to("new");
+    while play.ready("new") < 1 {
+        play.step();
+    }
+    let plan = plan(&play.situation());
+    assert_eq!(plan.weights.values().sum::<u32>(), 100);
+    assert_eq!(plan.weights["new"], 25);
+}
