@@ -4,5 +4,6 @@
 
 mod definition;
 mod object;
+mod reference;
 mod refusals;
 mod rules;
