@@ -112,17 +112,18 @@ impl Downloader {
     /// [`FetchError`]; what came so far is kept, unless it is wrong.
     pub async fn bring(&self, item: &Item, url: &Url) -> Result<Fetched, FetchError> {
         let mut partial = self.open(item).await?;
-        let mut pieced = self.complete(item, url, &mut partial).await?;
+        let pieced = self.complete(item, url, &mut partial).await?;
+        // A file may have changed between its pieces, and one without a length may have been cut unseen.
+        let mut may_be_an_accident = pieced || partial.note().total.is_none();
         while let Err(error) = item.check(&partial) {
             partial.discard();
-            if !pieced {
+            if !may_be_an_accident {
                 return Err(error);
             }
-            // The file may have changed between its pieces: once more, and in one piece.
             tracing::warn!(model = self.model, url = %item.from, error = error_chain(&error), "starting over");
             partial = self.open(item).await?;
             self.complete(item, url, &mut partial).await?;
-            pieced = false;
+            may_be_an_accident = false;
         }
         let fetched = Fetched { bytes: partial.bytes(), sha256: partial.digest(), fetched: true };
         self.written(item, 0, blocking(move || partial.finish()).await)?;
@@ -218,10 +219,7 @@ impl Downloader {
                 Err(Broken::WrongPart.into())
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(FetchError::Denied { url: url(), status }.into()),
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
-                Err(Failure::Passing { cause: Broken::Status(status), wish: retry_after(response.headers()) })
-            }
-            _ if status.is_server_error() => {
+            _ if may_pass(status) => {
                 Err(Failure::Passing { cause: Broken::Status(status), wish: retry_after(response.headers()) })
             }
             _ => Err(FetchError::Status { url: url(), status, tries: made }.into()),
@@ -241,6 +239,12 @@ impl Downloader {
         }
         Broken::Connection(error.without_url()).into()
     }
+}
+
+/// Whether another answer is likely before long.
+fn may_pass(status: StatusCode) -> bool {
+    let soon = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
+    soon.contains(&status) || status.is_server_error()
 }
 
 /// The server's word for this version of the file. A weak one speaks of its meaning, not of its bytes.

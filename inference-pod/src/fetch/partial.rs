@@ -56,10 +56,10 @@ impl Partial {
         }
         let path = beside(target, PARTIAL_SUFFIX);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        file.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => io::Error::new(io::ErrorKind::WouldBlock, "another process is writing it"),
-            TryLockError::Error(error) => error,
-        })?;
+        // Where the volume knows no locks it is most likely nobody else's.
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            return Err(io::Error::new(io::ErrorKind::WouldBlock, "another process is writing it"));
+        }
         let note = read_note(target).filter(|note| sha256.is_some() && note.sha256 == sha256);
         let fresh = Note { sha256, ..Note::default() };
         let mut partial = Self {
