@@ -19,6 +19,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve the models of a config.
     Serve(Serve),
+    /// Bring a model's files into a folder that `serve` can read, checked; prints what was fetched as JSON.
+    Fetch(Fetch),
     /// Load a model and print what it takes and gives; exit 1 with a reason where it cannot be served.
     Check(Check),
 }
@@ -31,6 +33,43 @@ pub struct Serve {
     #[arg(long, required = true, value_name = "FILE")]
     pub config: Vec<PathBuf>,
     /// File that gets the reason as JSON when the server cannot start; written only where it exists or its folder does.
+    #[arg(long, value_name = "FILE", default_value = "/dev/termination-log", env = "TERMINATION_MESSAGE_PATH")]
+    pub termination_message: PathBuf,
+}
+
+/// Flags of `fetch`.
+#[derive(Debug, clap::Args)]
+pub struct Fetch {
+    /// Name of the model, for the termination message and the log.
+    #[arg(long, value_name = "NAME")]
+    pub model: String,
+    /// Where the model is (http://, https://, file://): a .onnx file, an archive (.tar, .tar.gz, .tgz), or a folder.
+    #[arg(long)]
+    pub uri: String,
+    /// SHA-256 of the file that --uri names; required for http:// and https:// without --file.
+    #[arg(long, value_name = "HEX")]
+    pub sha256: Option<String>,
+    /// A file of the folder that --uri names, and its SHA-256; once for each file.
+    #[arg(long, value_name = "PATH=SHA256")]
+    pub file: Vec<String>,
+    /// Folder that becomes the model's; a single file becomes its model.onnx.
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+    /// Longest wait for a connection.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub connect_timeout_seconds: u64,
+    /// Longest wait for the next byte.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub stall_timeout_seconds: u64,
+    /// Failed tries in a row, without progress, before the last one; for what may pass: no connection, one that broke,
+    /// silence, and the answers 408, 425, 429 and 5xx.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub retries: u32,
+    /// Most bytes that an archive may unpack to.
+    #[arg(long, value_name = "BYTES", default_value_t = 100 << 30)]
+    pub max_unpacked_bytes: u64,
+    /// File that gets the reason as JSON when the model cannot be fetched; written only where it exists or its folder
+    /// does.
     #[arg(long, value_name = "FILE", default_value = "/dev/termination-log", env = "TERMINATION_MESSAGE_PATH")]
     pub termination_message: PathBuf,
 }

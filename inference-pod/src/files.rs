@@ -7,7 +7,8 @@ use std::{
 
 use crds::serving::{Faults, Labels, Layer, ModelOptions, parse_options};
 
-const MODEL_FILE: &str = "model.onnx";
+/// Name of the graph in a folder.
+pub const MODEL_FILE: &str = "model.onnx";
 const LABELS_FILE: &str = "labels.txt";
 const OPTIONS_FILE: &str = "model.yaml";
 
@@ -59,6 +60,15 @@ impl ModelFiles {
         let model = candidates.into_iter().flatten().find(|file| file.is_file());
         let model = model.ok_or_else(|| FilesError::NoModel(path.to_owned()))?;
         Ok(Self { model, folder: Some(path.to_owned()) })
+    }
+
+    /// Size of the graph's file; weights that it keeps in files of their own do not count.
+    ///
+    /// # Errors
+    /// [`FilesError`] where the file cannot be looked at.
+    pub fn bytes(&self) -> Result<u64, FilesError> {
+        let unreadable = |source| FilesError::Unreadable { path: self.model.clone(), source };
+        Ok(fs::metadata(&self.model).map_err(unreadable)?.len())
     }
 
     /// The folder's `model.yaml` with the config's options laid on it.

@@ -3,6 +3,7 @@
 //! ```text
 //! prediction   http ▸ decode ▸ queue ▸ take ▸ stack ▸ session ▸ split ▸ reply ▸ classify ▸ http
 //! imports      main ▸ serve ▸ http ▸ model ▸ {queue, session} ▸ tensor
+//! fetch        a process of its own, before: flags ▸ plan ▸ download ▸ check ▸ place
 //! ```
 //!
 //! Vocabulary: a *model* is a loaded ONNX graph with its task; a *sample* is one input; a *job* is a request's samples
@@ -17,6 +18,7 @@ pub mod classify;
 pub mod cli;
 pub mod connection;
 pub mod decode;
+pub mod fetch;
 pub mod files;
 pub mod http;
 pub mod lifecycle;

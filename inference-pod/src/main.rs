@@ -4,7 +4,8 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use inference_pod::{check, cli, logging, serve, surroundings};
+use crds::serving::LoggingConfig;
+use inference_pod::{check, cli, fetch, logging, serve, surroundings};
 
 fn main() -> ExitCode {
     surroundings::switch_telemetry_off();
@@ -14,6 +15,7 @@ fn main() -> ExitCode {
                 error.termination().write(&args.termination_message);
             }
         }),
+        cli::Command::Fetch(args) => fetch(&args),
         cli::Command::Check(args) => check::check(&args)
             .with_context(|| format!("{} cannot be served", args.path.display()))
             .and_then(|text| Ok(std::io::stdout().write_all(text.as_bytes())?)),
@@ -26,6 +28,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn fetch(args: &cli::Fetch) -> anyhow::Result<()> {
+    logging::start(&LoggingConfig::default(), surroundings::variable("RUST_LOG").as_deref())
+        .context("RUST_LOG is no filter")?;
+    let report =
+        fetch::fetch(args).inspect_err(|error| error.termination(&args.model).write(&args.termination_message))?;
+    Ok(writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?)?)
 }
 
 fn serve(files: &[PathBuf]) -> anyhow::Result<()> {

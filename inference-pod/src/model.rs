@@ -132,6 +132,8 @@ pub struct Model {
     pub name: String,
     /// The graph's file.
     pub file: PathBuf,
+    /// Size of that file.
+    pub bytes: u64,
     /// What it is for.
     pub task: Task,
     /// What goes in and comes out.
@@ -209,6 +211,7 @@ impl Model {
         let shared = Shared::start(&config.name, queue, sessions, run_timeout, metrics.clone())?;
         Ok(Self {
             name: config.name.clone(),
+            bytes: files.bytes()?,
             file: files.model,
             task: config.task,
             signature,

@@ -141,6 +141,8 @@ fn info_describes_the_model() {
     assert!(info["onnxruntime"].as_str().unwrap().starts_with("1.31"), "{info}");
     let model = info["models"].as_array().unwrap().iter().find(|model| model["name"] == "espresso").unwrap();
     assert_eq!(model["inputs"], json!([{"name": "input", "datatype": "FP32", "shape": [-1, 3, 224, 224]}]));
+    let file = common::model("efficientnet-lite0").join("model.onnx");
+    assert_eq!(model["bytes"], std::fs::metadata(file).unwrap().len());
     assert_eq!(model["provider"], "cpu");
     assert_eq!(model["labels"], 1000);
     let buckets: Vec<_> =

@@ -40,7 +40,10 @@ pub async fn announce(recorder: &Recorder, model: &InferenceModel, status: &Infe
     // Both speak of the same: one is enough.
     events.dedup_by(|later, earlier| later.reason == earlier.reason);
     events.extend(repaired(&before, status, applied));
+    // Events with the same action and reason are counted together under the first one's note, so each revision has its own.
+    let action = status.active_revision.clone().unwrap_or_else(|| "Reconcile".to_owned());
     for event in events {
+        let event = Event { action: action.clone(), ..event };
         if let Err(error) = recorder.publish(&event, &model.object_ref(&())).await {
             tracing::warn!(error = &error as &dyn std::error::Error, reason = event.reason, "an event is lost");
         }
@@ -69,5 +72,5 @@ fn repaired(before: &InferenceModelStatus, now: &InferenceModelStatus, applied: 
 fn event(type_: EventType, reason: &str, note: &str) -> Event {
     let mut note = note.to_owned();
     note.truncate(note.floor_char_boundary(LONGEST_NOTE_BYTES));
-    Event { type_, reason: reason.to_owned(), note: Some(note), action: "Reconcile".to_owned(), secondary: None }
+    Event { type_, reason: reason.to_owned(), note: Some(note), action: String::new(), secondary: None }
 }

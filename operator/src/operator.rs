@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use k8s_openapi::jiff::Timestamp;
 use kube::{
     Client,
     runtime::events::{Recorder, Reporter},
@@ -126,7 +125,6 @@ async fn tell_leadership(mut leading: watch::Receiver<bool>, metrics: Arc<Metric
     while leading.changed().await.is_ok() {
         let leads = *leading.borrow_and_update();
         metrics.leads(leads);
-        let now = Timestamp::now();
-        tracing::info!(%now, leads, "{}", if leads { "this operator leads" } else { "this operator stands by" });
+        tracing::info!(leads, "{}", if leads { "this operator leads" } else { "this operator stands by" });
     }
 }

@@ -44,6 +44,12 @@ pub struct Facts<'a> {
     pub applied: &'a Applied,
 }
 
+/// Longer than any message of one cause; many faults of a spec can make one that is longer.
+const LONGEST_MESSAGE_BYTES: usize = 8192;
+
+/// What the schema allows a model's error.
+const LONGEST_ERROR_BYTES: usize = 4096;
+
 /// What a condition says.
 struct Verdict {
     status: &'static str,
@@ -109,7 +115,7 @@ fn condition(facts: &Facts<'_>, type_: &str, verdict: Verdict) -> Condition {
         type_: type_.to_owned(),
         status: verdict.status.to_owned(),
         reason: verdict.reason.to_owned(),
-        message: verdict.message,
+        message: cut(&verdict.message, LONGEST_MESSAGE_BYTES),
         observed_generation: facts.observed.model.metadata.generation,
         last_transition_time,
     }
@@ -151,10 +157,14 @@ fn scheduled(facts: &Facts<'_>) -> Verdict {
     if wanted(facts) == 0 {
         return Verdict::yes(scheduled::SCHEDULED, "no pod is wanted");
     }
+    // While one serves, another that was made a moment ago is no doubt.
+    if pods.iter().any(|pod| ready_since(pod).is_some()) {
+        return Verdict::yes(scheduled::SCHEDULED, "the pods have nodes");
+    }
     match pods.iter().find(|pod| progress(pod) == Progress::Unscheduled) {
         Some(pod) => Verdict::unknown(format!("pod {} has no node yet", pod.name_any())),
         None if pods.is_empty() => Verdict::unknown("no pod is there yet"),
-        None => Verdict::yes(scheduled::SCHEDULED, "each pod has a node"),
+        None => Verdict::yes(scheduled::SCHEDULED, "the pods have nodes"),
     }
 }
 
@@ -316,7 +326,7 @@ fn model_status(facts: &Facts<'_>, model: &Model) -> ModelStatus {
     let found = pods.iter().filter_map(|pod| facts.findings.get(&pod.name_any()));
     let error = found.into_iter().find(|finding| is_about(finding, model)).map(|finding| ModelError {
         reason: finding.reason.to_owned(),
-        message: finding.message(),
+        message: cut(&finding.message(), LONGEST_ERROR_BYTES),
         pod: Some(finding.pod.clone()),
         container: finding.container.clone(),
     });
@@ -390,6 +400,10 @@ fn is_alive(pod: &Pod) -> bool {
 fn wanted(facts: &Facts<'_>) -> i32 {
     let spec = &facts.observed.model.spec;
     if spec.suspend { 0 } else { spec.replicas }
+}
+
+fn cut(text: &str, bytes: usize) -> String {
+    text[..text.floor_char_boundary(bytes)].to_owned()
 }
 
 fn number(count: usize) -> i32 {

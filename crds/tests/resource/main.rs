@@ -5,5 +5,6 @@
 mod definition;
 mod object;
 mod operations;
+mod reference;
 mod refusals;
 mod rules;

@@ -100,6 +100,7 @@ fn describe(model: &Model) -> Value {
         "name": model.name,
         "task": model.task.as_str(),
         "file": model.file.file_name().map(|name| name.to_string_lossy()),
+        "bytes": model.bytes,
         "inputs": model.signature.inputs.iter().map(port).collect::<Vec<_>>(),
         "outputs": model.signature.outputs.iter().map(port).collect::<Vec<_>>(),
         "image": model.image.as_ref().map(|image| json!({"width": image.size().0, "height": image.size().1})),

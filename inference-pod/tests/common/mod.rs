@@ -16,6 +16,8 @@ use std::{
 
 use serde_json::Value;
 
+pub mod site;
+
 /// No state that a test waits for takes longer.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
