@@ -328,10 +328,14 @@ impl Wish {
     }
 }
 
+/// Maps that have one owner as a whole: a further label in a selector selects other pods.
+const WHOLE_MAPS: [&str; 2] = ["selector", "nodeSelector"];
+
 /// Whether all that is wanted is there; what else is there does not matter, but for the items of lists.
 fn contains(live: &Value, wanted: &Value) -> bool {
     match (live, wanted) {
         (Value::Object(live), Value::Object(wanted)) => wanted.iter().all(|(key, wanted)| match live.get(key) {
+            Some(live) if WHOLE_MAPS.contains(&key.as_str()) => live == wanted,
             Some(live) => contains(live, wanted),
             None => says_nothing(wanted),
         }),
