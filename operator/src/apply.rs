@@ -108,13 +108,19 @@ impl Writer {
         let wanted =
             Wanted { config_maps: names(&config_maps), services: names(&services), deployments: names(&deployments) };
         // Pods mount the config, so it goes first. Services are there before the first pod is ready.
+        let mut without_config = HashSet::new();
         for config_map in config_maps {
+            let (name, refusals) = (config_map.name_any(), applied.refusals.len());
             self.put(config_map, &observed.config_maps, &observed.model, &mut applied).await?;
+            if applied.refusals.len() > refusals {
+                without_config.insert(name);
+            }
         }
         for service in services {
             self.put(service, &observed.services, &observed.model, &mut applied).await?;
         }
-        for deployment in deployments {
+        // A revision's ConfigMap and Deployment have one name. No pod runs with a config that somebody else wrote.
+        for deployment in deployments.into_iter().filter(|it| !without_config.contains(&it.name_any())) {
             self.put(deployment, &observed.deployments, &observed.model, &mut applied).await?;
         }
         self.prune(&observed.deployments, &wanted.deployments).await?;
