@@ -233,9 +233,32 @@ impl Writer {
         }
         let api: Api<K> = self.api(&model.namespace().unwrap_or_default());
         let name = patch["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let stored = api.patch(&name, &params, &Patch::Apply(&patch)).await?;
+        let apply = Patch::Apply(&patch);
+        let stored = match api.patch(&name, &params, &apply).await {
+            Err(kube::Error::Api(status)) if status.code == 422 && known.is_some() && !wanted.object["spec"].is_null() => {
+                self.take_over(&api, &patch).await?;
+                api.patch(&name, &params, &apply).await?
+            }
+            answer => answer?,
+        };
         self.metrics.wrote(&K::kind(&()), WriteResult::ok);
         Ok(stored)
+    }
+
+    /// Replaces the lists of a child of ours, and forgets who owned their items. An item that somebody else has put there
+    /// is not ours to take out by an apply, and may be what stands in the way: a port whose number was changed is another
+    /// item, with the name of ours.
+    async fn take_over<K>(&self, api: &Api<K>, wanted: &Value) -> Result<(), kube::Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
+        // One empty entry is how the API server is told to forget them all.
+        let metadata = serde_json::json!({"uid": wanted["metadata"]["uid"], "managedFields": [{}]});
+        let patch = serde_json::json!({"metadata": metadata, "spec": wanted["spec"]});
+        api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+        self.metrics.wrote(&K::kind(&()), WriteResult::ok);
+        Ok(())
     }
 
     /// What the cache does not show may be there all the same: it carries no label of ours, or is younger than the cache.
