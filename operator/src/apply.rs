@@ -235,7 +235,9 @@ impl Writer {
         let name = patch["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let apply = Patch::Apply(&patch);
         let stored = match api.patch(&name, &params, &apply).await {
-            Err(kube::Error::Api(status)) if status.code == 422 && known.is_some() && !wanted.object["spec"].is_null() => {
+            Err(kube::Error::Api(status))
+                if status.code == 422 && known.is_some() && !wanted.object["spec"].is_null() =>
+            {
                 self.take_over(&api, &patch).await?;
                 api.patch(&name, &params, &apply).await?
             }
