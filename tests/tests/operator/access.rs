@@ -1,13 +1,12 @@
 //! The definition of the resource, and the account of the operator with exactly the permissions that the chart gives it.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use ortolan_tests::cluster::{Cluster, wait};
 use ortolan_tests::programs::Profile;
 use serde_json::{Value, json};
 
-use crate::fixture::{Failure, LIMIT, Outcome, repository};
+use crate::fixture::{LIMIT, Outcome, repository};
 
 /// Where the chart is installed, and where the Lease is.
 pub(crate) const NAMESPACE: &str = "ortolan-system";
@@ -29,15 +28,14 @@ pub(crate) struct Access {
 /// Puts in place what the chart has besides the operator's Deployment.
 pub(crate) async fn install(cluster: &Cluster) -> Outcome<Access> {
     let chart = repository().join("charts/ortolan").display().to_string();
-    let mut helm = cluster.helm().await?;
     // Without a cluster's version, helm takes one of long ago.
     let version = Profile::newest().name;
-    helm.args(["template", "ortolan", &chart, "--namespace", NAMESPACE, "--kube-version", version]);
-    for template in ["rbac", "serviceaccount", "aggregate"] {
-        helm.args(["--show-only", &format!("templates/{template}.yaml")]);
+    let mut template = vec!["template", "ortolan", &chart, "--namespace", NAMESPACE, "--kube-version", version];
+    for file in ["templates/rbac.yaml", "templates/serviceaccount.yaml"] {
+        template.extend(["--show-only", file]);
     }
     let rendered = cluster.kubeconfig().with_file_name("access.yaml");
-    std::fs::write(&rendered, said(&mut helm)?)?;
+    std::fs::write(&rendered, cluster.run_helm(&template).await?)?;
     cluster.run_kubectl(&["create", "namespace", NAMESPACE]).await?;
     let definition = repository().join("crds/generated/inferencemodels.ortolan.dev.yaml");
     for file in [rendered, definition] {
@@ -67,12 +65,4 @@ impl Access {
         std::fs::write(&file, config.to_string())?;
         Ok(file)
     }
-}
-
-fn said(command: &mut Command) -> Outcome<String> {
-    let output = command.output()?;
-    if !output.status.success() {
-        return Err(Failure::new(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr))));
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -4,9 +4,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use ortolan_tests::cluster::{Cluster, Options, image};
+use ortolan_tests::cluster::{Cluster, Options};
 use ortolan_tests::images;
-use ortolan_tests::programs::{self, Profile, Purpose};
+use ortolan_tests::probe;
+use ortolan_tests::programs;
 use ortolan_tests::report::{Report, chain};
 use ortolan_tests::requirements;
 use tokio::runtime::Runtime;
@@ -21,7 +22,7 @@ use crate::space::Space;
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// The image of clients and of the web server of models.
-pub(crate) const PROBE: &str = "localhost/ortolan-probe:1";
+pub(crate) const PROBE: &str = probe::IMAGE;
 
 /// How a test ends: any error fails it.
 pub(crate) type Outcome<T = ()> = Result<T, Failure>;
@@ -126,7 +127,7 @@ impl Stage {
         let pod = images::build(&images::POD, &|step| tell(step))?;
         let options = Options { audit: Some(audit::policy()), ..Options::named("test-operator") };
         let cluster = Cluster::up(&options).await?;
-        for archive in [&pod.archive, &probe_archive()?] {
+        for archive in [&pod.archive, &probe::archive(Report::to_stderr())?] {
             cluster.import_image(archive).await?;
         }
         let access = access::install(&cluster).await?;
@@ -194,14 +195,6 @@ impl Stage {
         self.cluster.run_kubectl(&["apply", "-f", &file.display().to_string()]).await?;
         Ok(())
     }
-}
-
-fn probe_archive() -> Outcome<PathBuf> {
-    let programs = programs::ensure(Profile::newest(), &[Purpose::Probe], Report::to_stderr())?;
-    let program = programs.path("probe")?;
-    let archive = program.with_extension("tar");
-    image::of_one_program(&archive, PROBE, program)?;
-    Ok(archive)
 }
 
 pub(crate) fn repository() -> PathBuf {

@@ -57,14 +57,20 @@ pub(crate) async fn killed_in_a_rollout(space: &Space) -> Outcome {
     }
     let (_, time) = space.ready("victim").await?;
     tell_time("from the last of three crashes in a rollout to Ready", time);
-    let settled = async || match space.of::<Pod>("victim").await?.len() {
-        2 => Ok(()),
-        count => Err(Failure::new(format!("{count} pods"))),
-    };
-    wait::until("the old pods to be gone", LIMIT, settled).await?;
+    until_pods(space, "victim", 2).await?;
     // What two that were not disturbed in the same way may differ in is their name, and times.
     assert_eq!(end_state(space, "victim").await?, end_state(space, "twin").await?);
     assert_eq!(space.numbers("victim").await?, DOUBLED);
+    Ok(())
+}
+
+/// Waits until no other pods are left, those that are ending included.
+async fn until_pods(space: &Space, name: &str, count: usize) -> Outcome {
+    let look = async || match space.of::<Pod>(name).await?.len() {
+        left if left == count => Ok(()),
+        left => Err(Failure::new(format!("{left} pods"))),
+    };
+    wait::until(&format!("{count} pods of {name} to be left"), LIMIT, look).await?;
     Ok(())
 }
 
@@ -98,6 +104,7 @@ pub(crate) async fn upgraded(space: &Space) -> Outcome {
     space.apply_until_ready(&small("twice")).await?;
     space.apply_until_ready(&with(small("twice"), &json!({"server": {"logLevel": "debug"}}))).await?;
     space.ready("old").await?;
+    until_pods(space, "twice", 1).await?;
     let (lives, specs) = (lives(space).await?, specs(space).await?);
 
     let mark = Mark::now(space.cluster())?;
