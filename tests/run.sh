@@ -27,5 +27,8 @@ step "cluster command" cargo build --quiet --package ortolan-tests --bin cluster
 step "build" build_beside
 step "unit, contract and router tests" cargo test --quiet --workspace --exclude ortolan-tests
 step "tests of the harness" cargo test --quiet --package ortolan-tests --lib --bins
+# The operator that its tests start as a process.
+step "operator" cargo build --quiet --package ortolan-operator
+step "end-to-end tests of the operator" cargo test --quiet --package ortolan-tests --test operator
 step "end-to-end tests on a local cluster" cargo test --quiet --package ortolan-tests --test crd --test chart --test cluster
 echo "all tests passed in $SECONDS s"

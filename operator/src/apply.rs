@@ -108,13 +108,19 @@ impl Writer {
         let wanted =
             Wanted { config_maps: names(&config_maps), services: names(&services), deployments: names(&deployments) };
         // Pods mount the config, so it goes first. Services are there before the first pod is ready.
+        let mut without_config = HashSet::new();
         for config_map in config_maps {
+            let (name, refusals) = (config_map.name_any(), applied.refusals.len());
             self.put(config_map, &observed.config_maps, &observed.model, &mut applied).await?;
+            if applied.refusals.len() > refusals {
+                without_config.insert(name);
+            }
         }
         for service in services {
             self.put(service, &observed.services, &observed.model, &mut applied).await?;
         }
-        for deployment in deployments {
+        // A revision's ConfigMap and Deployment have one name. No pod runs with a config that somebody else wrote.
+        for deployment in deployments.into_iter().filter(|it| !without_config.contains(&it.name_any())) {
             self.put(deployment, &observed.deployments, &observed.model, &mut applied).await?;
         }
         self.prune(&observed.deployments, &wanted.deployments).await?;
@@ -227,9 +233,34 @@ impl Writer {
         }
         let api: Api<K> = self.api(&model.namespace().unwrap_or_default());
         let name = patch["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let stored = api.patch(&name, &params, &Patch::Apply(&patch)).await?;
+        let apply = Patch::Apply(&patch);
+        let stored = match api.patch(&name, &params, &apply).await {
+            Err(kube::Error::Api(status))
+                if status.code == 422 && known.is_some() && !wanted.object["spec"].is_null() =>
+            {
+                self.take_over(&api, &patch).await?;
+                api.patch(&name, &params, &apply).await?
+            }
+            answer => answer?,
+        };
         self.metrics.wrote(&K::kind(&()), WriteResult::ok);
         Ok(stored)
+    }
+
+    /// Replaces the lists of a child of ours, and forgets who owned their items. An item that somebody else has put there
+    /// is not ours to take out by an apply, and may be what stands in the way: a port whose number was changed is another
+    /// item, with the name of ours.
+    async fn take_over<K>(&self, api: &Api<K>, wanted: &Value) -> Result<(), kube::Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
+        // One empty entry is how the API server is told to forget them all.
+        let metadata = serde_json::json!({"uid": wanted["metadata"]["uid"], "managedFields": [{}]});
+        let patch = serde_json::json!({"metadata": metadata, "spec": wanted["spec"]});
+        api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+        self.metrics.wrote(&K::kind(&()), WriteResult::ok);
+        Ok(())
     }
 
     /// What the cache does not show may be there all the same: it carries no label of ours, or is younger than the cache.
@@ -328,10 +359,14 @@ impl Wish {
     }
 }
 
+/// Maps that have one owner as a whole: a further label in a selector selects other pods.
+const WHOLE_MAPS: [&str; 2] = ["selector", "nodeSelector"];
+
 /// Whether all that is wanted is there; what else is there does not matter, but for the items of lists.
 fn contains(live: &Value, wanted: &Value) -> bool {
     match (live, wanted) {
         (Value::Object(live), Value::Object(wanted)) => wanted.iter().all(|(key, wanted)| match live.get(key) {
+            Some(live) if WHOLE_MAPS.contains(&key.as_str()) => live == wanted,
             Some(live) => contains(live, wanted),
             None => says_nothing(wanted),
         }),

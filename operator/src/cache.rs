@@ -34,7 +34,12 @@ pub struct Cache<K> {
     ready: watch::Sender<bool>,
 }
 
-type Objects<K> = HashMap<Key, BTreeMap<String, Arc<K>>>;
+/// The objects, and for each of them, by namespace and name, whose label it carries: one whose label is changed belongs to
+/// another from then on.
+struct Objects<K> {
+    of: HashMap<Key, BTreeMap<String, Arc<K>>>,
+    labels: HashMap<(String, String), String>,
+}
 
 impl<K> Clone for Cache<K> {
     fn clone(&self) -> Self {
@@ -44,7 +49,8 @@ impl<K> Clone for Cache<K> {
 
 impl<K> Default for Cache<K> {
     fn default() -> Self {
-        Self { objects: Arc::default(), ready: watch::Sender::new(false) }
+        let objects = Objects { of: HashMap::new(), labels: HashMap::new() };
+        Self { objects: Arc::new(RwLock::new(objects)), ready: watch::Sender::new(false) }
     }
 }
 
@@ -57,14 +63,14 @@ where
     #[must_use]
     pub fn of(&self, namespace: &str, model: &str) -> BTreeMap<String, Arc<K>> {
         let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
-        objects.get(&(namespace.to_owned(), model.to_owned())).cloned().unwrap_or_default()
+        objects.of.get(&(namespace.to_owned(), model.to_owned())).cloned().unwrap_or_default()
     }
 
     /// The uids of all objects.
     #[must_use]
     pub fn uids(&self) -> HashSet<String> {
         let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
-        objects.values().flat_map(BTreeMap::values).filter_map(|object| object.meta().uid.clone()).collect()
+        objects.of.values().flat_map(BTreeMap::values).filter_map(|object| object.meta().uid.clone()).collect()
     }
 
     /// Waits until everything that was there at the start has been read.
@@ -118,19 +124,14 @@ where
                 if let Some(key) = &key {
                     listed.insert((key.clone(), object.name_any()));
                 }
-                self.put(object);
-                key.into_iter().collect()
+                self.put(object)
             }
             Event::InitDone => {
                 let gone = self.keep_only(listed);
                 self.ready.send_replace(true);
                 gone
             }
-            Event::Apply(object) => {
-                let key = key_of(&object);
-                self.put(object);
-                key.into_iter().collect()
-            }
+            Event::Apply(object) => self.put(object),
             Event::Delete(object) => {
                 let key = key_of(&object);
                 if let Some(key) = &key {
@@ -141,34 +142,49 @@ where
         }
     }
 
-    fn put(&self, mut object: K) {
+    /// Returns whom it concerns: the one whose label it carries, and the one whose label it carried before.
+    fn put(&self, mut object: K) -> Vec<Key> {
         object.managed_fields_mut().clear();
-        let Some(key) = key_of(&object) else { return };
+        let Some(key) = key_of(&object) else { return Vec::new() };
+        let name = object.name_any();
         let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
-        objects.entry(key).or_default().insert(object.name_any(), Arc::new(object));
+        let before = objects.labels.insert((key.0.clone(), name.clone()), key.1.clone());
+        let before = before.filter(|model| *model != key.1).map(|model| (key.0.clone(), model));
+        if let Some(before) = &before {
+            objects.take_out(before, &name);
+        }
+        objects.of.entry(key.clone()).or_default().insert(name, Arc::new(object));
+        before.into_iter().chain([key]).collect()
     }
 
     fn remove(&self, key: &Key, name: &str) {
         let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(of_model) = objects.get_mut(key) {
-            of_model.remove(name);
-            if of_model.is_empty() {
-                objects.remove(key);
-            }
-        }
+        objects.take_out(key, name);
+        objects.labels.remove(&(key.0.clone(), name.to_owned()));
     }
 
     /// What a new list lacks was deleted while nobody watched.
     fn keep_only(&self, listed: &HashSet<(Key, String)>) -> Vec<Key> {
         let known: Vec<(Key, String)> = {
             let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
-            objects.iter().flat_map(|(key, of)| of.keys().map(|name| (key.clone(), name.clone()))).collect()
+            objects.of.iter().flat_map(|(key, of)| of.keys().map(|name| (key.clone(), name.clone()))).collect()
         };
         let gone: Vec<(Key, String)> = known.into_iter().filter(|object| !listed.contains(object)).collect();
         for (key, name) in &gone {
             self.remove(key, name);
         }
         gone.into_iter().map(|(key, _)| key).collect()
+    }
+}
+
+impl<K> Objects<K> {
+    fn take_out(&mut self, key: &Key, name: &str) {
+        if let Some(of_model) = self.of.get_mut(key) {
+            of_model.remove(name);
+            if of_model.is_empty() {
+                self.of.remove(key);
+            }
+        }
     }
 }
 

@@ -21,6 +21,9 @@ pub const APPLIED_ANNOTATION: &str = "ortolan.dev/applied";
 /// On a Deployment: the revision's serving config, from which a lost ConfigMap is restored.
 pub const CONFIG_ANNOTATION: &str = "ortolan.dev/config";
 
+/// On a Deployment: the revision's pod template as it was rendered, for the same.
+pub const TEMPLATE_ANNOTATION: &str = "ortolan.dev/template";
+
 /// On a revision's ConfigMap: since when the spec has asked for it, without interruption.
 pub const TARGET_SINCE_ANNOTATION: &str = "ortolan.dev/target-since";
 

@@ -331,6 +331,9 @@ fn model_status(facts: &Facts<'_>, model: &Model) -> ModelStatus {
         container: finding.container.clone(),
     });
     let infos = pods.iter().filter_map(|pod| facts.observed.infos.get(&pod.name_any()));
+    if let Some(before) = told_before(facts, model).filter(|_| error.is_none() && state == ModelState::Loaded) {
+        return before;
+    }
     let told = infos.flat_map(|info| &info.models).find(|told| told.name == model.name);
     let of_file = model.files.iter().find(|file| file.path == "model.onnx").map(|file| file.sha256.clone());
     ModelStatus {
@@ -343,6 +346,17 @@ fn model_status(facts: &Facts<'_>, model: &Model) -> ModelStatus {
         provider: told.and_then(|told| told.provider.clone()),
         last_error: error,
     }
+}
+
+/// What pods of the same revision have told, while one of them has not yet: an operator that was started anew asks them all
+/// again, and would else write each status twice.
+fn told_before(facts: &Facts<'_>, model: &Model) -> Option<ModelStatus> {
+    let (status, plan) = (facts.observed.model.status.as_ref()?, facts.plan?);
+    let same_revision = status.active_revision == Some(names::revision(&facts.observed.name, &plan.active));
+    let has_told = |pod: &&Pod| facts.observed.infos.contains_key(&pod.name_any());
+    let is_waiting = focus(facts).iter().any(|pod| ready_since(pod).is_some() && !has_told(pod));
+    let before = status.models.iter().find(|before| before.name == model.name && before.state == ModelState::Loaded);
+    before.filter(|_| same_revision && is_waiting).cloned()
 }
 
 fn state(facts: &Facts<'_>, pod: &Pod, model: &Model) -> ModelState {

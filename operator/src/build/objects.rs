@@ -80,7 +80,8 @@ fn deployment(model: &InferenceModel, revision: &Revision, plan: &Plan) -> Deplo
     let name = model.name_any();
     let replicas = plan.replicas.get(&revision.hash).copied().unwrap_or_default();
     let mut metadata = metadata(model, &names::revision(&name, &revision.hash), Some(&revision.hash));
-    metadata.annotations = Some(BTreeMap::from([(names::CONFIG_ANNOTATION.to_owned(), revision.config.clone())]));
+    let kept = [(names::CONFIG_ANNOTATION, &revision.config), (names::TEMPLATE_ANNOTATION, &revision.template)];
+    metadata.annotations = Some(kept.map(|(key, text)| (key.to_owned(), text.clone())).into());
     let selected = [(names::MODEL_LABEL, name.as_str()), (names::REVISION_LABEL, revision.hash.as_str())];
     // Written by ourselves, or by the API server.
     let template: PodTemplateSpec = serde_json::from_str(&revision.template).unwrap_or_default();

@@ -88,11 +88,15 @@ pub fn known(observed: &Observed) -> Revisions {
         if revisions.contains_key(hash) {
             continue;
         }
-        let Some(config) = deployment.annotations().get(names::CONFIG_ANNOTATION) else { continue };
+        let annotations = deployment.annotations();
+        let Some(config) = annotations.get(names::CONFIG_ANNOTATION) else { continue };
+        // What runs says the same, but with the API server's defaults, and perhaps with what somebody has changed in it.
+        let template = annotations.get(names::TEMPLATE_ANNOTATION).cloned();
+        let running = || serde_json::to_string(&deployment.spec.template).unwrap_or_default();
         let revision = Revision {
             hash: hash.clone(),
             config: config.clone(),
-            template: serde_json::to_string(&deployment.spec.template).unwrap_or_default(),
+            template: template.unwrap_or_else(running),
             record: Record::default(),
         };
         revisions.insert(hash.clone(), revision);

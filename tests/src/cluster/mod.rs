@@ -45,7 +45,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::programs::{self, Profile, ProgramError, Programs, Purpose};
 use crate::report::Report;
@@ -77,6 +77,8 @@ pub struct Options {
     pub base: PathBuf,
     /// Where the steps are told.
     pub report: Report,
+    /// What the API server writes into its audit log, as a `Policy` of `audit.k8s.io/v1`; without one, nothing.
+    pub audit: Option<Value>,
 }
 
 impl Options {
@@ -88,6 +90,7 @@ impl Options {
             node: true,
             base: clusters_folder(),
             report: Report::to_stderr(),
+            audit: None,
         }
     }
 
@@ -325,6 +328,7 @@ impl Cluster {
             node: place.has_node(),
             base: base.to_owned(),
             report,
+            audit: None,
         };
         let programs = prepare(&options).await?;
         let kubeconfig = folder.join("admin.kubeconfig");
@@ -556,6 +560,24 @@ impl Cluster {
     /// If the cluster is not ours.
     pub fn log(&self, part: Part) -> Result<PathBuf, ClusterError> {
         Ok(self.ours("find a log")?.folder.log(part.name()))
+    }
+
+    /// The audit log, if the cluster was started with a policy for one: one JSON object a line.
+    ///
+    /// # Errors
+    /// If the cluster is not ours.
+    pub fn audit_log(&self) -> Result<PathBuf, ClusterError> {
+        Ok(self.ours("find the audit log")?.folder.join(parts::AUDIT_LOG))
+    }
+
+    /// Makes a process that `command` starts one of the cluster's: it ends with the cluster at the latest, also where the one who
+    /// started it was killed.
+    ///
+    /// # Errors
+    /// If the cluster is not ours.
+    pub fn adopt(&self, command: &mut Command) -> Result<(), ClusterError> {
+        command.env(process::MARK, self.ours("adopt a process")?.folder.path());
+        Ok(())
     }
 
     /// Adds nodes that kwok plays, `kwok-0` and so on, and waits until all are ready.

@@ -12,6 +12,12 @@ use super::space::INSIDE;
 /// The name of the one real node.
 pub const NODE: &str = "node0";
 
+/// What the API server writes into its audit log, in the cluster's folder; there is no such log without it.
+pub(crate) const AUDIT_POLICY: &str = "config/audit.json";
+
+/// The API server's audit log, in the cluster's folder.
+pub(crate) const AUDIT_LOG: &str = "log/audit.log";
+
 /// Nodes with this annotation are played by kwok.
 pub(crate) const KWOK_ANNOTATION: (&str, &str) = ("kwok.x-k8s.io/node", "fake");
 
@@ -206,6 +212,10 @@ impl Plan<'_> {
             ]
             .map(str::to_owned),
         );
+        if self.folder.join(AUDIT_POLICY).exists() {
+            arguments.push(format!("--audit-policy-file={}", self.path(AUDIT_POLICY)));
+            arguments.push(format!("--audit-log-path={}", self.path(AUDIT_LOG)));
+        }
         arguments
     }
 

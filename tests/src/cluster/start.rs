@@ -39,6 +39,9 @@ pub(crate) async fn start(options: &Options, folder: &Folder, programs: Programs
     let place = if options.node { place_in_space(folder, &programs)? } else { place_on_loopback()? };
     folder.save(&State { profile: options.profile.name.to_owned(), place })?;
     config::write_access(folder, &Addresses::of(&place))?;
+    if let Some(policy) = &options.audit {
+        folder.write(parts::AUDIT_POLICY, &policy.to_string())?;
+    }
     step.done();
     let kubeconfig = folder.join("admin.kubeconfig");
     let client = client_of(&kubeconfig).await?;
