@@ -119,9 +119,17 @@ impl Writer {
         for service in services {
             self.put(service, &observed.services, &observed.model, &mut applied).await?;
         }
-        // A revision's ConfigMap and Deployment have one name. No pod runs with a config that somebody else wrote.
-        for deployment in deployments.into_iter().filter(|it| !without_config.contains(&it.name_any())) {
-            self.put(deployment, &observed.deployments, &observed.model, &mut applied).await?;
+        for (index, deployment) in deployments.into_iter().enumerate() {
+            let refusals = applied.refusals.len();
+            // A revision's ConfigMap and Deployment have one name. No pod runs with a config that somebody else wrote.
+            let has_config = !without_config.contains(&deployment.name_any());
+            if has_config {
+                self.put(deployment, &observed.deployments, &observed.model, &mut applied).await?;
+            }
+            // The first is the one that is worked towards. While it cannot be had, no other makes room for it.
+            if index == 0 && (!has_config || applied.refusals.len() > refusals) {
+                break;
+            }
         }
         self.prune(&observed.deployments, &wanted.deployments).await?;
         self.prune(&observed.services, &wanted.services).await?;
@@ -228,9 +236,7 @@ impl Writer {
             patch["metadata"]["uid"] = known.uid().into();
             params = params.force();
         }
-        if self.leadership.check().is_err() {
-            return Err(kube::Error::Service(Box::new(NotLeading)));
-        }
+        self.permit()?;
         let api: Api<K> = self.api(&model.namespace().unwrap_or_default());
         let name = patch["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let apply = Patch::Apply(&patch);
@@ -239,6 +245,7 @@ impl Writer {
                 if status.code == 422 && known.is_some() && !wanted.object["spec"].is_null() =>
             {
                 self.take_over(&api, &patch).await?;
+                self.permit()?;
                 api.patch(&name, &params, &apply).await?
             }
             answer => answer?,
@@ -258,6 +265,7 @@ impl Writer {
         // One empty entry is how the API server is told to forget them all.
         let metadata = serde_json::json!({"uid": wanted["metadata"]["uid"], "managedFields": [{}]});
         let patch = serde_json::json!({"metadata": metadata, "spec": wanted["spec"]});
+        self.permit()?;
         api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
         self.metrics.wrote(&K::kind(&()), WriteResult::ok);
         Ok(())
@@ -293,6 +301,11 @@ impl Writer {
             }
         }
         Ok(())
+    }
+
+    /// Asked right before each request that writes.
+    fn permit(&self) -> Result<(), kube::Error> {
+        self.leadership.check().map_err(|error| kube::Error::Service(Box::new(error)))
     }
 
     fn failed<K: Resource<DynamicType = ()>>(
@@ -438,6 +451,8 @@ fn belongs_to_another<K: Resource>(kind: &str, found: &K) -> Refusal {
 #[must_use]
 pub fn reason_of_refusal(status: &Status) -> Option<&'static str> {
     match status.code {
+        // The operator's own rights are missing: an error of whoever installed it, not of the spec.
+        403 if status.message.contains("User \"") && status.message.contains("cannot ") => None,
         403 if status.message.contains("exceeded quota") => Some(accepted::QUOTA_EXCEEDED),
         400 | 403 | 422 => Some(accepted::ADMISSION_DENIED),
         _ => None,

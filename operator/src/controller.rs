@@ -15,7 +15,7 @@ use std::{
 
 use crds::resource::InferenceModel;
 use futures::{Stream, StreamExt as _, stream};
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{
     Api, ResourceExt as _,
     runtime::{
@@ -36,12 +36,12 @@ use crate::{
     apply::{Applied, ApplyError, Writer},
     build::{self, Images, Objects, Revisions, revision},
     cache::Scope,
-    diagnose::{Finding, diagnose, unschedulable_since},
+    diagnose::{Finding, diagnose, waits_for_room_since},
     leader::Leadership,
     metrics::{Metrics, ReconcileResult},
     names,
     observe::{Observed, Sources, has_ended, observe, ready_since},
-    rollout::{self, Plan, PodFacts, Situation},
+    rollout::{self, Plan, PodFacts, Situation, Stage},
     status::{self, Facts},
     stuck,
     validate::{Checked, Refusal, validate},
@@ -58,6 +58,9 @@ const REFUSED_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A pod that says nothing is asked about.
 const SILENT_INTERVAL: Duration = Duration::from_secs(4);
+
+/// A pod is waited for so long after its grace period, which its deletion time includes.
+const OVERDUE_AFTER: Duration = Duration::from_secs(30);
 
 /// Everything is looked at again now and then, for what no event told.
 const REST_INTERVAL: Duration = Duration::from_secs(600);
@@ -105,21 +108,20 @@ pub async fn run(
 ) {
     let api: Api<InferenceModel> = scope.api();
     let (store, writer) = reflector::store();
-    let metrics = Arc::clone(&context.metrics);
+    let (metrics, listed) = (Arc::clone(&context.metrics), store.clone());
     let models = watcher(api, watcher::Config::default().page_size(500))
         .default_backoff()
         .modify(|model| model.managed_fields_mut().clear())
         .reflect(writer)
-        .touched_objects()
-        .filter_map(move |model| {
-            let model = model.inspect_err(|error| {
+        .flat_map(move |event| {
+            let event = event.inspect_err(|error| {
                 tracing::warn!(kind = "InferenceModel", error = %error, "a watch is begun again");
                 metrics.watch_restarted("InferenceModel");
             });
-            future::ready(model.ok().map(|model| ObjectRef::from_obj(&model)))
+            stream::iter(event.map(|event| touched(&event, &listed)).unwrap_or_default())
         });
-    let all = gained(context.leadership.subscribe(), store.clone());
-    let queue = stream::select(stream::select(models, received(changed)), all);
+    let gained = gained(context.leadership.subscribe(), store.clone());
+    let queue = stream::select(stream::select(models, received(changed)), gained);
     let queue = queue.map(Ok::<_, std::convert::Infallible>).take_until(async move {
         // The sender is gone when the process ends, which is a reason to stop too.
         let _ = stop.wait_for(|stop| *stop).await;
@@ -145,6 +147,19 @@ pub async fn run(
     .await;
 }
 
+/// Whom an event concerns. What is listed anew can be read only when the list is complete.
+fn touched(event: &watcher::Event<InferenceModel>, store: &Store<InferenceModel>) -> Vec<ObjectRef<InferenceModel>> {
+    match event {
+        watcher::Event::Apply(model) | watcher::Event::Delete(model) => vec![ObjectRef::from_obj(model)],
+        watcher::Event::Init | watcher::Event::InitApply(_) => Vec::new(),
+        watcher::Event::InitDone => all(store),
+    }
+}
+
+fn all(store: &Store<InferenceModel>) -> Vec<ObjectRef<InferenceModel>> {
+    store.state().iter().map(|model| ObjectRef::from_obj(&**model)).collect()
+}
+
 fn received<T>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> {
     stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|it| (it, receiver)) })
 }
@@ -159,9 +174,7 @@ fn gained(
         let leads = *leading.borrow_and_update();
         Some((leads, leading))
     });
-    begins.filter(|leads| future::ready(*leads)).flat_map(move |_| {
-        stream::iter(store.state().iter().map(|model| ObjectRef::from_obj(&**model)).collect::<Vec<_>>())
-    })
+    begins.filter(|leads| future::ready(*leads)).flat_map(move |_| stream::iter(all(&store)))
 }
 
 /// Forgets what is known of objects that are gone, now and then.
@@ -211,8 +224,14 @@ async fn bring_about(model: Arc<InferenceModel>, context: &Context) -> Result<Ac
     let objects = plan.as_ref().map(|plan| build::build(&observed.model, &revisions, plan));
     let kept = kept(&revisions, objects.as_ref());
     let applied = match objects {
-        Some(objects) => context.writer.apply(objects, &observed).await?,
-        None => Applied::default(),
+        Some(objects) => context.writer.apply(objects, &observed).await,
+        None => Ok(Applied::default()),
+    };
+    // What is known is told all the same, and the error with it.
+    let (applied, failure) = match applied {
+        Ok(applied) => (applied, None),
+        Err(error @ ApplyError::NotLeading(_)) => return Err(error.into()),
+        Err(error) => (Applied::default(), Some(error)),
     };
 
     let status = status::status(&Facts {
@@ -223,6 +242,7 @@ async fn bring_about(model: Arc<InferenceModel>, context: &Context) -> Result<Ac
         plan: plan.as_ref(),
         target: target.as_deref(),
         applied: &applied,
+        failure: failure.as_ref(),
     });
     if observed.model.status.as_ref() != Some(&status) {
         context.writer.write_status(&observed.model, &serde_json::to_value(&status).unwrap_or_default()).await?;
@@ -230,7 +250,10 @@ async fn bring_about(model: Arc<InferenceModel>, context: &Context) -> Result<Ac
     } else if !applied.written.is_empty() {
         announce::announce(&context.recorder, &observed.model, &status, &applied).await;
     }
-    Ok(Action::requeue(next_look(&observed, plan.as_ref(), &applied, checked.as_ref().err())))
+    match failure {
+        Some(error) => Err(error.into()),
+        None => Ok(Action::requeue(next_look(&observed, plan.as_ref(), &applied, checked.as_ref().err()))),
+    }
 }
 
 /// What is wrong with each pod that is not about to go.
@@ -285,7 +308,9 @@ fn facts_of(observed: &Observed, revision: &build::Revision) -> rollout::Revisio
     let deployment = observed.deployments.get(&names::revision(&observed.name, &revision.hash));
     let replicas = deployment.and_then(|deployment| deployment.spec.replicas);
     let pods = observed.pods.values().filter(|pod| {
-        !has_ended(pod) && pod.labels().get(names::REVISION_LABEL).is_some_and(|hash| *hash == revision.hash)
+        !has_ended(pod)
+            && !is_overdue(pod, observed.now)
+            && pod.labels().get(names::REVISION_LABEL).is_some_and(|hash| *hash == revision.hash)
     });
     rollout::Revision {
         replicas: replicas.and_then(|replicas| u32::try_from(replicas).ok()).unwrap_or_default(),
@@ -293,11 +318,17 @@ fn facts_of(observed: &Observed, revision: &build::Revision) -> rollout::Revisio
             .map(|pod| PodFacts {
                 ready_since: ready_since(pod),
                 terminating: pod.metadata.deletion_timestamp.is_some(),
-                unschedulable_since: unschedulable_since(pod),
+                unschedulable_since: waits_for_room_since(pod),
             })
             .collect(),
         record: revision.record.clone(),
     }
+}
+
+/// Whether a pod should have been gone for long: its node has been lost, and nobody waits for it.
+fn is_overdue(pod: &Pod, now: Timestamp) -> bool {
+    let until = pod.metadata.deletion_timestamp.as_ref().map(|until| until.0 + OVERDUE_AFTER);
+    until.is_some_and(|until| until < now)
 }
 
 /// The revisions that have objects.
@@ -319,6 +350,9 @@ fn next_look(observed: &Observed, plan: Option<&Plan>, applied: &Applied, refusa
     }
     if !applied.refusals.is_empty() && refusal.is_none() {
         next = next.min(REFUSED_INTERVAL);
+    }
+    if plan.is_some_and(|plan| plan.stage == Stage::TerminatingFirst) {
+        next = next.min(OVERDUE_AFTER);
     }
     if observed.pods.values().any(|pod| stuck::is_silent(pod)) {
         next = next.min(SILENT_INTERVAL);

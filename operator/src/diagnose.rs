@@ -99,7 +99,7 @@ pub fn diagnose(pod: &Pod, warning: Option<&str>) -> Option<Finding> {
     if observe::ready_since(pod).is_some() {
         return None;
     }
-    evicted(pod)
+    ended_by_node(pod)
         .or_else(|| unschedulable(pod))
         .or_else(|| containers(pod).find_map(|status| of_container(pod, status)))
         .or_else(|| of_warning(pod, warning?))
@@ -124,11 +124,17 @@ pub fn progress(pod: &Pod) -> Progress {
     unfinished.map_or(Progress::Loading, |model| Progress::Fetching { model: model.to_owned() })
 }
 
-/// Since when the scheduler has had no node for a pod.
+/// What the scheduler says where a pod would fit if another one went.
+const ROOM_WOULD_HELP: [&str; 4] = ["Insufficient ", "Too many pods", "free ports", "anti-affinity"];
+
+/// Since when the scheduler has had no room for a pod. None where room would not help, as with a claim that is missing or
+/// a label that no node has.
 #[must_use]
-pub fn unschedulable_since(pod: &Pod) -> Option<Timestamp> {
+pub fn waits_for_room_since(pod: &Pod) -> Option<Timestamp> {
     let verdict = verdict(pod)?;
-    verdict.last_transition_time.as_ref().map(|time| time.0)
+    let sentence = verdict.message.as_deref().unwrap_or_default();
+    let room_would_help = ROOM_WOULD_HELP.iter().any(|words| sentence.contains(words));
+    verdict.last_transition_time.as_ref().filter(|_| room_would_help).map(|time| time.0)
 }
 
 fn verdict(pod: &Pod) -> Option<&k8s_openapi::api::core::v1::PodCondition> {
@@ -157,15 +163,14 @@ fn devices(pod: &Pod) -> impl Iterator<Item = &String> {
     limits.flat_map(|limits| limits.keys()).filter(|resource| resource.contains('/'))
 }
 
-fn evicted(pod: &Pod) -> Option<Finding> {
+/// The node has ended the pod, or never let it begin.
+fn ended_by_node(pod: &Pod) -> Option<Finding> {
     let status = pod.status.as_ref()?;
-    if status.phase.as_deref() != Some("Failed") || status.reason.as_deref() != Some("Evicted") {
-        return None;
-    }
-    let cause = format!("evicted: {}", status.message.as_deref().unwrap_or("the node does not say why"));
+    let why = status.reason.as_deref().filter(|_| status.phase.as_deref() == Some("Failed"))?;
+    let cause = format!("{why}: {}", status.message.as_deref().unwrap_or("the node does not say more"));
     let reason = if cause.contains("ephemeral") || cause.contains("disk") || cause.contains("EmptyDir") {
         model_loaded::OUT_OF_DISK
-    } else if cause.contains("memory") {
+    } else if why == "Evicted" && cause.contains("memory") {
         model_loaded::OUT_OF_MEMORY
     } else {
         model_loaded::CRASH_LOOPING
@@ -184,6 +189,11 @@ fn of_container(pod: &Pod, status: &ContainerStatus) -> Option<Finding> {
         return None;
     }
     let state = status.state.clone().unwrap_or_default();
+    // A server that was up misses a probe now and then; what ended it long ago is not why.
+    let is_up = status.started == Some(true) && state.running.is_some();
+    if is_up && names::fetched_model(&status.name).is_none() {
+        return None;
+    }
     not_started(pod, status, &state).or_else(|| {
         // The last end stays in view while the container tries again, or the reason would come and go with each try.
         let last = status.last_state.as_ref().and_then(|last| last.terminated.clone());
@@ -252,8 +262,10 @@ fn of_warning(pod: &Pod, warning: &str) -> Option<Finding> {
         (model_loaded::TYPE, model_loaded::FETCH_FAILED)
     } else if warning.contains("pull") && warning.contains("image") {
         (model_loaded::TYPE, model_loaded::IMAGE_PULL_FAILED)
-    } else {
+    } else if warning.starts_with("FailedCreatePodSandBox") {
         (model_loaded::TYPE, model_loaded::CRASH_LOOPING)
+    } else {
+        return None;
     };
     let finding = loading(pod, None, reason, warning.to_owned());
     Some(Finding { condition, ..finding })

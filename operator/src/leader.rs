@@ -129,7 +129,13 @@ impl Candidate {
     async fn round(&mut self) {
         let asked = Instant::now();
         match time::timeout(REQUEST_TIMEOUT, self.take_or_renew()).await {
-            Ok(Ok(true)) => self.leadership.allow_from(asked),
+            Ok(Ok(true)) => {
+                // A lapse between two rounds is told too: what was not reconciled meanwhile must be.
+                if self.leadership.check().is_err() {
+                    self.leadership.forbid();
+                }
+                self.leadership.allow_from(asked);
+            }
             Ok(Ok(false)) => self.leadership.forbid(),
             Ok(Err(error)) => tracing::warn!(error = &error as &dyn std::error::Error, "the lease cannot be renewed"),
             Err(_) => tracing::warn!("the lease cannot be renewed: no answer within {REQUEST_TIMEOUT:?}"),

@@ -24,7 +24,7 @@ pub const CONFIG_ANNOTATION: &str = "ortolan.dev/config";
 /// On a Deployment: the revision's pod template as it was rendered, for the same.
 pub const TEMPLATE_ANNOTATION: &str = "ortolan.dev/template";
 
-/// On a revision's ConfigMap: since when the spec has asked for it, without interruption.
+/// On a revision's ConfigMap and, in case it is lost, on its Deployment: since when the spec has asked for it, without interruption.
 pub const TARGET_SINCE_ANNOTATION: &str = "ortolan.dev/target-since";
 
 /// On a revision's ConfigMap: when it got its first pod since it became the target.

@@ -55,7 +55,7 @@ pub struct PodFacts {
     pub ready_since: Option<Timestamp>,
     /// It has been told to end.
     pub terminating: bool,
-    /// Since when the scheduler has had no node for it.
+    /// Since when the scheduler has had no room for it.
     pub unschedulable_since: Option<Timestamp>,
 }
 
@@ -138,12 +138,15 @@ pub fn plan(situation: &Situation) -> Plan {
 /// A revision that becomes the target starts anew: what it failed at before counts no longer.
 fn turn_to_target(situation: &Situation, records: &mut BTreeMap<String, Record>) {
     let last = records.iter().filter(|(_, record)| record.target_since.is_some());
-    let last = last.max_by_key(|(_, record)| record.target_since).map(|(hash, _)| hash.clone());
-    if last.as_deref() == Some(situation.target.as_str()) {
+    let last = last.max_by_key(|(_, record)| record.target_since).map(|(hash, it)| (hash.clone(), it.target_since));
+    if last.as_ref().is_some_and(|(hash, _)| *hash == situation.target) {
         return;
     }
+    // Later than all others, even if the clock was set back.
+    let after = last.and_then(|(_, since)| since).map(|since| since + Duration::from_millis(1));
+    let target_since = after.map_or(situation.now, |after| after.max(situation.now));
     let record = records.entry(situation.target.clone()).or_default();
-    *record = Record { target_since: Some(situation.now), completed: record.completed, ..Record::default() };
+    *record = Record { target_since: Some(target_since), completed: record.completed, ..Record::default() };
 }
 
 /// The target is given up once it has made no progress for `progress_deadline`: no pod of it turned ready.
@@ -222,16 +225,24 @@ fn replicas(situation: &Situation, goal: &str, record: &Record) -> BTreeMap<Stri
     replicas
 }
 
-/// Shares `keep` pods out among the other revisions, the one that served last first. A pod that is not ready serves
-/// nobody and only holds what a new one may need, so it is not kept.
+/// Shares `keep` pods out among the other revisions, the one that served last first: ready pods, then, of revisions that
+/// have proved themselves, others too, for a pod that misses one probe is not lost. What was never ready only holds what a
+/// new pod may need.
 fn kept(situation: &Situation, goal: &str, mut keep: u32) -> BTreeMap<String, u32> {
     let mut others: Vec<(&String, &Revision)> = situation.others(goal).collect();
     others.sort_by_key(|(_, revision)| Reverse(revision.record.completed));
     let mut replicas = BTreeMap::new();
-    for (hash, revision) in others {
-        let here = revision.replicas.min(revision.ready()).min(keep);
-        keep -= here;
-        replicas.insert(hash.clone(), here);
+    for (hash, revision) in &others {
+        let ready = revision.replicas.min(revision.ready()).min(keep);
+        keep -= ready;
+        replicas.insert((*hash).clone(), ready);
+    }
+    let proven = others.iter().filter(|(_, it)| it.record.completed.is_some() && it.record.failed.is_none());
+    for (hash, revision) in proven {
+        let kept = replicas.entry((*hash).clone()).or_default();
+        let more = revision.replicas.saturating_sub(*kept).min(keep);
+        keep -= more;
+        *kept += more;
     }
     replicas
 }

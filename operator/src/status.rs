@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use crds::resource::{
     InferenceModelStatus, Model, ModelError, ModelState, ModelStatus, RevisionStatus,
     conditions::{
-        ALL_SERVES, PENDING, READY, RECONCILING, SETTLED, STALLED, SUMMED_UP, accepted, available, model_loaded,
-        rolled_out, scaling_active, scheduled,
+        ALL_SERVES, APPLY_FAILED, PENDING, READY, RECONCILING, SETTLED, STALLED, SUMMED_UP, accepted, available,
+        model_loaded, rolled_out, scaling_active, scheduled,
     },
 };
 use k8s_openapi::{
@@ -16,7 +16,7 @@ use k8s_openapi::{
 use kube::ResourceExt as _;
 
 use crate::{
-    apply::{Applied, reason_of_refusal},
+    apply::{Applied, ApplyError, reason_of_refusal},
     build::{Revisions, config},
     diagnose::{Finding, Progress, progress},
     names,
@@ -42,6 +42,8 @@ pub struct Facts<'a> {
     pub target: Option<&'a str>,
     /// What came of it.
     pub applied: &'a Applied,
+    /// What went wrong and is tried again.
+    pub failure: Option<&'a ApplyError>,
 }
 
 /// Longer than any message of one cause; many faults of a spec can make one that is longer.
@@ -122,8 +124,13 @@ fn condition(facts: &Facts<'_>, type_: &str, verdict: Verdict) -> Condition {
 }
 
 fn accepted(facts: &Facts<'_>) -> Verdict {
-    if let Some(refusal) = facts.refusal.or(facts.applied.refusals.first()) {
+    if let Some(refusal) = facts.refusal {
         return Verdict::no(refusal.reason, refusal.message.clone());
+    }
+    if let Some(first) = facts.applied.refusals.first() {
+        let same = facts.applied.refusals.iter().filter(|refusal| refusal.reason == first.reason);
+        let messages: Vec<&str> = same.map(|refusal| refusal.message.as_str()).collect();
+        return Verdict::no(first.reason, messages.join("; "));
     }
     if let Some(refusal) = focus_deployment(facts).and_then(refused_pods) {
         return Verdict::no(refusal.reason, refusal.message);
@@ -293,6 +300,11 @@ fn as_kstatus_reads_it(facts: &Facts<'_>, verdicts: &[(&str, Verdict)]) -> (Verd
     if let Some((_, Verdict { reason, message, .. })) = refused {
         return (settled(), Verdict::yes(reason, message.clone()));
     }
+    if let Some(error) = facts.failure {
+        let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+        let message: Vec<String> = causes.map(ToString::to_string).collect();
+        return (Verdict::yes(APPLY_FAILED, format!("{}; it is tried again", message.join(": "))), settled());
+    }
     match (facts.plan.map(|plan| plan.stage), rollout) {
         (Some(Stage::RolledBack | Stage::ProgressDeadlineExceeded), Some(verdict)) => {
             (settled(), Verdict::yes(verdict.reason, verdict.message.clone()))
@@ -343,7 +355,7 @@ fn model_status(facts: &Facts<'_>, model: &Model) -> ModelStatus {
         bytes: told.and_then(|told| told.bytes),
         // To the millisecond: that is what was measured, not more.
         load_seconds: told.map(|told| ((told.load_seconds + told.warmup_seconds) * 1e3).round() / 1e3),
-        provider: told.and_then(|told| told.provider.clone()),
+        provider: told.and_then(|told| told.provider.as_deref().map(|provider| cut(provider, 64))),
         last_error: error,
     }
 }

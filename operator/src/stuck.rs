@@ -22,6 +22,9 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// Volumes and images often take a moment; who starts within it needs no explanation.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// The kubelet tries a mount again every two minutes or sooner.
+const REPEATED_WITHIN: Duration = Duration::from_secs(180);
+
 /// Warnings about pods. Cheap to clone.
 #[derive(Clone)]
 pub struct Stuck {
@@ -70,7 +73,9 @@ impl Stuck {
             return;
         };
         events.items.sort_by_key(|event| event.metadata.resource_version.clone().and_then(|it| it.parse::<u64>().ok()));
-        let Some(warning) = events.items.last().map(text) else { return };
+        let now = Timestamp::now();
+        let current = events.items.iter().rev().find(|event| is_current(event, now));
+        let Some(warning) = current.map(text) else { return };
         let changed = {
             let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             let seen = all.entry(uid).or_insert_with(|| Seen { asked: Instant::now(), warning: None });
@@ -82,6 +87,13 @@ impl Stuck {
             let _ = self.changed.send(model).await;
         }
     }
+}
+
+/// A warning of the scheduler is no longer true of a pod that has a node; one that was not repeated for long has healed.
+fn is_current(event: &Event, now: Timestamp) -> bool {
+    let last = event.last_timestamp.as_ref().map(|time| time.0).or(event.event_time.as_ref().map(|time| time.0));
+    let fresh = last.is_none_or(|last| now.duration_since(last).unsigned_abs() < REPEATED_WITHIN);
+    fresh && event.reason.as_deref() != Some("FailedScheduling")
 }
 
 fn text(event: &Event) -> String {

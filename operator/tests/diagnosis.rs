@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use k8s_openapi::api::core::v1::Pod;
-use ortolan_operator::diagnose::{Progress, diagnose, progress};
+use ortolan_operator::diagnose::{Progress, diagnose, progress, waits_for_room_since};
 use serde_json::{Value, json};
 
 fn pod(status: Value) -> Pod {
@@ -120,6 +120,27 @@ fn the_schedulers_sentence_is_passed_on() {
         assert_eq!((found.0, found.1), (condition, reason));
         assert!(found.2.contains(sentence.trim_end_matches('.')), "{}", found.2);
     }
+}
+
+#[test]
+fn room_is_waited_for_only_where_it_would_help() {
+    let since = |sentence: &str| {
+        let status = json!({
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": sentence,
+            "lastTransitionTime": "2026-01-01T12:00:00Z",
+        });
+        waits_for_room_since(&pod(json!({"phase": "Pending", "conditions": [status]})))
+    };
+    assert!(since("0/1 nodes are available: 1 Insufficient nvidia.com/gpu.").is_some());
+    assert!(since("0/1 nodes are available: persistentvolumeclaim \"shelf\" not found.").is_none());
+    assert!(since("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.").is_none());
+}
+
+#[test]
+fn a_server_that_was_up_and_misses_a_probe_is_not_blamed_for_what_ended_it_long_ago() {
+    let killed = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
+    let pod = server(json!({"state": {"running": {}}, "lastState": killed, "restartCount": 1, "started": true}));
+    assert_eq!(diagnose(&pod, None), None);
 }
 
 #[test]

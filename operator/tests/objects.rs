@@ -211,6 +211,16 @@ fn what_a_pod_template_may_not_set_is_refused_with_its_field() {
         (json!({"spec": {"volumes": [{"name": "x", "hostPath": {"path": "/"}}]}}), "volumes[x].hostPath"),
         (json!({"spec": {"volumes": [{"name": "ortolan-config", "emptyDir": {}}]}}), "volumes[ortolan-config]"),
         (json!({"spec": {"containers": [{"name": "a", "securityContext": {"privileged": true}}]}}), "privileged"),
+        (
+            json!({"spec": {"containers": [{"name": "a", "securityContext": {"capabilities": {"add": ["SYS_ADMIN"]}}}]}}),
+            "containers[a].securityContext.capabilities.add",
+        ),
+        (json!({"spec": {"securityContext": {"runAsUser": 0}}}), "spec.securityContext.runAsUser"),
+        (json!({"spec": {"automountServiceAccountToken": true}}), "spec.automountServiceAccountToken"),
+        (
+            json!({"spec": {"volumes": [{"name": "x", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]}}),
+            "volumes[x].projected",
+        ),
         (json!({"spec": {"containers": [{"name": "server", "command": ["sh"]}]}}), "containers[server].command"),
         (json!({"spec": {"containers": [{"name": "a", "ports": [{"containerPort": 8080}]}]}}), "ports"),
         (
@@ -247,4 +257,18 @@ fn what_is_not_built_and_what_the_server_refuses_is_refused_with_all_fields() {
     let refusal = validate(&invalid.spec).unwrap_err();
     assert_eq!(refusal.reason, accepted::INVALID_OPTIONS);
     assert!(refusal.message.contains("spec.models[small].options.image.std"), "{refusal:?}");
+}
+
+#[test]
+fn tolerations_and_node_labels_of_a_pod_template_are_added_to_those_of_the_accelerator() {
+    let mut spec = rich();
+    spec["podTemplate"]["spec"]["tolerations"] = json!([{"key": "team", "operator": "Exists"}]);
+    spec["podTemplate"]["spec"]["nodeSelector"] = json!({"zone": "a", "gpu": "none"});
+    let model = model(spec);
+    let template: PodTemplateSpec = serde_json::from_str(&born(&model, &images()).template).unwrap();
+    let spec = template.spec.unwrap();
+    let keys: Vec<_> = spec.tolerations.unwrap().into_iter().filter_map(|toleration| toleration.key).collect();
+    assert_eq!(keys, ["nvidia.com/gpu", "team"]);
+    let selector = spec.node_selector.unwrap();
+    assert_eq!((selector["gpu"].as_str(), selector["zone"].as_str()), ("a100", "a"));
 }

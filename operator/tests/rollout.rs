@@ -378,3 +378,33 @@ fn weights_follow_the_ready_pods_and_add_up() {
     assert_eq!(plan.weights.values().sum::<u32>(), 100);
     assert_eq!(plan.weights["new"], 25);
 }
+
+#[test]
+fn an_old_pod_that_misses_a_probe_is_kept_and_one_that_never_was_ready_is_not() {
+    let mut play = served(2, RolloutStrategy::Surge);
+    play.turn_to("new");
+    play.step();
+    for pod in &mut play.pods {
+        pod.ready = None;
+    }
+    let plan = plan(&play.situation());
+    assert_eq!(plan.replicas["old"], 2);
+
+    let mut play = Play::new("old", 2, RolloutStrategy::Surge);
+    play.broken = vec!["old"];
+    play.step();
+    play.turn_to("new");
+    let plan = ortolan_operator::rollout::plan(&play.situation());
+    assert_eq!(plan.replicas["old"], 0);
+}
+
+#[test]
+fn a_clock_that_is_set_back_begins_no_rollout_twice() {
+    let mut play = served(1, RolloutStrategy::Auto);
+    play.now = 0;
+    play.target = "new";
+    let first = play.step();
+    play.now = 0;
+    let second = plan(&play.situation());
+    assert_eq!(first.records["new"].target_since, second.records["new"].target_since);
+}

@@ -143,6 +143,9 @@ pub const ALL_SERVES: &str = "AllServes";
 /// Reason of a condition that is Unknown because no pod has come far enough to tell.
 pub const PENDING: &str = "Pending";
 
+/// Reason of [`RECONCILING`] while a child cannot be written and is tried again.
+pub const APPLY_FAILED: &str = "ApplyFailed";
+
 /// Reason of [`RECONCILING`] and [`STALLED`] where they are False.
 pub const SETTLED: &str = "Settled";
 

@@ -25,14 +25,15 @@ pub struct Objects {
     pub config_maps: Vec<ConfigMap>,
     /// What clients use, and what scrapers do.
     pub services: Vec<Service>,
-    /// One for each revision.
+    /// One for each revision, first that which is worked towards.
     pub deployments: Vec<Deployment>,
 }
 
 /// Builds the objects of the revisions that are kept.
 #[must_use]
 pub fn build(model: &InferenceModel, revisions: &Revisions, plan: &Plan) -> Objects {
-    let kept = kept(model, revisions, plan);
+    let mut kept = kept(model, revisions, plan);
+    kept.sort_by_key(|revision| revision.hash != plan.active);
     Objects {
         config_maps: kept.iter().map(|revision| config_map(model, revision, plan)).collect(),
         services: vec![service(model), headless_service(model)],
@@ -81,7 +82,9 @@ fn deployment(model: &InferenceModel, revision: &Revision, plan: &Plan) -> Deplo
     let replicas = plan.replicas.get(&revision.hash).copied().unwrap_or_default();
     let mut metadata = metadata(model, &names::revision(&name, &revision.hash), Some(&revision.hash));
     let kept = [(names::CONFIG_ANNOTATION, &revision.config), (names::TEMPLATE_ANNOTATION, &revision.template)];
-    metadata.annotations = Some(kept.map(|(key, text)| (key.to_owned(), text.clone())).into());
+    let mut annotations = revision::annotations(plan.records.get(&revision.hash).unwrap_or(&revision.record));
+    annotations.extend(kept.map(|(key, text)| (key.to_owned(), text.clone())));
+    metadata.annotations = Some(annotations);
     let selected = [(names::MODEL_LABEL, name.as_str()), (names::REVISION_LABEL, revision.hash.as_str())];
     // Written by ourselves, or by the API server.
     let template: PodTemplateSpec = serde_json::from_str(&revision.template).unwrap_or_default();

@@ -84,10 +84,30 @@ fn of_pod(spec: &PodSpec) -> Vec<Fault> {
         ("spec.hostUsers", spec.host_users == Some(true)),
     ];
     faults.extend(used.into_iter().filter(|(_, used)| *used).map(|(path, _)| fault(path, host.clone())));
+    if let Some(security) = &spec.security_context {
+        let unconfined = security.seccomp_profile.as_ref().is_some_and(|profile| profile.type_ == "Unconfined");
+        let unarmoured = security.app_armor_profile.as_ref().is_some_and(|profile| profile.type_ == "Unconfined");
+        let used = [
+            ("runAsUser", security.run_as_user == Some(0)),
+            ("runAsNonRoot", security.run_as_non_root == Some(false)),
+            ("seccompProfile", unconfined),
+            ("appArmorProfile", unarmoured),
+            ("sysctls", security.sysctls.as_ref().is_some_and(|sysctls| !sysctls.is_empty())),
+            ("windowsOptions", security.windows_options.is_some()),
+        ];
+        faults.extend(privileges("spec.securityContext", &used));
+    }
+    if spec.automount_service_account_token == Some(true) {
+        faults.push(fault("spec.automountServiceAccountToken", "pods get no token".to_owned()));
+    }
     for volume in spec.volumes.iter().flatten() {
         let path = format!("spec.volumes[{}]", volume.name);
         if volume.host_path.is_some() {
             faults.push(fault(&format!("{path}.hostPath"), host.clone()));
+        }
+        let projected = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+        if projected.into_iter().any(|source| source.service_account_token.is_some()) {
+            faults.push(fault(&format!("{path}.projected"), "pods get no token".to_owned()));
         }
         if unit::is_our_volume(&volume.name) {
             faults.push(fault(&path, "the operator has a volume of this name".to_owned()));
@@ -102,9 +122,22 @@ fn of_pod(spec: &PodSpec) -> Vec<Fault> {
 fn of_container(path: &str, container: &Container) -> Vec<Fault> {
     let mut faults = Vec::new();
     let at = |field: &str| format!("{path}.{field}");
-    let security = container.security_context.as_ref();
-    if security.is_some_and(|security| security.privileged == Some(true)) {
-        faults.push(fault(&at("securityContext.privileged"), "pods get no privileges".to_owned()));
+    if let Some(security) = &container.security_context {
+        let added = security.capabilities.as_ref().and_then(|capabilities| capabilities.add.as_ref());
+        let unconfined = security.seccomp_profile.as_ref().is_some_and(|profile| profile.type_ == "Unconfined");
+        let unarmoured = security.app_armor_profile.as_ref().is_some_and(|profile| profile.type_ == "Unconfined");
+        let used = [
+            ("privileged", security.privileged == Some(true)),
+            ("allowPrivilegeEscalation", security.allow_privilege_escalation == Some(true)),
+            ("capabilities.add", added.is_some_and(|added| !added.is_empty())),
+            ("procMount", security.proc_mount.is_some()),
+            ("runAsUser", security.run_as_user == Some(0)),
+            ("runAsNonRoot", security.run_as_non_root == Some(false)),
+            ("seccompProfile", unconfined),
+            ("appArmorProfile", unarmoured),
+            ("windowsOptions", security.windows_options.is_some()),
+        ];
+        faults.extend(privileges(&at("securityContext"), &used));
     }
     for port in container.ports.iter().flatten() {
         if port.host_port.is_some() {
@@ -138,6 +171,11 @@ fn of_container(path: &str, container: &Container) -> Vec<Fault> {
         faults.push(fault(&at("env"), format!("{}: settings go under spec.server.config", variable.name)));
     }
     faults
+}
+
+fn privileges(path: &str, used: &[(&str, bool)]) -> Vec<Fault> {
+    let used = used.iter().filter(|(_, used)| *used);
+    used.map(|(field, _)| fault(&format!("{path}.{field}"), "pods get no privileges".to_owned())).collect()
 }
 
 fn fault(path: &str, message: String) -> Fault {

@@ -97,7 +97,7 @@ pub fn known(observed: &Observed) -> Revisions {
             hash: hash.clone(),
             config: config.clone(),
             template: template.unwrap_or_else(running),
-            record: Record::default(),
+            record: record(annotations),
         };
         revisions.insert(hash.clone(), revision);
     }
@@ -160,9 +160,25 @@ fn template(model: &InferenceModel, checked: &Checked<'_>, images: &Images, hash
         }),
     };
     if let Some(overlay) = checked.overlay.clone() {
-        template.merge_from(overlay);
+        lay_over(&mut template, overlay);
     }
     template
+}
+
+/// Lists and maps that Kubernetes replaces as a whole are added to instead: a toleration of the user's must not cost that
+/// of the device.
+fn lay_over(template: &mut PodTemplateSpec, mut overlay: PodTemplateSpec) {
+    let above = overlay.spec.as_mut();
+    let (tolerations, selector) =
+        above.map(|spec| (spec.tolerations.take(), spec.node_selector.take())).unwrap_or_default();
+    template.merge_from(overlay);
+    let Some(spec) = template.spec.as_mut() else { return };
+    if let Some(tolerations) = tolerations {
+        spec.tolerations.get_or_insert_default().extend(tolerations);
+    }
+    for (label, value) in selector.into_iter().flatten() {
+        spec.node_selector.get_or_insert_default().entry(label).or_insert(value);
+    }
 }
 
 /// The drain, and five seconds for what comes before and after it.
