@@ -14,12 +14,28 @@ step() {
     return "$status"
 }
 
+# Always the whole workspace: another choice of packages would have other features, and most of it be built again.
+tests() { cargo test --quiet --workspace "$@"; }
+
+# The libraries, the programs, and the tests of every package but this one.
+quick_tests() {
+    local file name chosen=()
+    for file in {crds,inference-pod,operator}/tests/{*.rs,*/main.rs}; do
+        if test -e "$file"; then
+            name=${file#*/tests/}
+            name=${name%/main.rs}
+            chosen+=(--test "${name%.rs}")
+        fi
+    done
+    tests --lib --bins "${chosen[@]}"
+}
+
 # Compiling Go and compiling Rust leave each other's gaps to be filled, so they run side by side.
 bring_programs() { cargo run --quiet --package ortolan-tests --bin cluster -- programs >/dev/null; }
 build_beside() {
     bring_programs &
     local programs=$!
-    cargo test --quiet --workspace --no-run || { kill "$programs" && wait "$programs"; return 1; }
+    tests --no-run || { kill "$programs" && wait "$programs"; return 1; }
     wait "$programs"
 }
 
@@ -28,23 +44,20 @@ build_beside() {
 suites() {
     local log failed=0
     log=$(mktemp)
-    cargo test --quiet --package ortolan-tests --test operator >"$log" 2>&1 &
+    tests --test operator >"$log" 2>&1 &
     local operator=$!
-    step "unit, contract and router tests" cargo test --quiet --workspace --exclude ortolan-tests || failed=1
-    step "tests of the harness" cargo test --quiet --package ortolan-tests --lib --bins || failed=1
-    step "definition and charts" cargo test --quiet --package ortolan-tests --test crd --test chart || failed=1
-    step "local cluster" cargo test --quiet --package ortolan-tests --test cluster -- --skip remains:: || failed=1
+    step "unit, contract and router tests" quick_tests || failed=1
+    step "definition and charts" tests --test crd --test chart || failed=1
+    step "local cluster" tests --test cluster -- --skip remains:: || failed=1
     step "operator, the rest" wait "$operator" || failed=1
     cat "$log"
     rm "$log"
-    step "what clusters leave behind" cargo test --quiet --package ortolan-tests --test cluster -- remains:: || failed=1
+    step "what clusters leave behind" tests --test cluster -- remains:: || failed=1
     return "$failed"
 }
 
 step "library and models" make --no-print-directory models
 step "cluster command" cargo build --quiet --package ortolan-tests --bin cluster
 step "build" build_beside
-# The operator that its tests start as a process.
-step "operator" cargo build --quiet --package ortolan-operator
 suites
 echo "all tests passed in $SECONDS s"
