@@ -25,7 +25,7 @@ use serde_json::Value;
 
 use crate::{
     build::Objects,
-    digest::digest,
+    digest::{digest, says_nothing},
     leader::{Leadership, NotLeading},
     metrics::{Metrics, WriteResult},
     names,
@@ -387,15 +387,6 @@ fn contains(live: &Value, wanted: &Value) -> bool {
             live.len() == wanted.len() && live.iter().zip(wanted).all(|(live, wanted)| contains(live, wanted))
         }
         _ => live == wanted,
-    }
-}
-
-fn says_nothing(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Array(items) => items.is_empty(),
-        Value::Object(keys) => keys.is_empty(),
-        _ => false,
     }
 }
 

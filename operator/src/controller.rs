@@ -244,10 +244,11 @@ async fn bring_about(model: Arc<InferenceModel>, context: &Context) -> Result<Ac
         applied: &applied,
         failure: failure.as_ref(),
     });
-    if observed.model.status.as_ref() != Some(&status) {
+    let is_news = observed.model.status.as_ref() != Some(&status);
+    if is_news {
         context.writer.write_status(&observed.model, &serde_json::to_value(&status).unwrap_or_default()).await?;
-        announce::announce(&context.recorder, &observed.model, &status, &applied).await;
-    } else if !applied.written.is_empty() {
+    }
+    if is_news || !applied.written.is_empty() {
         announce::announce(&context.recorder, &observed.model, &status, &applied).await;
     }
     match failure {

@@ -1,4 +1,4 @@
-//! Names what was written by its content.
+//! Names what was written by its content, and knows content that is none.
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -9,6 +9,17 @@ use sha2::{Digest as _, Sha256};
 pub fn digest(value: &Value, bytes: usize) -> String {
     let digest = Sha256::digest(sorted(value).as_bytes());
     digest.iter().take(bytes).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Whether a value is as good as one that was left out.
+#[must_use]
+pub fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(keys) => keys.is_empty(),
+        _ => false,
+    }
 }
 
 fn sorted(value: &Value) -> String {

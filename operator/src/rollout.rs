@@ -193,16 +193,20 @@ fn make_room_in_time(situation: &Situation, goal: &str, records: &mut BTreeMap<S
     None
 }
 
+fn is_in_place(strategy: RolloutStrategy, record: &Record) -> bool {
+    match strategy {
+        RolloutStrategy::Surge | RolloutStrategy::Recreate => false,
+        RolloutStrategy::InPlace => true,
+        RolloutStrategy::Auto => record.terminating_first.is_some(),
+    }
+}
+
 /// Replicas of each revision.
 fn replicas(situation: &Situation, goal: &str, record: &Record) -> BTreeMap<String, u32> {
     let wanted = situation.wanted;
     let at_goal = situation.revisions.get(goal).cloned().unwrap_or_default();
     let others_alive: u32 = situation.others(goal).map(|(_, revision)| count(revision.pods.len())).sum();
-    let in_place = match situation.strategy {
-        RolloutStrategy::Surge | RolloutStrategy::Recreate => false,
-        RolloutStrategy::InPlace => true,
-        RolloutStrategy::Auto => record.terminating_first.is_some(),
-    };
+    let in_place = is_in_place(situation.strategy, record);
     let keep = match situation.strategy {
         RolloutStrategy::Recreate => 0,
         // The next old pod goes once all new ones that were asked for are ready.
@@ -279,7 +283,7 @@ fn stage(
     if record.failed.is_some() {
         return Stage::ProgressDeadlineExceeded;
     }
-    let in_place = situation.strategy == RolloutStrategy::InPlace || record.terminating_first.is_some();
+    let in_place = is_in_place(situation.strategy, record);
     let has_predecessor = situation.others(goal).any(|(_, other)| other.replicas > 0 || !other.pods.is_empty());
     if has_predecessor && (in_place || situation.strategy == RolloutStrategy::Recreate) {
         return Stage::TerminatingFirst;

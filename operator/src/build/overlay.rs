@@ -4,7 +4,7 @@ use crds::{resource::InferenceModelSpec, serving::Fault};
 use k8s_openapi::api::core::v1::{Container, PodSpec, PodTemplateSpec};
 use serde_json::Value;
 
-use crate::names;
+use crate::{digest::says_nothing, names};
 
 use super::{config, unit};
 
@@ -43,15 +43,6 @@ fn unknown_fields(path: &str, written: &Value, understood: &Value, faults: &mut 
             }
         }
         _ => {}
-    }
-}
-
-fn says_nothing(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Array(items) => items.is_empty(),
-        Value::Object(keys) => keys.is_empty(),
-        _ => false,
     }
 }
 
