@@ -16,7 +16,7 @@ use crate::{
     metrics::{Metrics, ModelMetrics},
     probe::{self, Batching, Probed},
     queue::{Limits, Queue, Refused},
-    session::{Port, Runtime, Session, SessionError, SessionSettings, Signature},
+    session::{Port, Runtime, Session, SessionError, SessionFactory, SessionSettings, Signature},
     tensor::Tensor,
     worker::{JobError, Reservation, Shared},
 };
@@ -173,7 +173,8 @@ impl Model {
             providers: config.execution_providers.clone(),
         };
         let began = Instant::now();
-        let mut session = Session::open(around.runtime, &files.model, &settings)?;
+        let factory = SessionFactory::new(around.runtime, &files.model, settings);
+        let mut session = factory.open()?;
         let load_time = began.elapsed();
         let image = image_input(config.task, &session, &options, around.max_pixels)?;
 
@@ -190,7 +191,7 @@ impl Model {
         let (signature, provider) = (session.signature().clone(), session.provider());
         let mut sessions = vec![session];
         for _ in 1..config.instances {
-            let mut session = Session::open(around.runtime, &files.model, &settings)?;
+            let mut session = factory.open()?;
             probe::warm_up(&mut session, &shapes, &probed.times)?;
             sessions.push(session);
         }

@@ -149,6 +149,30 @@ pub struct SessionSettings {
     pub providers: Vec<ExecutionProvider>,
 }
 
+/// Opens the sessions of one model: one for each instance, and another where one has to be given up.
+#[derive(Clone)]
+pub struct SessionFactory {
+    runtime: Runtime,
+    path: PathBuf,
+    settings: SessionSettings,
+}
+
+impl SessionFactory {
+    /// A factory over a model file.
+    #[must_use]
+    pub fn new(runtime: &Runtime, path: &Path, settings: SessionSettings) -> Self {
+        Self { runtime: runtime.clone(), path: path.to_owned(), settings }
+    }
+
+    /// Opens a session.
+    ///
+    /// # Errors
+    /// As [`Session::open`].
+    pub fn open(&self) -> Result<Session, SessionError> {
+        Session::open(&self.runtime, &self.path, &self.settings)
+    }
+}
+
 /// Ends a run from another thread.
 #[derive(Clone)]
 pub struct RunCanceller(Arc<RunOptions>);

@@ -3,6 +3,7 @@
 //! Nothing here relies on an orderly end before. Processes are found by their mark and, with a node, by the first process of their
 //! namespaces; groups by their name; the rest lies in the folder.
 
+use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -67,8 +68,12 @@ pub(crate) fn remove(folder: &Folder, keep_logs: bool) -> Result<(), RemainsErro
 
 fn end_processes(folder: &Folder, place: Option<&Place>) -> Result<(), RemainsError> {
     let begun = Instant::now();
+    let mut killed = BTreeSet::new();
     loop {
-        let left = living(folder, place);
+        // One that is ending shows no mark any more: it is waited for because it was killed.
+        killed.retain(|process: &Process| process.is_alive());
+        let mut left = living(folder, place);
+        left.extend(killed.iter().filter(|process| !left.contains(process)).copied().collect::<Vec<_>>());
         if left.is_empty() {
             return Ok(());
         }
@@ -78,6 +83,7 @@ fn end_processes(folder: &Folder, place: Option<&Place>) -> Result<(), RemainsEr
         // Again in every round: one of them may have started another meanwhile.
         for process in left {
             process.signal(Signal::KILL)?;
+            killed.insert(process);
         }
         thread::sleep(PAUSE);
     }

@@ -73,10 +73,13 @@ async fn restored(space: &Space, what: &str, before: &BTreeMap<String, Value>) -
     Ok(())
 }
 
-/// Without what a ConfigMap remembers of its revision, and the digest that covers it.
+/// Without the times that a ConfigMap and a Deployment remember of their revision, and the digests that cover them: each
+/// remembers for the other, so they are lost only where both are gone at once.
 fn without_memory(mut children: BTreeMap<String, Value>) -> BTreeMap<String, Value> {
-    for (_, child) in children.iter_mut().filter(|(name, _)| name.starts_with("ConfigMap")) {
-        child["metadata"]["annotations"] = Value::Null;
+    const MEMORY: [&str; 4] =
+        ["ortolan.dev/applied", "ortolan.dev/began", "ortolan.dev/completed", "ortolan.dev/target-since"];
+    for annotations in children.values_mut().filter_map(|child| child["metadata"]["annotations"].as_object_mut()) {
+        annotations.retain(|key, _| !MEMORY.contains(&key.as_str()));
     }
     children
 }
