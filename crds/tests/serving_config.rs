@@ -165,18 +165,12 @@ fn a_setting_that_is_not_built_is_refused_rather_than_ignored() {
     let found = faults(&[(
         "a.yaml",
         "server: {rate_limit: {per_second: 1, burst: 1, by: token}, model_control: poll}
-models: [{name: mini, path: a, task: text-embedding, batch_timeout_ms: 5, options: {versions: {policy: all}}}]",
+models: [{name: mini, path: a, task: text-embedding, options: {versions: {policy: all}}}]",
     )]);
     let paths: Vec<_> = found.iter().filter_map(|line| line.split_once(": not built yet")).map(|(p, _)| p).collect();
     assert_eq!(
         paths,
-        [
-            "server.rate_limit",
-            "server.model_control",
-            "models[mini].task",
-            "models[mini].batch_timeout_ms",
-            "models[mini].options.versions",
-        ]
+        ["server.rate_limit", "server.model_control", "models[mini].task", "models[mini].options.versions",]
     );
 }
 

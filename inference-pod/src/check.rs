@@ -63,7 +63,7 @@ fn describe(model: &Model) -> String {
         Batching::On(size) => line("batching", &format!("up to {size} samples")),
         Batching::Off(reason) => line("batching", &format!("off: {reason}")),
     }
-    for (samples, time) in model.shared().with_queue(|queue| queue.times().iter().collect::<Vec<_>>()) {
+    for (samples, time) in model.bucket_times() {
         let millis = time.as_secs_f64() * 1e3;
         line("bucket", &format!("{samples:>4} samples {millis:>9.3} ms {:>9.3} ms a sample", millis / samples as f64));
     }

@@ -38,7 +38,10 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use crate::lifecycle::{Lifecycle, Phase};
+use crate::{
+    leftover::Leftover,
+    lifecycle::{Lifecycle, Phase},
+};
 
 /// The first request must have begun by then, and the headers of each be complete; long for a slow link, short for somebody
 /// who holds connections open.
@@ -268,8 +271,10 @@ async fn answer(
     let shared = &underway.0;
     let is_http2 = request.version() == Version::HTTP_2;
     shared.is_http2.store(is_http2, Ordering::Relaxed);
+    let (request, leftover) = Leftover::watch(request);
     let mut response = router.oneshot(request.map(Body::new)).await?;
-    let leaving = lifecycle.phase() >= Phase::Draining || shared.is_old.load(Ordering::Relaxed);
+    let ends = !is_http2 && !leftover.read().await;
+    let leaving = ends || lifecycle.phase() >= Phase::Draining || shared.is_old.load(Ordering::Relaxed);
     if leaving && is_http2 {
         shared.leave.notify_one();
     } else if leaving {

@@ -128,6 +128,7 @@ pub struct Metrics {
     load_seconds: Family<ModelLabel, Seconds>,
     warmup_seconds: Family<ModelLabel, Seconds>,
     instances: Family<StateLabels, Gauge>,
+    objective_feasible: Family<ModelLabel, Gauge>,
     provider: Family<ProviderLabels, Gauge>,
 }
 
@@ -172,6 +173,7 @@ impl Metrics {
             load_seconds: Family::default(),
             warmup_seconds: Family::default(),
             instances: Family::default(),
+            objective_feasible: Family::default(),
             provider: Family::default(),
         };
         metrics.register(runtime_version);
@@ -197,6 +199,11 @@ impl Metrics {
         r.register("model_load_seconds", "Time from file to session", self.load_seconds.clone());
         r.register("model_warmup_seconds", "Time of probe and warm-up", self.warmup_seconds.clone());
         r.register("instances", "Instances by state", self.instances.clone());
+        r.register(
+            "latency_objective_feasible",
+            "1 where a batch can keep latency_objective_ms, 0 where none can; only with an objective",
+            self.objective_feasible.clone(),
+        );
         r.register("execution_provider_info", "The execution provider really in use", self.provider.clone());
         let build = Info::new(vec![
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -229,7 +236,10 @@ impl Metrics {
             load_seconds: self.load_seconds.get_or_create_owned(&label),
             warmup_seconds: self.warmup_seconds.get_or_create_owned(&label),
             running: state("running"),
+            broken: state("broken"),
             lost: state("lost"),
+            objective: self.objective_feasible.clone(),
+            label,
         }))
     }
 
@@ -303,7 +313,10 @@ struct Handles {
     load_seconds: Seconds,
     warmup_seconds: Seconds,
     running: Gauge,
+    broken: Gauge,
     lost: Gauge,
+    objective: Family<ModelLabel, Gauge>,
+    label: ModelLabel,
 }
 
 /// The metrics of one model; a method for each thing that happens.
@@ -381,6 +394,29 @@ impl ModelMetrics {
     pub fn instance_lost(&self) {
         self.0.running.dec();
         self.0.lost.inc();
+    }
+
+    /// An instance's session broke; another is being opened in its place.
+    pub fn instance_broke(&self) {
+        self.0.running.dec();
+        self.0.broken.inc();
+    }
+
+    /// A session was opened in place of a broken one.
+    pub fn instance_mended(&self) {
+        self.0.broken.dec();
+        self.0.running.inc();
+    }
+
+    /// An instance was given up: no session could be opened in place of a broken one.
+    pub fn broken_instance_lost(&self) {
+        self.0.broken.dec();
+        self.0.lost.inc();
+    }
+
+    /// Whether some bucket keeps the latency objective.
+    pub fn objective_feasible(&self, feasible: bool) {
+        self.0.objective.get_or_create(&self.0.label).set(i64::from(feasible));
     }
 }
 

@@ -1,6 +1,7 @@
 //! A model: loaded, probed, warmed up, with its queue and its instances.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -18,7 +19,8 @@ use crate::{
     queue::{Limits, Queue, Refused},
     session::{Port, Runtime, Session, SessionError, SessionFactory, SessionSettings, Signature},
     tensor::Tensor,
-    worker::{JobError, Reservation, Shared},
+    times::{BucketTimes, Times},
+    worker::{JobError, PushError, Reservation, Runner, Shared, Terms, Warmed},
 };
 
 /// Classes in an answer where nobody says otherwise.
@@ -100,6 +102,15 @@ pub enum PredictError {
     Job(#[from] JobError),
 }
 
+impl From<PushError> for PredictError {
+    fn from(error: PushError) -> Self {
+        match error {
+            PushError::Refused(refused) => Self::Refused(refused),
+            PushError::Stopped => Self::Job(JobError::Stopped),
+        }
+    }
+}
+
 /// What a request's samples became.
 #[derive(Debug)]
 pub struct Predicted {
@@ -156,7 +167,23 @@ pub struct Model {
     pub metrics: ModelMetrics,
     request_timeout: Duration,
     queue_size: usize,
+    latency_objective: Option<Duration>,
     shared: Arc<Shared>,
+}
+
+/// Opens and warms up sessions of a model.
+struct Opener {
+    factory: SessionFactory,
+    shapes: Arc<BTreeMap<String, Vec<usize>>>,
+    times: BucketTimes,
+}
+
+impl Opener {
+    fn open(&self) -> Result<Box<dyn Runner>, SessionError> {
+        let mut session = self.factory.open()?;
+        probe::warm_up(&mut session, &self.shapes, &self.times)?;
+        Ok(Box::new(Warmed { session, shapes: Arc::clone(&self.shapes) }))
+    }
 }
 
 impl Model {
@@ -189,15 +216,14 @@ impl Model {
             _ => None,
         };
         let (signature, provider) = (session.signature().clone(), session.provider());
-        let mut sessions = vec![session];
+        let open = Opener { factory, shapes: Arc::new(shapes), times: probed.times.clone() };
+        let mut runners: Vec<Box<dyn Runner>> = vec![Box::new(Warmed { session, shapes: Arc::clone(&open.shapes) })];
         for _ in 1..config.instances {
-            let mut session = factory.open()?;
-            probe::warm_up(&mut session, &shapes, &probed.times)?;
-            sessions.push(session);
+            runners.push(open.open()?);
         }
         let warmup_time = began.elapsed();
 
-        let instances = sessions.len();
+        let instances = runners.len();
         let metrics = around.metrics.model(&config.name);
         metrics.loaded(load_time, warmup_time, instances);
         around.metrics.provider_in_use(&config.name, provider.as_str());
@@ -206,10 +232,21 @@ impl Model {
             samples: config.queue_size as usize,
             bytes: usize::try_from(config.queue_bytes).unwrap_or(usize::MAX),
             batch_size: probed.batching.batch_size(),
+            batch_timeout: Duration::from_millis(config.batch_timeout_ms),
+            latency_objective: config.latency_objective_ms.map(Duration::from_millis),
         };
-        let run_timeout = Duration::from_millis(config.run_timeout_ms);
-        let queue = Queue::new(limits, probed.times, instances);
-        let shared = Shared::start(&config.name, queue, sessions, run_timeout, metrics.clone())?;
+        let times = Times::warmed_up(probe::sample_length(&signature.inputs, &open.shapes), probed.times);
+        let queue = Queue::new(limits, times, instances);
+        if queue.has_objective() {
+            metrics.objective_feasible(queue.objective_bucket().is_some());
+        }
+        let terms = Terms {
+            name: config.name.clone(),
+            run_timeout: Duration::from_millis(config.run_timeout_ms),
+            metrics: metrics.clone(),
+            open: Box::new(move || open.open()),
+        };
+        let shared = Shared::start(terms, queue, runners)?;
         Ok(Self {
             name: config.name.clone(),
             bytes: files.bytes()?,
@@ -226,6 +263,7 @@ impl Model {
             metrics,
             request_timeout: Duration::from_millis(config.request_timeout_ms),
             queue_size: config.queue_size as usize,
+            latency_objective: limits.latency_objective,
             shared,
         })
     }
@@ -234,6 +272,18 @@ impl Model {
     #[must_use]
     pub fn request_timeout(&self) -> Duration {
         self.request_timeout
+    }
+
+    /// Measured time of each bucket, for samples like those that ran last.
+    #[must_use]
+    pub fn bucket_times(&self) -> Vec<(usize, Duration)> {
+        self.shared.with_queue(|queue| queue.times().recent().map(|times| times.iter().collect()).unwrap_or_default())
+    }
+
+    /// The latency that the choice of batches is to keep.
+    #[must_use]
+    pub fn latency_objective(&self) -> Option<Duration> {
+        self.latency_objective
     }
 
     /// Its queue and instances.
@@ -275,8 +325,7 @@ impl Model {
             self.check_count(total)?;
             self.cut(inputs, samples, &mut jobs);
         }
-        let mut tickets =
-            self.shared.push(reservation, jobs, deadline, Instant::now()).map_err(PredictError::Refused)?;
+        let mut tickets = self.shared.push(reservation, jobs, deadline, Instant::now())?;
         let mut parts = Vec::with_capacity(tickets.len());
         for ticket in &mut tickets {
             parts.push(ticket.answer().await?);
@@ -380,7 +429,7 @@ fn warmup_shapes(
     session: &Session,
     image: Option<&ImageInput>,
     options: &ModelOptions,
-) -> std::collections::BTreeMap<String, Vec<usize>> {
+) -> BTreeMap<String, Vec<usize>> {
     let mut shapes = options.warmup.shapes.clone();
     if let (Some(image), [input]) = (image, session.signature().inputs.as_slice()) {
         shapes.insert(input.name.clone(), image.sample_shape());

@@ -94,6 +94,22 @@ pub fn warm_up(
     times.iter().try_for_each(|(bucket, _)| run_zeros(session, &ports, shapes, bucket).map(drop))
 }
 
+/// Runs the model once on zeros, to see whether its session works.
+///
+/// # Errors
+/// [`SessionError`] where it does not.
+pub fn trial(session: &mut Session, shapes: &BTreeMap<String, Vec<usize>>) -> Result<(), SessionError> {
+    let ports = session.signature().inputs.clone();
+    run_zeros(session, &ports, shapes, 1).map(drop)
+}
+
+/// Elements of all inputs of one sample of the warm-up; what the measured times belong to.
+#[must_use]
+pub fn sample_length(ports: &[Port], shapes: &BTreeMap<String, Vec<usize>>) -> usize {
+    let of = |port: &Port| shape_of(port, shapes.get(&port.name).map(Vec::as_slice), 1);
+    ports.iter().map(|port| elements(of(port).get(1..).unwrap_or_default())).sum()
+}
+
 fn batching(
     session: &mut Session,
     ports: &[Port],

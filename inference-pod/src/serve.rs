@@ -20,6 +20,7 @@ use crate::{
     session::{Runtime, SessionError},
     surroundings::{self, UnreadableConfig},
     termination::{Termination, error_chain},
+    threads,
 };
 
 /// Runs are looked at this often; how late a run that takes too long is ended at most.
@@ -156,6 +157,7 @@ fn serving_loop(threads: usize) -> Result<AsyncRuntime, std::io::Error> {
         .worker_threads(workers)
         .max_blocking_threads(threads + 8)
         .thread_name("serving")
+        .on_thread_start(threads::interrupt_others)
         .enable_all()
         .build()
 }
@@ -185,7 +187,10 @@ fn start_admin_thread(listener: std::net::TcpListener, app: Arc<App>) -> Result<
         let terms = Terms { lifecycle: Arc::default(), max_age: Duration::ZERO, max_connections: ADMIN_CONNECTIONS };
         connection::serve(listener, admin_router(app), terms).await;
     };
-    std::thread::Builder::new().name("admin".to_owned()).spawn(move || admin_loop.block_on(work))?;
+    std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
+        threads::interrupt_others();
+        admin_loop.block_on(work);
+    })?;
     Ok(())
 }
 
@@ -255,6 +260,8 @@ async fn drain(app: &App, serving: tokio::task::JoinHandle<()>, delay: Duration)
 }
 
 fn load_all(app: &App, runtime: &Runtime, models: &[ModelConfig]) -> Result<(), ServeError> {
+    // ONNX Runtime's own threads take after this one.
+    threads::start_after_others();
     let instances: usize = models.iter().map(|model| model.instances as usize).sum();
     let around = Surroundings {
         runtime,

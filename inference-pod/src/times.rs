@@ -1,18 +1,15 @@
-//! How long a batch takes, by bucket: measured at warm-up, corrected while serving.
+//! How long a batch takes, by bucket and by length: measured at warm-up, corrected while serving.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-/// Weight of a new measurement. A tenth: noise averages out, yet a slower machine shows within some dozen runs.
-const WEIGHT: f64 = 0.1;
+/// Runs of a bucket that count: few enough that a slower machine shows soon, enough that some stalled runs do not.
+const WINDOW: usize = 15;
 
-/// A run may pull the estimate to at most this multiple of it, so that one stalled run does not close the queue.
-const OUTLIER: f64 = 4.0;
+/// A bucket that could have been taken so often without being taken is tried once, for only a run corrects its time.
+const FORGOTTEN_AFTER: u32 = 500;
 
-/// Measured time of each bucket, smallest bucket first. Empty where nothing could be measured.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct BucketTimes {
-    seconds: Vec<(usize, f64)>,
-}
+/// A forgotten bucket is not tried where it seems to cost more than this multiple of the best one.
+const WORTH_A_TRY: f64 = 2.0;
 
 /// The bucket sizes of a model: the powers of two up to `batch_size`, and `batch_size` itself.
 #[must_use]
@@ -24,24 +21,69 @@ pub fn buckets(batch_size: usize) -> Vec<usize> {
     sizes
 }
 
+/// The last runs of one bucket. Their median stands for them: whatever a few stalled runs took, it does not move.
+#[derive(Debug, Clone, PartialEq)]
+struct Bucket {
+    samples: usize,
+    median: f64,
+    seen: [f64; WINDOW],
+    count: usize,
+    next: usize,
+    /// Times that it could have been taken since it was.
+    passed_over: u32,
+}
+
+impl Bucket {
+    fn new(samples: usize, seconds: f64) -> Self {
+        let mut bucket = Self { samples, median: 0.0, seen: [0.0; WINDOW], count: 0, next: 0, passed_over: 0 };
+        bucket.record(seconds);
+        bucket
+    }
+
+    /// One whose time is an estimate: its first run replaces it.
+    fn estimated(samples: usize, seconds: f64) -> Self {
+        Self { median: seconds, count: 0, next: 0, ..Self::new(samples, seconds) }
+    }
+
+    fn record(&mut self, seconds: f64) {
+        self.passed_over = 0;
+        self.seen[self.next] = seconds;
+        self.next = (self.next + 1) % WINDOW;
+        self.count = (self.count + 1).min(WINDOW);
+        let mut sorted = self.seen;
+        let sorted = &mut sorted[..self.count];
+        // Of an even number the lower one: a second run that stalled must not count for more than the first that did not.
+        let (_, median, _) = sorted.select_nth_unstable_by((self.count - 1) / 2, f64::total_cmp);
+        self.median = *median;
+    }
+
+    fn per_sample(&self) -> f64 {
+        self.median / self.samples as f64
+    }
+}
+
+/// Measured time of each bucket, smallest bucket first. Empty where nothing could be measured.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct BucketTimes {
+    buckets: Vec<Bucket>,
+}
+
 impl BucketTimes {
     /// Sets what a warm-up measured for a bucket.
     pub fn set(&mut self, bucket: usize, time: Duration) {
-        match self.seconds.binary_search_by_key(&bucket, |(size, _)| *size) {
-            Ok(at) => self.seconds[at].1 = time.as_secs_f64(),
-            Err(at) => self.seconds.insert(at, (bucket, time.as_secs_f64())),
+        let new = Bucket::new(bucket, time.as_secs_f64());
+        match self.position(bucket) {
+            Ok(at) => self.buckets[at] = new,
+            Err(at) => self.buckets.insert(at, new),
         }
     }
 
     /// Corrects a bucket's time by a run while serving. Other sizes than a bucket's teach nothing, unless nothing is known.
     pub fn record(&mut self, samples: usize, time: Duration) {
-        if self.seconds.is_empty() {
-            self.set(samples, time);
-        }
-        if let Ok(at) = self.seconds.binary_search_by_key(&samples, |(size, _)| *size) {
-            let known = &mut self.seconds[at].1;
-            let seen = time.as_secs_f64().min(*known * OUTLIER);
-            *known += WEIGHT * (seen - *known);
+        match self.position(samples) {
+            Ok(at) => self.buckets[at].record(time.as_secs_f64()),
+            Err(_) if self.buckets.is_empty() => self.set(samples, time),
+            Err(_) => {}
         }
     }
 
@@ -49,38 +91,37 @@ impl BucketTimes {
     /// estimate, and one that is too high would let no run happen: without this it would stand for ever.
     pub fn doubt(&mut self, samples: usize) {
         const SHARE: f64 = 0.8;
-        let at =
-            self.seconds.iter().position(|(size, _)| *size >= samples).unwrap_or(self.seconds.len().saturating_sub(1));
-        if let Some((_, seconds)) = self.seconds.get_mut(at) {
-            *seconds *= SHARE;
+        if let Some(at) = self.holding(samples) {
+            let Bucket { samples, median, .. } = self.buckets[at];
+            self.buckets[at] = Bucket::new(samples, median * SHARE);
         }
     }
 
     /// Each bucket with its time.
     pub fn iter(&self) -> impl Iterator<Item = (usize, Duration)> + '_ {
-        self.seconds.iter().map(|(size, seconds)| (*size, Duration::from_secs_f64(*seconds)))
+        self.buckets.iter().map(|bucket| (bucket.samples, Duration::from_secs_f64(bucket.median)))
     }
 
     /// Time of a batch of that many samples: that of the smallest bucket which holds them. Zero where nothing is known.
     #[must_use]
     pub fn of(&self, samples: usize) -> Duration {
-        let holding = self.seconds.iter().find(|(size, _)| *size >= samples).or(self.seconds.last());
-        holding.map_or(Duration::ZERO, |(size, seconds)| {
+        self.holding(samples).map_or(Duration::ZERO, |at| {
+            let bucket = &self.buckets[at];
             // Beyond the largest bucket a batch costs as much more as it is larger.
-            Duration::from_secs_f64(seconds * (samples as f64 / *size as f64).max(1.0))
+            Duration::from_secs_f64(bucket.median * (samples as f64 / bucket.samples as f64).max(1.0))
         })
     }
 
     /// Time of the largest bucket.
     #[must_use]
     pub fn largest(&self) -> Duration {
-        self.seconds.last().map_or(Duration::ZERO, |(_, seconds)| Duration::from_secs_f64(*seconds))
+        self.buckets.last().map_or(Duration::ZERO, |bucket| Duration::from_secs_f64(bucket.median))
     }
 
     /// Time per sample at the best bucket; what a long queue costs.
     #[must_use]
     pub fn best_per_sample(&self) -> Duration {
-        let best = self.seconds.iter().map(|(size, seconds)| seconds / *size as f64).min_by(f64::total_cmp);
+        let best = self.buckets.iter().map(Bucket::per_sample).min_by(f64::total_cmp);
         best.map_or(Duration::ZERO, Duration::from_secs_f64)
     }
 
@@ -88,19 +129,140 @@ impl BucketTimes {
     /// sample; of equal ones the larger. `None` where even the smallest takes too long, or nothing is known.
     #[must_use]
     pub fn best_filled_by(&self, waiting: usize, limit: Duration) -> Option<usize> {
-        let limit = limit.as_secs_f64();
-        let filled = self.seconds.iter().filter(|(size, seconds)| *size <= waiting && *seconds <= limit);
-        let cheapest = filled.min_by(|(a, a_seconds), (b, b_seconds)| {
-            let per_sample = (a_seconds / *a as f64).total_cmp(&(b_seconds / *b as f64));
-            per_sample.then(b.cmp(a))
-        });
-        cheapest.map(|(size, _)| *size)
+        self.cheapest(waiting, limit).map(|at| self.buckets[at].samples)
     }
 
-    /// Whether anything was measured.
+    /// As [`Self::best_filled_by`], for a batch that is about to run: now and then it is a bucket whose time is so old that
+    /// it should be taken again.
+    pub fn choose(&mut self, waiting: usize, limit: Duration) -> Option<usize> {
+        let best = self.cheapest(waiting, limit)?;
+        let worth = self.buckets[best].per_sample() * WORTH_A_TRY;
+        let limit = limit.as_secs_f64();
+        let mut chosen = best;
+        for (at, bucket) in self.buckets.iter_mut().enumerate() {
+            if at == best || bucket.samples > waiting || bucket.median > limit {
+                continue;
+            }
+            bucket.passed_over = bucket.passed_over.saturating_add(1);
+            if bucket.passed_over > FORGOTTEN_AFTER && bucket.per_sample() <= worth {
+                chosen = at;
+            }
+        }
+        self.buckets[chosen].passed_over = 0;
+        Some(self.buckets[chosen].samples)
+    }
+
+    /// The smallest bucket over `samples` samples that costs less for each than that many do, and is no larger than
+    /// `most`: what waiting for company could lead to.
+    #[must_use]
+    pub fn cheaper_above(&self, samples: usize, most: usize) -> Option<usize> {
+        let now = self.of(samples).as_secs_f64() / samples.max(1) as f64;
+        let mut larger = self.buckets.iter().filter(|bucket| bucket.samples > samples && bucket.samples <= most);
+        larger.find(|bucket| bucket.per_sample() < now).map(|bucket| bucket.samples)
+    }
+
+    /// The largest bucket that takes no longer than `limit`.
+    #[must_use]
+    pub fn largest_within(&self, limit: Duration) -> Option<usize> {
+        let limit = limit.as_secs_f64();
+        self.buckets.iter().rfind(|bucket| bucket.median <= limit).map(|bucket| bucket.samples)
+    }
+
+    /// Whether nothing was measured.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.seconds.is_empty()
+        self.buckets.is_empty()
+    }
+
+    fn position(&self, samples: usize) -> Result<usize, usize> {
+        self.buckets.binary_search_by_key(&samples, |bucket| bucket.samples)
+    }
+
+    /// The smallest bucket that holds so many samples, else the largest.
+    fn holding(&self, samples: usize) -> Option<usize> {
+        let last = self.buckets.len().checked_sub(1)?;
+        Some(self.buckets.partition_point(|bucket| bucket.samples < samples).min(last))
+    }
+
+    fn cheapest(&self, waiting: usize, limit: Duration) -> Option<usize> {
+        let limit = limit.as_secs_f64();
+        let filled = self.buckets.iter().enumerate();
+        let filled = filled.filter(|(_, bucket)| bucket.samples <= waiting && bucket.median <= limit);
+        let cheapest = filled.min_by(|(_, a), (_, b)| {
+            let per_sample = a.per_sample().total_cmp(&b.per_sample());
+            per_sample.then(b.samples.cmp(&a.samples))
+        });
+        cheapest.map(|(at, _)| at)
+    }
+
+    /// The same buckets, each at `factor` times its time, as estimates.
+    fn scaled(&self, factor: f64) -> Self {
+        let scaled = |bucket: &Bucket| Bucket::estimated(bucket.samples, bucket.median * factor);
+        Self { buckets: self.buckets.iter().map(scaled).collect() }
+    }
+}
+
+/// The class of a length: lengths up to the same power of two share one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LengthClass(u32);
+
+impl LengthClass {
+    /// The class that holds a length.
+    #[must_use]
+    pub fn of(length: usize) -> Self {
+        Self(length.max(1).next_power_of_two().trailing_zeros())
+    }
+
+    /// How many times longer this class is.
+    fn ratio(self, other: Self) -> f64 {
+        2_f64.powi(self.0.cast_signed() - other.0.cast_signed())
+    }
+}
+
+/// Measured times of a model: of each bucket, for each class of lengths that has come.
+///
+/// A model whose samples all have one shape has one class.
+#[derive(Debug, Clone, Default)]
+pub struct Times {
+    classes: BTreeMap<LengthClass, BucketTimes>,
+    /// The class that ran last; what is said of the model as a whole is said of it.
+    recent: Option<LengthClass>,
+}
+
+impl Times {
+    /// What a warm-up measured, with samples of that length.
+    #[must_use]
+    pub fn warmed_up(length: usize, times: BucketTimes) -> Self {
+        if times.is_empty() {
+            return Self::default();
+        }
+        let class = LengthClass::of(length);
+        Self { classes: BTreeMap::from([(class, times)]), recent: Some(class) }
+    }
+
+    /// The times of the class that ran last.
+    #[must_use]
+    pub fn recent(&self) -> Option<&BucketTimes> {
+        self.classes.get(&self.recent?)
+    }
+
+    /// The times of a class, made up from the nearest known one where it has never run: in proportion to the length, but
+    /// never less, for a shorter sample may cost as much.
+    pub fn class(&mut self, class: LengthClass) -> &mut BucketTimes {
+        let nearest = self.classes.iter().min_by_key(|(known, _)| known.0.abs_diff(class.0));
+        let estimate = nearest.map(|(known, times)| times.scaled(class.ratio(*known).max(1.0)));
+        self.classes.entry(class).or_insert_with(|| estimate.unwrap_or_default())
+    }
+
+    /// Corrects a class by a run while serving.
+    pub fn record(&mut self, class: LengthClass, samples: usize, time: Duration) {
+        self.class(class).record(samples, time);
+        self.recent = Some(class);
+    }
+
+    /// Each class that has run or been asked for.
+    pub fn iter(&self) -> impl Iterator<Item = (LengthClass, &BucketTimes)> {
+        self.classes.iter().map(|(class, times)| (*class, times))
     }
 }
 
@@ -114,6 +276,8 @@ mod tests {
         times
     }
 
+    const ENDLESS: Duration = Duration::MAX;
+
     #[test]
     fn buckets_are_powers_of_two_and_the_batch_size() {
         assert_eq!(buckets(1), [1]);
@@ -125,12 +289,11 @@ mod tests {
     #[test]
     fn the_cheapest_filled_bucket_wins_and_of_equal_ones_the_larger() {
         let gains = times(&[(1, 5), (2, 7), (4, 11), (8, 21)]);
-        let endless = Duration::MAX;
-        assert_eq!([1, 2, 3, 4, 7, 8, 9].map(|n| gains.best_filled_by(n, endless)), [1, 2, 2, 4, 4, 8, 8].map(Some));
+        assert_eq!([1, 2, 3, 4, 7, 8, 9].map(|n| gains.best_filled_by(n, ENDLESS)), [1, 2, 2, 4, 4, 8, 8].map(Some));
         let loses = times(&[(1, 6), (2, 11), (4, 23), (8, 50)]);
-        assert_eq!(loses.best_filled_by(100, endless), Some(2));
+        assert_eq!(loses.best_filled_by(100, ENDLESS), Some(2));
         let equal = times(&[(1, 5), (2, 10), (4, 20)]);
-        assert_eq!(equal.best_filled_by(100, endless), Some(4));
+        assert_eq!(equal.best_filled_by(100, ENDLESS), Some(4));
     }
 
     #[test]
@@ -138,17 +301,31 @@ mod tests {
         let gains = times(&[(1, 5), (2, 7), (4, 11)]);
         assert_eq!(gains.best_filled_by(8, Duration::from_millis(8)), Some(2));
         assert_eq!(gains.best_filled_by(8, Duration::from_millis(4)), None);
+        assert_eq!(gains.largest_within(Duration::from_millis(8)), Some(2));
+        assert_eq!(gains.largest_within(Duration::from_millis(4)), None);
     }
 
     #[test]
-    fn one_stalled_run_moves_the_estimate_a_little_and_many_move_it_all_the_way() {
+    fn a_few_stalled_runs_do_not_move_the_estimate_and_a_slower_machine_does() {
         let mut seen = times(&[(1, 10)]);
-        seen.record(1, Duration::from_secs(60));
-        assert!(seen.of(1) < Duration::from_millis(14), "{:?}", seen.of(1));
-        (0..200).for_each(|_| seen.record(1, Duration::from_millis(30)));
-        assert!(seen.of(1) > Duration::from_millis(29));
+        for _ in 0..4 {
+            seen.record(1, Duration::from_secs(60));
+            seen.record(1, Duration::from_millis(11));
+        }
+        assert!(seen.of(1) < Duration::from_millis(12), "{:?}", seen.of(1));
+        (0..WINDOW).for_each(|_| seen.record(1, Duration::from_millis(30)));
+        assert_eq!(seen.of(1), Duration::from_millis(30));
         seen.record(3, Duration::from_secs(60));
         assert_eq!(seen.iter().count(), 1, "sizes that are no bucket teach nothing");
+    }
+
+    #[test]
+    fn a_bucket_that_was_passed_over_for_long_is_tried_again_unless_it_seems_much_too_dear() {
+        let mut wrong = times(&[(1, 5), (2, 12), (4, 100)]);
+        let chosen: Vec<_> = (0..2000).filter_map(|_| wrong.choose(4, ENDLESS)).filter(|size| *size != 1).collect();
+        assert_eq!(chosen, [2, 2, 2], "every {FORGOTTEN_AFTER} or so, and never the one at five times the cost");
+        wrong.record(2, Duration::from_millis(6));
+        assert_eq!(wrong.choose(4, ENDLESS), Some(2));
     }
 
     #[test]
@@ -165,6 +342,10 @@ mod tests {
         let mut unknown = BucketTimes::default();
         unknown.record(1, Duration::from_millis(7));
         assert_eq!(unknown.of(1), Duration::from_millis(7));
+        let mut unknown = Times::default();
+        assert!(unknown.recent().is_none());
+        unknown.record(LengthClass::of(16), 2, Duration::from_millis(7));
+        assert_eq!(unknown.recent().map(|times| times.of(2)), Some(Duration::from_millis(7)));
     }
 
     #[test]
@@ -173,5 +354,32 @@ mod tests {
         assert_eq!(known.of(3), Duration::from_millis(12));
         assert_eq!(known.of(8), Duration::from_millis(24));
         assert_eq!(BucketTimes::default().of(8), Duration::ZERO);
+    }
+
+    #[test]
+    fn waiting_leads_to_the_next_bucket_that_is_cheaper_for_each() {
+        let gains = times(&[(1, 5), (2, 7), (4, 11), (8, 40)]);
+        assert_eq!(gains.cheaper_above(1, 8), Some(2));
+        assert_eq!(gains.cheaper_above(4, 8), None, "8 costs more for each");
+        assert_eq!(gains.cheaper_above(2, 3), None, "4 is more than allowed");
+        assert_eq!(times(&[(1, 5), (2, 10), (4, 12)]).cheaper_above(1, 4), Some(4));
+    }
+
+    #[test]
+    fn a_length_that_never_ran_is_estimated_and_then_measured() {
+        let mut known = Times::warmed_up(16, times(&[(1, 4), (2, 6)]));
+        assert_eq!(known.class(LengthClass::of(60)).of(2), Duration::from_millis(24), "four times as long");
+        assert_eq!(known.class(LengthClass::of(2)).of(1), Duration::from_millis(4), "never less");
+        known.record(LengthClass::of(60), 2, Duration::from_millis(9));
+        assert_eq!(known.class(LengthClass::of(64)).of(2), Duration::from_millis(9), "the first run replaces a guess");
+        assert_eq!(known.class(LengthClass::of(16)).of(2), Duration::from_millis(6));
+        assert_eq!(known.recent().map(|times| times.of(2)), Some(Duration::from_millis(9)));
+    }
+
+    #[test]
+    fn lengths_up_to_a_power_of_two_share_a_class() {
+        assert_eq!(LengthClass::of(9), LengthClass::of(16));
+        assert!(LengthClass::of(8) < LengthClass::of(9));
+        assert_eq!(LengthClass::of(0), LengthClass::of(1));
     }
 }

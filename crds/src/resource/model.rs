@@ -41,7 +41,8 @@ pub struct Model {
     /// A request that has no answer by then gets 504.
     #[serde(default = "default_request_timeout")]
     pub request_timeout: Duration,
-    /// Latency to keep.
+    /// Latency to keep: batches stay so small that a request which waits for one run and then runs is answered within it.
+    /// Where none does, nobody is refused for that; the pod's /info and its metric latency_objective_feasible say it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_objective: Option<Duration>,
     /// Sessions of this model in each pod, each with a worker thread of its own.
@@ -162,7 +163,7 @@ pub struct Batching {
     /// Largest batch, in samples. 1 turns batching off.
     #[schemars(range(min = 1, max = 1024))]
     pub batch_size: u32,
-    /// Upper bound of an idle instance's wait for company; 0s never waits.
+    /// Upper bound of an idle instance's wait for company; 0s never waits. A lone request never waits.
     pub batch_timeout: Duration,
     /// Requests whose predicted wait is longer are refused with 429. At least two runs of the largest batch are let in.
     pub max_queue_time: Duration,

@@ -55,8 +55,6 @@ fn of_model(model: &Model) -> Vec<Fault> {
             ("revision", model.revision.is_some(), "a source that has revisions"),
             ("secretRef", model.secret_ref.is_some(), "a source that takes credentials"),
             ("task", matches!(model.task, Task::TextEmbedding | Task::ImageTextSimilarity), model.task.as_str()),
-            ("batching.batchTimeout", model.batching.batch_timeout.as_millis() != 0, "waiting for company"),
-            ("latencyObjective", model.latency_objective.is_some(), "a latency objective"),
         ],
     )
 }

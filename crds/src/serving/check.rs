@@ -260,11 +260,7 @@ fn server_faults(server: &ServerConfig) -> Vec<Fault> {
 
 fn model_faults(model: &ModelConfig) -> Vec<Fault> {
     let prefix = format!("models[{}]", model.name);
-    let not_built = [
-        ("task", matches!(model.task, Task::TextEmbedding | Task::ImageTextSimilarity)),
-        ("batch_timeout_ms", model.batch_timeout_ms != 0),
-        ("latency_objective_ms", model.latency_objective_ms.is_some()),
-    ];
+    let not_built = [("task", matches!(model.task, Task::TextEmbedding | Task::ImageTextSimilarity))];
     let mut faults = not_built_faults(&prefix, &not_built);
     if model.queue_size < model.batch_size {
         let message = format!("expected at least batch_size ({}), got {}", model.batch_size, model.queue_size);

@@ -23,7 +23,8 @@ pub struct ModelConfig {
     #[serde(default = "default_batch_size")]
     #[schemars(range(min = 1, max = 1024))]
     pub batch_size: u32,
-    /// Upper bound of an idle instance's wait for company; 0 never waits. Not built yet: only 0 is taken.
+    /// Upper bound of an idle instance's wait for company; 0 never waits. It waits only where a larger batch costs less for
+    /// each sample, and where samples came so often lately that they will fill it in time: a lone request never waits.
     #[serde(default)]
     #[schemars(range(max = 1000))]
     pub batch_timeout_ms: u64,
@@ -51,7 +52,8 @@ pub struct ModelConfig {
     #[serde(default = "default_instances")]
     #[schemars(range(min = 1, max = 64))]
     pub instances: u32,
-    /// Latency to keep. Not built yet: only null is taken.
+    /// Latency to keep: batches stay so small that a request which waits for one run and then runs is answered within it.
+    /// Where even the smallest batch takes too long nobody is refused for that; /info and a metric say it.
     #[serde(default)]
     #[schemars(range(min = 1, max = 3_600_000))]
     pub latency_objective_ms: Option<u64>,

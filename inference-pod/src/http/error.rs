@@ -9,6 +9,7 @@ use axum::{
 };
 use serde_json::json;
 
+use super::Failure;
 use crate::{
     metrics::{Outcome, Reason},
     model::PredictError,
@@ -28,11 +29,13 @@ pub struct ApiError {
     retry_after: Option<Duration>,
     allow: Option<&'static str>,
     caller_left: bool,
+    /// What the client is not told: names of files and nodes, for example.
+    failure: Option<String>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), retry_after: None, allow: None, caller_left: false }
+        Self { status, message: message.into(), retry_after: None, allow: None, caller_left: false, failure: None }
     }
 
     /// 400: which field, what was expected, what came.
@@ -156,9 +159,8 @@ impl From<PredictError> for ApiError {
             PredictError::Job(error @ (JobError::Stopped | JobError::NoInstance)) => Self::not_ready(error.to_string()),
             PredictError::Job(error @ JobError::TooLong(_)) => Self::internal(error.to_string()),
             PredictError::Job(error @ JobError::Failed(_)) => {
-                // What ONNX Runtime says names files and nodes: that is for the log.
-                tracing::error!(%error, "a run failed");
-                Self::internal("inference failed; the server's log says why")
+                let failure = Some(error.to_string());
+                Self { failure, ..Self::internal("inference failed; the server's log says why") }
             }
         }
     }
@@ -181,6 +183,9 @@ impl IntoResponse for ApiError {
         // Messages quote what came; however long that was, an answer stays small.
         const LONGEST: usize = 1000;
         let mut response = (self.status, Json(json!({"error": cut(&self.message, LONGEST)}))).into_response();
+        if let Some(failure) = self.failure {
+            response.extensions_mut().insert(Failure(failure));
+        }
         let headers = response.headers_mut();
         if let Some(wait) = self.retry_after {
             // Whole seconds, rounded up; at least one of each unit, for 0 invites to retry at once.

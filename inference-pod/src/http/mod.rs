@@ -110,21 +110,25 @@ async fn request_scope(State(app): State<Arc<App>>, request: Request<Body>, next
     let id = request_id(&request);
     let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
     let route = route_label(route);
-    let trace = request.headers().get("traceparent").and_then(trace_id).map(str::to_owned);
-    let span = tracing::info_span!(
-        "request",
-        request_id = id.to_str().unwrap_or_default(),
-        trace_id = trace,
-        method = request.method().as_str(),
-        route
-    );
+    let trace = request.headers().get("traceparent").filter(|value| trace_id(value).is_some()).cloned();
+    let trace_id = trace.as_ref().and_then(trace_id);
+    let text = id.to_str().unwrap_or_default();
+    // At a level that is off by default: making one for each request would cost more than the rest of what is done here.
+    let span = tracing::debug_span!("request", request_id = text, trace_id, method = request.method().as_str(), route);
     let mut response = next.run(request).instrument(span.clone()).await;
     let status = response.status();
     app.metrics.responded(route, status.as_u16());
     span.in_scope(|| tracing::debug!(status = status.as_u16(), "answered"));
+    if let Some(Failure(error)) = response.extensions().get() {
+        tracing::error!(request_id = text, trace_id, route, status = status.as_u16(), error, "a request failed");
+    }
     response.headers_mut().insert(REQUEST_ID, id);
     response
 }
+
+/// What a response does not tell its client: for the log.
+#[derive(Clone)]
+pub struct Failure(pub String);
 
 /// The client's id where it is fit for a log line, else a new one.
 fn request_id(request: &Request<Body>) -> HeaderValue {
@@ -134,8 +138,9 @@ fn request_id(request: &Request<Body>) -> HeaderValue {
     };
     let made = || {
         let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
-        HeaderValue::from_str(uuid::Uuid::new_v4().hyphenated().encode_lower(&mut text))
-            .unwrap_or(HeaderValue::from_static("unknown"))
+        // Not a secret: random numbers of the process do, and cost no call of the system.
+        let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_le_bytes()).into_uuid();
+        HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)).unwrap_or(HeaderValue::from_static("unknown"))
     };
     request.headers().get(REQUEST_ID).filter(fit).cloned().unwrap_or_else(made)
 }

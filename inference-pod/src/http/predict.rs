@@ -26,6 +26,7 @@ use crate::{
     metrics::{ModelMetrics, Outcome},
     model::{Model, PredictError, Predicted},
     registry::Found,
+    threads,
     worker::Reservation,
 };
 
@@ -261,6 +262,7 @@ async fn off_the_loop<T: Send + 'static>(
     let stopping = || ApiError::not_ready("the server is stopping");
     let permit = Arc::clone(&app.decoders).acquire_owned().await.map_err(|_| stopping())?;
     let job = move || {
+        threads::start_after_others();
         let result = work();
         drop(permit);
         result

@@ -1,6 +1,9 @@
 //! What people, probes and scrapers ask of the process itself.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Json,
@@ -92,10 +95,9 @@ fn describe(model: &Model) -> Value {
         Batching::On(_) => (true, None),
         Batching::Off(reason) => (false, Some(reason.clone())),
     };
-    let buckets: Vec<Value> = model.shared().with_queue(|queue| {
-        let bucket = |(samples, time): (usize, std::time::Duration)| json!({"samples": samples, "milliseconds": time.as_secs_f64() * 1e3});
-        queue.times().iter().map(bucket).collect()
-    });
+    let bucket =
+        |(samples, time): (usize, Duration)| json!({"samples": samples, "milliseconds": time.as_secs_f64() * 1e3});
+    let buckets: Vec<Value> = model.bucket_times().into_iter().map(bucket).collect();
     json!({
         "name": model.name,
         "task": model.task.as_str(),
@@ -108,10 +110,18 @@ fn describe(model: &Model) -> Value {
         "labels": model.classes.as_ref().map(|classes| classes.labels.len()),
         "provider": model.provider.as_str(),
         "instances": model.instances,
+        "latency_objective": model.latency_objective().map(|objective| latency_objective(model, objective)),
         "batching": {"enabled": batches, "reason": reason, "batch_size": model.batching.batch_size(), "buckets": buckets},
         "load_seconds": model.load_time.as_secs_f64(),
         "warmup_seconds": model.warmup_time.as_secs_f64(),
     })
+}
+
+/// What becomes of the latency objective: the largest batch that keeps it, or why there is none.
+fn latency_objective(model: &Model, objective: Duration) -> Value {
+    let bucket = model.shared().with_queue(Queue::objective_bucket);
+    let reason = bucket.is_none().then_some("even the smallest batch takes too long; nobody is refused for that");
+    json!({"milliseconds": objective.as_millis(), "feasible": bucket.is_some(), "largest_batch": bucket, "reason": reason})
 }
 
 /// Metadata of an input or output as the Open Inference Protocol writes it: -1 where a dimension is open.

@@ -43,6 +43,7 @@ fn model_config(spec: &InferenceModelSpec, model: &Model) -> Value {
         "queue_size": batching.queue_size,
         "request_timeout_ms": model.request_timeout.as_millis(),
         "instances": model.instances,
+        "latency_objective_ms": model.latency_objective.map(|objective| objective.as_millis()),
         "execution_providers": providers(spec),
         "options": model.options.as_ref().map(|options| &options.keys),
     });
@@ -54,6 +55,7 @@ fn model_config(spec: &InferenceModelSpec, model: &Model) -> Value {
         "queue_size": 1024,
         "request_timeout_ms": 30_000,
         "instances": 1,
+        "latency_objective_ms": null,
         "execution_providers": [],
         "options": null,
     });

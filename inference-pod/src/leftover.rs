@@ -1,0 +1,97 @@
+//! What is left of a request's body when it was answered before the body was read: by a refusal, for example.
+//!
+//! HTTP/1 has no way to stop a sender. Left unread, the bytes make the connection useless, and a client that was not told so
+//! tries to use it again and fails. So a small rest is read and thrown away, and before a large one the client is told that
+//! the connection ends.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http_body_util::BodyExt as _;
+use hyper::{
+    Request,
+    body::{Body, Bytes, Frame, Incoming, SizeHint},
+    header::EXPECT,
+};
+
+/// A rest up to here is read: about as much as a connection's buffers hold anyway.
+const SMALL_REST_BYTES: u64 = 1 << 20;
+
+/// A sender who takes longer for a small rest is told that the connection ends.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+type Place = Arc<Mutex<Option<Incoming>>>;
+
+/// The place where a request's body comes back to, if it was not read to its end.
+pub struct Leftover {
+    place: Place,
+    /// The client asked whether to send its body before it did; were it read now, it would be told to.
+    asks_first: bool,
+}
+
+impl Leftover {
+    /// The request with a body that comes back, and the place where it does.
+    pub fn watch(request: Request<Incoming>) -> (Request<Watched>, Self) {
+        let place = Place::default();
+        let asks_first = request.headers().contains_key(EXPECT);
+        let watched = request.map(|body| Watched { body: Some(body), place: Arc::clone(&place) });
+        (watched, Self { place, asks_first })
+    }
+
+    /// Reads what is left, where it is little. Whether the connection can go on.
+    pub async fn read(self) -> bool {
+        let body = self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut body) = body else { return true };
+        if self.asks_first || body.size_hint().upper().is_none_or(|rest| rest > SMALL_REST_BYTES) {
+            return false;
+        }
+        let rest = async {
+            while let Some(frame) = body.frame().await {
+                if frame.is_err() {
+                    return false;
+                }
+            }
+            true
+        };
+        tokio::time::timeout(PATIENCE, rest).await.unwrap_or(false)
+    }
+}
+
+/// A request's body that comes back to its [`Leftover`] unless it was read to its end.
+pub struct Watched {
+    /// None once it has come back.
+    body: Option<Incoming>,
+    place: Place,
+}
+
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.body {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) {
+            *self.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+        }
+    }
+}

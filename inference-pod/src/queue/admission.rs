@@ -1,0 +1,165 @@
+//! Whether there is room: the bounds of a queue, and what counts against them.
+
+use std::time::{Duration, Instant};
+
+use super::{Queue, as_u32};
+use crate::times::BucketTimes;
+
+/// How much may wait, and how batches are made of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest predicted wait; at least two runs of the largest bucket are always let in.
+    pub max_wait: Duration,
+    /// Most samples.
+    pub samples: usize,
+    /// Most bytes of samples.
+    pub bytes: usize,
+    /// Largest batch, in samples.
+    pub batch_size: usize,
+    /// Longest that an idle instance waits for company.
+    pub batch_timeout: Duration,
+    /// Latency that the choice of the bucket is to keep.
+    pub latency_objective: Option<Duration>,
+}
+
+/// Why a job was not let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The bound that it would have crossed.
+    pub bound: Bound,
+    /// When there will be room again, by the measured rate at which the queue drains.
+    pub retry_after: Duration,
+}
+
+/// The bounds of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// The predicted wait.
+    Wait {
+        /// What was predicted.
+        predicted: Duration,
+        /// What is allowed.
+        limit: Duration,
+    },
+    /// The number of samples.
+    Samples(usize),
+    /// The bytes of samples.
+    Bytes(usize),
+}
+
+/// What was let in and has not left.
+#[derive(Debug, Default)]
+pub(super) struct Admitted {
+    pub(super) samples: usize,
+    pub(super) bytes: usize,
+    /// What the waiting jobs will take, by the times known when they came.
+    work: Duration,
+    reserved: usize,
+    /// Reserved places whose request is complete: work that is certain to come.
+    complete: usize,
+    held: usize,
+}
+
+impl Admitted {
+    pub(super) fn enter(&mut self, samples: usize, bytes: usize, cost: Duration) {
+        self.samples += samples;
+        self.bytes += bytes;
+        self.work += cost;
+    }
+
+    pub(super) fn leave(&mut self, samples: usize, bytes: usize, cost: Duration) {
+        self.samples -= samples;
+        self.bytes -= bytes;
+        self.work = self.work.saturating_sub(cost);
+    }
+
+    /// All that waited is gone; places that are reserved stay.
+    pub(super) fn empty(&mut self) {
+        (self.samples, self.bytes, self.work) = (0, 0, Duration::ZERO);
+    }
+}
+
+impl<T> Queue<T> {
+    /// How long a job that came now would wait, by the measured times.
+    #[must_use]
+    pub fn predicted_wait(&self, now: Instant) -> Duration {
+        // A request whose body is still on its way is no work yet; slow senders must not shut others out.
+        let complete = self.admitted.complete;
+        let idle = self.busy_until.iter().any(Option::is_none);
+        if self.admitted.samples + complete == 0 && idle {
+            return Duration::ZERO;
+        }
+        let running: Duration = self.busy_until.iter().flatten().map(|end| end.saturating_duration_since(now)).sum();
+        let queued = self.admitted.work.saturating_add(self.usual_cost(complete));
+        running.saturating_add(queued) / as_u32(self.busy_until.len())
+    }
+
+    /// Holds a place for a request whose body is not read yet, so that admission needs the headers alone.
+    /// Give it back by [`Self::release`].
+    ///
+    /// # Errors
+    /// [`Refused`] where the predicted wait or the number of samples is over its bound.
+    pub fn reserve(&mut self, now: Instant) -> Result<(), Refused> {
+        self.admit(1, 0, now)?;
+        self.admitted.reserved += 1;
+        Ok(())
+    }
+
+    /// Holds room for bytes of a body that is about to be read, so that bodies on their way are bounded like those that
+    /// wait. Give it back by [`Self::release`].
+    ///
+    /// # Errors
+    /// [`Refused`] where the bytes are over their bound; a body larger than the whole bound gets in alone.
+    pub fn hold(&mut self, bytes: usize) -> Result<(), Refused> {
+        self.admit_bytes(bytes)?;
+        self.admitted.held += bytes;
+        Ok(())
+    }
+
+    /// The request of a reserved place has come in whole.
+    pub fn complete(&mut self) {
+        self.admitted.complete += 1;
+    }
+
+    /// Gives a reserved place back, with the bytes that were held for it.
+    pub fn release(&mut self, held: usize, complete: bool) {
+        let admitted = &mut self.admitted;
+        admitted.reserved = admitted.reserved.saturating_sub(1);
+        admitted.complete = admitted.complete.saturating_sub(usize::from(complete));
+        admitted.held = admitted.held.saturating_sub(held);
+    }
+
+    pub(super) fn admit(&self, samples: usize, bytes: usize, now: Instant) -> Result<(), Refused> {
+        let predicted = self.predicted_wait(now);
+        let limit = self.limits.max_wait.max(self.usual_times().map_or(Duration::ZERO, BucketTimes::largest) * 2);
+        if predicted > limit {
+            return Err(Refused { bound: Bound::Wait { predicted, limit }, retry_after: predicted - limit });
+        }
+        let wanted = self.admitted.samples + self.admitted.reserved + samples;
+        if wanted > self.limits.samples {
+            let retry_after = self.drain_time(wanted - self.limits.samples);
+            return Err(Refused { bound: Bound::Samples(self.limits.samples), retry_after });
+        }
+        self.admit_bytes(bytes)
+    }
+
+    fn admit_bytes(&self, bytes: usize) -> Result<(), Refused> {
+        let known = self.admitted.bytes + self.admitted.held;
+        // A request larger than the whole bound gets in when nothing else is there; else it never could.
+        if known > 0 && known.saturating_add(bytes) > self.limits.bytes {
+            let retry_after = self.drain_time(self.admitted.samples + self.admitted.reserved);
+            return Err(Refused { bound: Bound::Bytes(self.limits.bytes), retry_after });
+        }
+        Ok(())
+    }
+
+    /// How long that many samples take by the measured times.
+    fn drain_time(&self, samples: usize) -> Duration {
+        self.usual_cost(samples) / as_u32(self.busy_until.len())
+    }
+
+    fn usual_cost(&self, samples: usize) -> Duration {
+        let best = self.usual_times().map_or(Duration::ZERO, BucketTimes::best_per_sample);
+        best.saturating_mul(as_u32(samples))
+    }
+}

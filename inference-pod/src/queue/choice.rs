@@ -1,0 +1,191 @@
+//! Which jobs share the next run, and whether company is worth a wait.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use super::{Key, Queue, as_u32};
+use crate::times::{BucketTimes, LengthClass};
+
+/// What a free instance is to do about the first job.
+pub(super) enum Choice {
+    /// Run these together; about so long.
+    Run(Vec<Key>, Duration),
+    /// Wait for company, no longer than until then.
+    Wait(Instant),
+    /// The first job cannot make its deadline in any bucket.
+    TooLate,
+}
+
+/// A batch that could run: jobs of so many samples at most, none outside of a range of lengths.
+struct Offer {
+    keys: Vec<Key>,
+    time: Duration,
+    /// What its jobs would cost in batches of their own lengths, as many as wait: what the run saves.
+    worth: Duration,
+}
+
+impl Offer {
+    /// What is saved for the time it takes. A short job in a long batch saves little and costs much: padding is priced in.
+    fn yields(&self) -> f64 {
+        self.worth.as_secs_f64() / self.time.as_secs_f64()
+    }
+}
+
+/// A job that could share the run of the first.
+struct Candidate {
+    key: Key,
+    samples: usize,
+    class: LengthClass,
+    entered: Instant,
+    /// What it would cost in a batch of those of its own length.
+    cost: Duration,
+}
+
+/// A job may come just after a run has begun: it waits for that one, and then runs.
+const RUNS_UNTIL_ANSWER: u32 = 2;
+
+/// The largest bucket that keeps a latency objective.
+pub(super) fn objective_bucket(times: &BucketTimes, objective: Duration) -> Option<usize> {
+    times.largest_within(objective / RUNS_UNTIL_ANSWER)
+}
+
+impl<T> Queue<T> {
+    pub(super) fn choose(&mut self, first: Key, now: Instant) -> Choice {
+        let Some(job) = self.waiting.get(&first) else { return Choice::TooLate };
+        let (least, class) = (job.samples, LengthClass::of(job.length));
+        let Some(left) = first.deadline.checked_duration_since(now) else { return Choice::TooLate };
+        if self.times.class(class).of(least) > left {
+            self.times.class(class).doubt(least);
+            return Choice::TooLate;
+        }
+        let mut candidates = self.candidates(first);
+        // Where others wait too, the instance has something to do.
+        let company = (candidates.len() == self.waiting.len()).then(|| self.company_by(&candidates, class, now));
+        if let Some(until) = company.flatten() {
+            let latest = first.deadline - self.times.class(class).of(self.limits.batch_size).min(left);
+            if latest > now {
+                return Choice::Wait(until.min(latest));
+            }
+        }
+        let Offer { keys, time, .. } = self.best_offer(&mut candidates, least, class, left);
+        Choice::Run(keys, time)
+    }
+
+    /// The jobs that could share a run with the first, in order, it among them; no more than it takes to fill a batch with
+    /// those that are no longer than the first.
+    fn candidates(&self, first: Key) -> Vec<Candidate> {
+        let Some(head) = self.waiting.get(&first) else { return Vec::new() };
+        let mut found = Vec::new();
+        let mut room = self.limits.batch_size;
+        for (key, job) in self.waiting.iter().filter(|(_, job)| job.shape == head.shape) {
+            let class = LengthClass::of(job.length);
+            found.push(Candidate {
+                key: *key,
+                samples: job.samples,
+                class,
+                entered: job.entered,
+                cost: Duration::ZERO,
+            });
+            if job.samples <= room && job.length <= head.length {
+                room -= job.samples;
+            }
+            if room == 0 {
+                break;
+            }
+        }
+        found
+    }
+
+    /// Of all ways to fill a bucket, with shorter and longer samples or without, the one that gets most done in its time.
+    fn best_offer(&mut self, candidates: &mut [Candidate], least: usize, class: LengthClass, left: Duration) -> Offer {
+        let classes = self.price(candidates);
+        let mut best: Option<Offer> = None;
+        for shortest in classes.iter().filter(|shortest| **shortest <= class) {
+            for longest in classes.iter().filter(|longest| **longest >= class) {
+                let fit = |candidate: &&Candidate| (*shortest..=*longest).contains(&candidate.class);
+                let fitting: Vec<&Candidate> = candidates.iter().filter(fit).collect();
+                let offer = self.offer(&fitting, least, *longest, left);
+                let is_better = |best: &Offer| offer.yields().total_cmp(&best.yields()).is_gt();
+                if offer.time <= left && best.as_ref().is_none_or(is_better) {
+                    best = Some(offer);
+                }
+            }
+        }
+        best.unwrap_or_else(|| {
+            let first = candidates.iter().take(1).map(|candidate| candidate.key).collect();
+            Offer { keys: first, time: self.times.class(class).of(least), worth: Duration::ZERO }
+        })
+    }
+
+    /// Says of each candidate what it would cost among its own length; the classes that there are, shortest first.
+    fn price(&mut self, candidates: &mut [Candidate]) -> Vec<LengthClass> {
+        let mut waiting: BTreeMap<LengthClass, usize> = BTreeMap::new();
+        for candidate in &*candidates {
+            *waiting.entry(candidate.class).or_default() += candidate.samples;
+        }
+        // Those of one length have nothing to be compared with.
+        if waiting.len() > 1 {
+            for candidate in candidates {
+                let times = self.times.class(candidate.class);
+                let together =
+                    times.best_filled_by(waiting[&candidate.class], Duration::MAX).unwrap_or(candidate.samples);
+                candidate.cost = times.of(together) * as_u32(candidate.samples) / as_u32(together);
+            }
+        }
+        waiting.into_keys().collect()
+    }
+
+    fn offer(&mut self, fitting: &[&Candidate], least: usize, longest: LengthClass, left: Duration) -> Offer {
+        let filled = fitting.iter().map(|candidate| candidate.samples).sum::<usize>().min(self.limits.batch_size);
+        let objective = self.limits.latency_objective;
+        let times = self.times.class(longest);
+        let samples = if times.is_empty() {
+            filled
+        } else {
+            // Where no bucket keeps the objective the smallest comes nearest to it.
+            let allowed = objective.map_or(usize::MAX, |objective| objective_bucket(times, objective).unwrap_or(1));
+            times.choose(filled.min(allowed), left).unwrap_or(least)
+        };
+        let samples = samples.max(least);
+        let time = times.of(samples);
+        let (keys, worth) = fill(fitting, samples);
+        Offer { keys, time, worth }
+    }
+
+    /// Until when an idle instance has reason to wait: the next bucket is cheaper for each sample, and as often as samples
+    /// came lately they will fill it before the oldest has waited longer than allowed.
+    fn company_by(&mut self, candidates: &[Candidate], class: LengthClass, now: Instant) -> Option<Instant> {
+        if self.limits.batch_timeout.is_zero() {
+            return None;
+        }
+        let waiting = candidates.iter().map(|candidate| candidate.samples).sum();
+        let oldest = candidates.iter().map(|candidate| candidate.entered).min()?;
+        let objective = self.limits.latency_objective;
+        let times = self.times.class(class);
+        let allowed = objective.and_then(|objective| objective_bucket(times, objective)).unwrap_or(usize::MAX);
+        let next = times.cheaper_above(waiting, self.limits.batch_size.min(allowed))?;
+        let full = now + self.arrivals.time_for(next - waiting, now)?;
+        let latest = oldest + self.limits.batch_timeout;
+        (full <= latest && now < latest).then_some(latest)
+    }
+}
+
+/// In order, each job that still fits into so many samples, and what they cost by themselves; the first always fits.
+fn fill(fitting: &[&Candidate], samples: usize) -> (Vec<Key>, Duration) {
+    let mut room = samples;
+    let mut keys = Vec::with_capacity(room.min(fitting.len()));
+    let mut worth = Duration::ZERO;
+    for candidate in fitting {
+        if candidate.samples <= room {
+            room -= candidate.samples;
+            keys.push(candidate.key);
+            worth += candidate.cost;
+        }
+        if room == 0 {
+            break;
+        }
+    }
+    (keys, worth)
+}

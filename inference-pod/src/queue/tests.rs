@@ -1,0 +1,319 @@
+//! The queue by example.
+
+use super::*;
+
+const BATCH_SIZE: usize = 8;
+
+fn limits() -> Limits {
+    Limits {
+        max_wait: Duration::from_millis(100),
+        samples: 50,
+        bytes: 1000,
+        batch_size: BATCH_SIZE,
+        batch_timeout: Duration::ZERO,
+        latency_objective: None,
+    }
+}
+
+/// 5 ms for one, 2.5 ms a sample at 8.
+fn measured_times() -> Times {
+    let mut times = BucketTimes::default();
+    for (size, millis) in [(1, 5), (2, 7), (4, 12), (8, 20)] {
+        times.set(size, Duration::from_millis(millis));
+    }
+    Times::warmed_up(4, times)
+}
+
+fn job(name: &'static str, samples: usize, deadline: Instant) -> NewJob<&'static str> {
+    NewJob { samples, bytes: samples * 4, shape: Shape::from_slice(&[4]), length: 4, deadline, payload: name }
+}
+
+fn queue() -> (Queue<&'static str>, Instant) {
+    (Queue::new(limits(), measured_times(), 1), Instant::now())
+}
+
+fn push(queue: &mut Queue<&'static str>, job: NewJob<&'static str>, now: Instant) -> Key {
+    queue.push(vec![job], now).unwrap()[0]
+}
+
+fn names(jobs: &[Waiting<&'static str>]) -> Vec<&'static str> {
+    jobs.iter().map(|job| job.payload).collect()
+}
+
+fn later(now: Instant, millis: u64) -> Instant {
+    now + Duration::from_millis(millis)
+}
+
+#[test]
+fn an_idle_instance_starts_a_lone_job_at_once() {
+    let (mut queue, now) = queue();
+    push(&mut queue, job("only", 1, later(now, 1000)), now);
+    let taken = queue.take(0, now);
+    assert_eq!(names(&taken.batch), ["only"]);
+    assert_eq!((queue.samples(), queue.bytes()), (0, 0));
+}
+
+#[test]
+fn the_earliest_deadline_goes_first_and_arrival_decides_among_equals() {
+    let (mut queue, now) = queue();
+    push(&mut queue, job("late", 1, later(now, 900)), now);
+    push(&mut queue, job("early", 1, later(now, 300)), now);
+    push(&mut queue, job("late too", 1, later(now, 900)), now);
+    assert_eq!(names(&queue.take(0, now).batch), ["early", "late"], "two of three, for 3 fill the bucket of 2");
+    assert_eq!(names(&queue.take(0, now).batch), ["late too"]);
+}
+
+#[test]
+fn other_shapes_wait_for_a_batch_of_their_own() {
+    let (mut queue, now) = queue();
+    push(&mut queue, job("a", 1, later(now, 500)), now);
+    let wide = NewJob { shape: Shape::from_slice(&[5]), ..job("wide", 1, later(now, 501)) };
+    push(&mut queue, wide, now);
+    push(&mut queue, job("b", 1, later(now, 502)), now);
+    assert_eq!(names(&queue.take(0, now).batch), ["a", "b"]);
+    assert_eq!(names(&queue.take(0, now).batch), ["wide"]);
+}
+
+#[test]
+fn a_job_of_many_samples_is_never_split_and_never_starves() {
+    let (mut queue, now) = queue();
+    push(&mut queue, job("three", 3, later(now, 500)), now);
+    assert_eq!(names(&queue.take(0, now).batch), ["three"]);
+    push(&mut queue, job("seven", 7, later(now, 500)), now);
+    push(&mut queue, job("two", 2, later(now, 501)), now);
+    push(&mut queue, job("one", 1, later(now, 502)), now);
+    assert_eq!(names(&queue.take(0, now).batch), ["seven", "one"]);
+    assert_eq!(names(&queue.take(0, now).batch), ["two"]);
+}
+
+#[test]
+fn a_job_that_cannot_make_its_deadline_costs_no_run() {
+    let (mut queue, now) = queue();
+    push(&mut queue, job("hopeless", 1, later(now, 4)), now);
+    push(&mut queue, job("tight", 1, later(now, 6)), now);
+    push(&mut queue, job("easy", 1, later(now, 500)), now);
+    let taken = queue.take(0, now);
+    assert_eq!(names(&taken.expired), ["hopeless"]);
+    assert_eq!(names(&taken.batch), ["tight"], "a batch of two would make it late");
+    assert_eq!(names(&queue.take(0, later(now, 5)).batch), ["easy"]);
+}
+
+#[test]
+fn a_job_whose_caller_left_is_gone_and_its_room_is_free() {
+    let (mut queue, now) = queue();
+    let key = push(&mut queue, job("left", 2, later(now, 500)), now);
+    push(&mut queue, job("stays", 1, later(now, 500)), now);
+    assert_eq!(queue.remove(key).map(|job| job.payload), Some("left"));
+    assert!(queue.remove(key).is_none());
+    assert_eq!((queue.samples(), queue.bytes()), (1, 4));
+    assert_eq!(names(&queue.take(0, now).batch), ["stays"]);
+}
+
+#[test]
+fn the_queue_is_bounded_in_time_first() {
+    let (mut queue, now) = queue();
+    let mut let_in = 0;
+    let refused = loop {
+        match queue.push(vec![job("x", 1, later(now, 60_000))], now) {
+            Ok(_) => let_in += 1,
+            Err((refused, back)) => break (refused, back),
+        }
+    };
+    assert_eq!(let_in, 41, "100 ms at 2.5 ms a sample, and the one that finds exactly 100 ms ahead");
+    assert_eq!(refused.1.len(), 1, "a refused job comes back");
+    let Bound::Wait { predicted, limit } = refused.0.bound else { panic!("{:?}", refused.0) };
+    assert_eq!((predicted, limit), (Duration::from_micros(102_500), Duration::from_millis(100)));
+    assert_eq!(refused.0.retry_after, Duration::from_micros(2_500));
+}
+
+#[test]
+fn at_least_two_runs_of_the_largest_bucket_are_let_in() {
+    let slow = Limits { max_wait: Duration::from_millis(1), ..limits() };
+    let now = Instant::now();
+    let mut queue: Queue<()> = Queue::new(slow, measured_times(), 1);
+    let new =
+        || NewJob { samples: 1, bytes: 0, shape: Shape::new(), length: 1, deadline: later(now, 9_000), payload: () };
+    let let_in = (0..100).take_while(|_| queue.push(vec![new()], now).is_ok()).count();
+    assert_eq!(let_in, 17, "40 ms at 2.5 ms a sample");
+}
+
+#[test]
+fn a_running_batch_counts_in_the_predicted_wait() {
+    let (mut queue, now) = queue();
+    assert_eq!(queue.predicted_wait(now), Duration::ZERO);
+    push(&mut queue, job("runs", 8, later(now, 500)), now);
+    queue.take(0, now);
+    assert_eq!(queue.predicted_wait(now), Duration::from_millis(20));
+    assert_eq!(queue.predicted_wait(later(now, 15)), Duration::from_millis(5));
+    queue.finished(Run { instance: 0, samples: 8, length: 4, time: Duration::from_millis(20) });
+    assert_eq!(queue.predicted_wait(now), Duration::ZERO);
+}
+
+#[test]
+fn samples_and_bytes_are_hard_bounds_where_no_times_are_known() {
+    let now = Instant::now();
+    let mut queue: Queue<&'static str> = Queue::new(limits(), Times::default(), 1);
+    for _ in 0..50 {
+        push(&mut queue, job("x", 1, later(now, 500)), now);
+    }
+    let (refused, _) = queue.push(vec![job("x", 1, later(now, 500))], now).unwrap_err();
+    assert_eq!(refused.bound, Bound::Samples(50));
+    queue.clear();
+    let big = |bytes| NewJob { bytes, ..job("big", 1, later(now, 500)) };
+    push(&mut queue, big(5_000), now);
+    let (refused, _) = queue.push(vec![big(1)], now).unwrap_err();
+    assert_eq!(refused.bound, Bound::Bytes(1000));
+}
+
+#[test]
+fn the_jobs_of_one_request_come_in_together_or_not_at_all() {
+    let now = Instant::now();
+    let mut queue: Queue<&'static str> = Queue::new(limits(), Times::default(), 1);
+    push(&mut queue, job("x", 8, later(now, 500)), now);
+    let many: Vec<_> = (0..6).map(|_| job("y", 8, later(now, 500))).collect();
+    let (_, back) = queue.push(many, now).unwrap_err();
+    assert_eq!((back.len(), queue.samples()), (6, 8));
+}
+
+#[test]
+fn reserved_places_count_until_they_are_released() {
+    let now = Instant::now();
+    let mut queue: Queue<&'static str> = Queue::new(limits(), Times::default(), 1);
+    for _ in 0..50 {
+        queue.reserve(now).unwrap();
+    }
+    assert!(queue.reserve(now).is_err());
+    queue.release(0, false);
+    assert!(queue.reserve(now).is_ok());
+}
+
+#[test]
+fn a_slow_sender_is_no_work_until_its_request_is_complete() {
+    let (mut queue, now) = queue();
+    for _ in 0..40 {
+        queue.reserve(now).unwrap();
+    }
+    assert_eq!(queue.predicted_wait(now), Duration::ZERO);
+    queue.complete();
+    assert_eq!(queue.predicted_wait(now), Duration::from_micros(2_500));
+    queue.release(0, true);
+    assert_eq!(queue.predicted_wait(now), Duration::ZERO);
+}
+
+#[test]
+fn an_estimate_that_lets_nothing_run_is_given_up() {
+    let mut times = BucketTimes::default();
+    times.set(1, Duration::from_secs(1));
+    let now = Instant::now();
+    let mut queue: Queue<&'static str> =
+        Queue::new(Limits { batch_size: 1, ..limits() }, Times::warmed_up(4, times), 1);
+    let tries = (0..100).position(|_| {
+        push(&mut queue, job("x", 1, later(now, 100)), now);
+        !queue.take(0, now).batch.is_empty()
+    });
+    assert_eq!(tries, Some(11), "0.8 to the power of 11 is under a tenth");
+}
+
+#[test]
+fn bodies_on_their_way_are_bounded_in_bytes() {
+    let now = Instant::now();
+    let mut queue: Queue<&'static str> = Queue::new(limits(), Times::default(), 1);
+    queue.reserve(now).unwrap();
+    queue.hold(900).unwrap();
+    assert_eq!(queue.hold(101).unwrap_err().bound, Bound::Bytes(1000));
+    assert!(queue.push(vec![NewJob { bytes: 101, ..job("x", 1, later(now, 500)) }], now).is_err());
+    queue.release(900, false);
+    queue.hold(5_000).unwrap();
+}
+
+fn waiting_for_company(millis: u64) -> Queue<&'static str> {
+    let batch_timeout = Duration::from_millis(millis);
+    Queue::new(Limits { batch_timeout, max_wait: Duration::from_secs(9), ..limits() }, measured_times(), 1)
+}
+
+#[test]
+fn a_lone_job_is_never_held_whatever_the_timeout_allows() {
+    let mut queue = waiting_for_company(50);
+    let start = Instant::now();
+    for second in 0..20 {
+        let now = later(start, second * 1000);
+        push(&mut queue, job("lone", 1, later(now, 900)), now);
+        let taken = queue.take(0, now);
+        assert_eq!((names(&taken.batch), taken.wait_until), (vec!["lone"], None), "at second {second}");
+        queue.finished(Run { instance: 0, samples: 1, length: 4, time: Duration::from_millis(5) });
+    }
+}
+
+#[test]
+fn an_idle_instance_waits_for_company_that_is_on_its_way_and_no_longer_than_allowed() {
+    let mut queue = waiting_for_company(10);
+    let start = Instant::now();
+    for millis in 0..20 {
+        push(&mut queue, job("x", 1, later(start, 5000)), later(start, millis));
+    }
+    queue.clear();
+    let now = later(start, 20);
+    push(&mut queue, job("first", 1, later(now, 5000)), now);
+    let taken = queue.take(0, now);
+    assert_eq!(taken.wait_until, Some(later(now, 10)), "one comes each millisecond, and two cost less than twice one");
+    assert!(taken.batch.is_empty());
+    push(&mut queue, job("second", 1, later(now, 5000)), later(now, 1));
+    assert!(queue.take(0, later(now, 1)).batch.is_empty(), "four cost still less");
+    assert_eq!(names(&queue.take(0, later(now, 10)).batch), ["first", "second"], "nobody came, and time is up");
+}
+
+#[test]
+fn waiting_for_company_ends_where_a_deadline_would_be_missed() {
+    let mut queue = waiting_for_company(500);
+    let start = Instant::now();
+    for millis in 0..20 {
+        push(&mut queue, job("x", 1, later(start, 5000)), later(start, millis));
+    }
+    queue.clear();
+    let now = later(start, 20);
+    push(&mut queue, job("tight", 1, later(now, 60)), now);
+    assert_eq!(queue.take(0, now).wait_until, Some(later(now, 40)), "a full batch takes 20 ms");
+}
+
+#[test]
+fn an_objective_steers_to_the_largest_bucket_that_keeps_it() {
+    let objective = |millis| Limits { latency_objective: Some(Duration::from_millis(millis)), ..limits() };
+    let taken = |millis: u64| {
+        let mut queue: Queue<&'static str> = Queue::new(objective(millis), measured_times(), 1);
+        let now = Instant::now();
+        for _ in 0..8 {
+            push(&mut queue, job("x", 1, later(now, 5000)), now);
+        }
+        (queue.objective_bucket(), queue.take(0, now).batch.len())
+    };
+    assert_eq!(taken(40), (Some(8), 8), "twice 20 ms");
+    assert_eq!(taken(39), (Some(4), 4), "twice 12 ms");
+    assert_eq!(taken(10), (Some(1), 1));
+    assert_eq!(taken(9), (None, 1), "none keeps it; the smallest comes nearest, and nobody is refused");
+}
+
+#[test]
+fn padding_is_priced_in() {
+    let mut times = Times::default();
+    let of_length = |length: usize, millis: [u64; 4]| {
+        [1, 2, 4, 8].into_iter().zip(millis).map(move |(size, millis)| (length, size, millis))
+    };
+    for (length, size, millis) in of_length(16, [5, 6, 8, 12]).chain(of_length(256, [50, 100, 200, 400])) {
+        times.class(LengthClass::of(length)).set(size, Duration::from_millis(millis));
+    }
+    let now = Instant::now();
+    let mut queue: Queue<&'static str> = Queue::new(limits(), times, 1);
+    let text = |name, length, order: u64| NewJob { length, ..job(name, 1, later(now, 5000 + order)) };
+    push(&mut queue, text("short", 12, 0), now);
+    push(&mut queue, text("long", 200, 1), now);
+    push(&mut queue, text("short too", 9, 2), now);
+    assert_eq!(
+        names(&queue.take(0, now).batch),
+        ["short", "short too"],
+        "padding two to 256 would cost ten times as much"
+    );
+    push(&mut queue, text("short again", 12, 3), now);
+    assert_eq!(names(&queue.take(0, now).batch), ["long"], "a short one in a long batch costs as much as a long one");
+    push(&mut queue, text("medium", 120, 4), now);
+    assert_eq!(names(&queue.take(0, now).batch), ["short again"]);
+}

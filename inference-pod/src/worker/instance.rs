@@ -1,0 +1,310 @@
+//! An instance: a session with the thread that runs it, and what is done when one of them fails.
+//!
+//! ```text
+//! take ▸ run ▸ answer      and again
+//!   the run fails          its jobs run again one by one, so that one bad job harms no other; if all of them fail, the
+//!                          session is tried on its warm-up input, and if that fails too it is opened anew
+//!   the run panics         its jobs are answered, and the session is opened anew
+//!   opening fails          tried again and again, ever more slowly; after some time the instance is given up
+//!   the run hangs          it is terminated; if that does not help, the instance is given up
+//! ```
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{
+    Job, JobError, Reply, Shared, Warmed,
+    answer::{Way, address, check_rows, stack},
+};
+use crate::{
+    queue::{Run, Taken, Waiting},
+    session::{SessionError, Stacked},
+    tensor::Tensor,
+    termination::error_chain,
+    threads,
+};
+
+/// A terminated run that has not come back by then is given up, and its instance with it.
+const TERMINATION_GRACE: Duration = Duration::from_secs(5);
+
+/// Waits between tries to open a session anew: doubled each time, from the first to the last.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// An instance that could not be opened anew so often is given up, and health says so. It has been tried for 3 s by then.
+const TRIES: u32 = 5;
+
+/// A session under suspicion is tried on its warm-up input no more often than this, so that a client that sends nothing
+/// but bad input does not double the load.
+const BETWEEN_TRIALS: Duration = Duration::from_secs(1);
+
+/// Ends a run from another thread.
+pub type Canceller = Box<dyn Fn() + Send + Sync>;
+
+/// What runs a batch. A session; in tests, one that fails on purpose.
+pub trait Runner: Send {
+    /// Runs the model on stacked inputs.
+    ///
+    /// # Errors
+    /// What ONNX Runtime said.
+    fn run(&mut self, inputs: &[Stacked<'_>]) -> Result<Vec<Tensor>, SessionError>;
+
+    /// Runs the model on what it was warmed up with.
+    ///
+    /// # Errors
+    /// What ONNX Runtime said.
+    fn trial(&mut self) -> Result<(), SessionError>;
+
+    /// What ends its current run from another thread.
+    fn canceller(&self) -> Canceller;
+}
+
+/// One session's run, as other threads see it.
+pub(super) struct Instance {
+    canceller: Mutex<Canceller>,
+    running: Mutex<Option<Running>>,
+    lost: AtomicBool,
+}
+
+struct Running {
+    began: Instant,
+    terminated: bool,
+    replies: Vec<Reply>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Instance {
+    pub(super) fn new(canceller: Canceller) -> Self {
+        Self { canceller: Mutex::new(canceller), running: Mutex::new(None), lost: AtomicBool::new(false) }
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        lock(&self.running).is_some()
+    }
+
+    pub(super) fn cancel(&self) {
+        lock(&self.canceller)();
+    }
+
+    /// Ends a run that takes too long, and gives the instance up if the run does not come back.
+    pub(super) fn watch(&self, shared: &Shared, now: Instant) {
+        let mut slot = lock(&self.running);
+        let Some(running) = slot.as_mut() else { return };
+        let time = now.saturating_duration_since(running.began);
+        if time > shared.run_timeout && !running.terminated {
+            running.terminated = true;
+            self.cancel();
+            tracing::warn!(seconds = time.as_secs_f64(), "ending a run that takes too long");
+        }
+        if time > shared.run_timeout + TERMINATION_GRACE && !self.lost.swap(true, Ordering::AcqRel) {
+            shared.metrics.instance_lost();
+            tracing::error!("a terminated run did not come back; its instance is given up");
+            for reply in running.replies.drain(..) {
+                let _ = reply.send(Err(JobError::TooLong(shared.run_timeout)));
+            }
+        }
+    }
+
+    fn begin(&self, replies: Vec<Reply>) -> Instant {
+        let began = Instant::now();
+        *lock(&self.running) = Some(Running { began, terminated: false, replies });
+        began
+    }
+
+    /// The run is over: who waits for it, and whether it was ended from outside.
+    fn end(&self) -> (Vec<Reply>, bool) {
+        lock(&self.running).take().map_or((Vec::new(), false), |running| (running.replies, running.terminated))
+    }
+}
+
+/// How a run ended, for the instance.
+enum Ended {
+    Well,
+    /// Its session failed; whether through its own fault is not known.
+    Badly,
+    /// Its session panicked.
+    Panicked,
+}
+
+/// The life of an instance's thread. Ends with the server, or with the instance.
+pub(super) fn work(shared: &Shared, index: usize, mut runner: Box<dyn Runner>) {
+    threads::start_after_others();
+    let mut tried = None;
+    while let Some(Taken { batch, expired, .. }) = shared.next(index) {
+        for job in expired {
+            let _ = job.payload.reply.send(Err(JobError::Expired));
+        }
+        let ended = if batch.is_empty() { Ended::Well } else { run(shared, index, &mut *runner, batch) };
+        if shared.instances[index].is_lost() {
+            // Its callers were answered, and probes say that it is gone; a restart is under way.
+            return;
+        }
+        let is_broken = match ended {
+            Ended::Well => false,
+            Ended::Badly => is_broken(&mut *runner, &mut tried),
+            Ended::Panicked => true,
+        };
+        if is_broken {
+            // The broken one goes first: two of a large model may not fit.
+            drop(runner);
+            match open_anew(shared, index) {
+                Some(opened) => runner = opened,
+                None => return,
+            }
+        }
+    }
+}
+
+fn run(shared: &Shared, index: usize, runner: &mut dyn Runner, batch: Vec<Waiting<Job>>) -> Ended {
+    let began = Instant::now();
+    let samples = batch.iter().map(|job| job.samples).sum();
+    let length = batch.iter().map(Waiting::length).max().unwrap_or(1);
+    let (mut ways, mut replies, mut inputs) = (Vec::new(), Vec::new(), Vec::new());
+    for job in batch {
+        let queue_time = began.saturating_duration_since(job.entered);
+        shared.metrics.waited(queue_time);
+        ways.push(Way { samples: job.samples, queue_time });
+        replies.push(job.payload.reply);
+        inputs.push(job.payload.inputs);
+    }
+    let jobs: Vec<&[Tensor]> = inputs.iter().map(Vec::as_slice).collect();
+    let instance = &shared.instances[index];
+    instance.begin(replies);
+    shared.metrics.run_began(samples);
+    let (result, panicked) = run_caught(runner, &jobs);
+    let (replies, terminated) = instance.end();
+    let run_time = began.elapsed();
+    shared.metrics.run_ended(samples, run_time);
+    let result = if terminated { Err(JobError::TooLong(shared.run_timeout)) } else { result };
+    match &result {
+        Ok(_) => shared.ran(Run { instance: index, samples, length, time: run_time }),
+        Err(_) => shared.meeting.with(|queue| queue.gave_up(index)),
+    }
+    let ended = match &result {
+        _ if panicked => Ended::Panicked,
+        Ok(_) => Ended::Well,
+        // It was told to end, and it did.
+        Err(_) if terminated => Ended::Well,
+        Err(_) => Ended::Badly,
+    };
+    if jobs.len() > 1 && matches!(ended, Ended::Badly) {
+        return run_apart(shared, index, runner, &jobs, replies, ways);
+    }
+    shared.deliver(address(replies, &ways, run_time, &result));
+    ended
+}
+
+/// Runs the jobs of a failed batch again, each by itself: a bad one fails alone.
+fn run_apart(
+    shared: &Shared,
+    index: usize,
+    runner: &mut dyn Runner,
+    jobs: &[&[Tensor]],
+    replies: Vec<Reply>,
+    ways: Vec<Way>,
+) -> Ended {
+    let instance = &shared.instances[index];
+    let mut ended = Ended::Badly;
+    for ((job, reply), way) in jobs.iter().zip(replies).zip(ways) {
+        // A caller who has left needs no run; one after a panic would have none to rely on.
+        if reply.is_closed() || matches!(ended, Ended::Panicked) {
+            let _ = reply.send(Err(JobError::Failed("the worker panicked".to_owned())));
+            continue;
+        }
+        let began = instance.begin(vec![reply]);
+        let (result, panicked) = run_caught(runner, &[job]);
+        let (replies, terminated) = instance.end();
+        let result = if terminated { Err(JobError::TooLong(shared.run_timeout)) } else { result };
+        ended = match (&result, ended) {
+            _ if panicked => Ended::Panicked,
+            (Ok(_), _) => Ended::Well,
+            (Err(_), before) => before,
+        };
+        shared.deliver(address(replies, &[way], began.elapsed(), &result));
+    }
+    ended
+}
+
+/// Runs jobs together. A panic of the runtime's bindings answers these callers and nobody else.
+fn run_caught(runner: &mut dyn Runner, jobs: &[&[Tensor]]) -> (Result<Vec<Tensor>, JobError>, bool) {
+    match catch_unwind(AssertUnwindSafe(|| runner.run(&stack(jobs)))) {
+        Ok(Ok(outputs)) if jobs.len() > 1 => {
+            let rows = |job: &&[Tensor]| job.first().and_then(|tensor| tensor.shape().first().copied()).unwrap_or(1);
+            (check_rows(outputs, jobs.iter().map(rows).sum()), false)
+        }
+        Ok(result) => (result.map_err(|error| JobError::Failed(error_chain(&error))), false),
+        Err(_) => (Err(JobError::Failed("the worker panicked".to_owned())), true),
+    }
+}
+
+/// Whether a session that failed fails on its warm-up input too. If not, the input was to blame.
+fn is_broken(runner: &mut dyn Runner, tried: &mut Option<Instant>) -> bool {
+    if tried.is_some_and(|tried| tried.elapsed() < BETWEEN_TRIALS) {
+        return false;
+    }
+    *tried = Some(Instant::now());
+    match catch_unwind(AssertUnwindSafe(|| runner.trial())) {
+        Ok(Ok(())) => false,
+        Ok(Err(error)) => {
+            tracing::error!(error = error_chain(&error), "a session fails on its own warm-up input");
+            true
+        }
+        Err(_) => true,
+    }
+}
+
+/// Opens a session in place of a broken one. `None` where that does not succeed, or the server stops.
+fn open_anew(shared: &Shared, index: usize) -> Option<Box<dyn Runner>> {
+    shared.metrics.instance_broke();
+    let mut wait = FIRST_WAIT;
+    for attempt in 1..=TRIES {
+        shared.meeting.with(|queue| queue.away(index, Instant::now() + wait));
+        tracing::warn!(attempt, wait_ms = wait.as_millis(), "opening a session in place of a broken one");
+        if !shared.pause(wait) {
+            return None;
+        }
+        match catch_unwind(AssertUnwindSafe(|| (shared.open)())) {
+            Ok(Ok(runner)) => {
+                *lock(&shared.instances[index].canceller) = runner.canceller();
+                shared.meeting.with(|queue| queue.gave_up(index));
+                shared.metrics.instance_mended();
+                return Some(runner);
+            }
+            Ok(Err(error)) => tracing::error!(error = error_chain(&error), "cannot open a session"),
+            Err(_) => tracing::error!("opening a session panicked"),
+        }
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+    shared.instances[index].lost.store(true, Ordering::Release);
+    shared.metrics.broken_instance_lost();
+    shared.nobody_left();
+    None
+}
+
+impl Runner for Warmed {
+    fn run(&mut self, inputs: &[Stacked<'_>]) -> Result<Vec<Tensor>, SessionError> {
+        self.session.run(inputs)
+    }
+
+    fn trial(&mut self) -> Result<(), SessionError> {
+        crate::probe::trial(&mut self.session, &self.shapes)
+    }
+
+    fn canceller(&self) -> Canceller {
+        let canceller = self.session.canceller();
+        Box::new(move || canceller.cancel())
+    }
+}

@@ -1,0 +1,244 @@
+//! What becomes of jobs when a run fails, panics or hangs. The runner is one that does so on purpose.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Condvar,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use super::{instance::Canceller, *};
+use crate::{
+    metrics::Metrics,
+    queue::Limits,
+    session::Stacked,
+    times::{BucketTimes, Times},
+};
+
+/// A sample with this number makes a run fail.
+const POISON: f32 = 666.0;
+
+/// A sample with this number makes a run panic.
+const BOMB: f32 = 13.0;
+
+/// A sample with this number makes a run last until it is cancelled.
+const TAR: f32 = 404.0;
+
+/// What all runners of a test share.
+#[derive(Default)]
+struct Fate {
+    opened: AtomicUsize,
+    runs: AtomicUsize,
+    /// How the next tries to open go; further ones succeed.
+    opening_fails: Mutex<VecDeque<bool>>,
+    cancelled: Mutex<bool>,
+    cancel: Condvar,
+}
+
+/// Doubles numbers.
+struct Doubler {
+    fate: Arc<Fate>,
+    is_broken: bool,
+}
+
+fn failure(message: &str) -> SessionError {
+    SessionError::Provider { wanted: "test", reason: message.to_owned() }
+}
+
+impl Runner for Doubler {
+    fn run(&mut self, inputs: &[Stacked<'_>]) -> Result<Vec<Tensor>, SessionError> {
+        self.fate.runs.fetch_add(1, Ordering::SeqCst);
+        let bytes: Vec<u8> = inputs[0].parts.concat();
+        let numbers: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|number| f32::from_le_bytes(*number)).collect();
+        if numbers.contains(&BOMB) {
+            panic!("as asked for");
+        }
+        if numbers.contains(&TAR) {
+            let cancelled = self.fate.cancelled.lock().unwrap();
+            drop(self.fate.cancel.wait_while(cancelled, |cancelled| !*cancelled).unwrap());
+            return Err(failure("cancelled"));
+        }
+        if self.is_broken || numbers.contains(&POISON) {
+            return Err(failure("as asked for"));
+        }
+        let doubled: Vec<f32> = numbers.iter().map(|number| number * 2.0).collect();
+        Ok(vec![Tensor::from_f32(inputs[0].shape.clone(), &doubled).unwrap()])
+    }
+
+    fn trial(&mut self) -> Result<(), SessionError> {
+        if self.is_broken { Err(failure("broken")) } else { Ok(()) }
+    }
+
+    fn canceller(&self) -> Canceller {
+        let fate = Arc::clone(&self.fate);
+        Box::new(move || {
+            *fate.cancelled.lock().unwrap() = true;
+            fate.cancel.notify_all();
+        })
+    }
+}
+
+struct World {
+    shared: Arc<Shared>,
+    fate: Arc<Fate>,
+    metrics: Metrics,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+/// A model of `instances`, the first of them broken where asked.
+fn world(instances: usize, first_is_broken: bool, opening_fails: &[bool], run_timeout: Duration) -> World {
+    let fate = Arc::new(Fate { opening_fails: Mutex::new(opening_fails.iter().copied().collect()), ..Fate::default() });
+    let new = |is_broken| -> Box<dyn Runner> { Box::new(Doubler { fate: Arc::clone(&fate), is_broken }) };
+    let runners = (0..instances).map(|index| new(first_is_broken && index == 0)).collect();
+    let limits = Limits {
+        max_wait: Duration::from_secs(60),
+        samples: 1000,
+        bytes: 1 << 20,
+        batch_size: 8,
+        batch_timeout: Duration::ZERO,
+        latency_objective: None,
+    };
+    let mut times = BucketTimes::default();
+    [1, 2, 4, 8].into_iter().for_each(|size| times.set(size, Duration::from_millis(1)));
+    let metrics = Metrics::new("0");
+    let open = {
+        let fate = Arc::clone(&fate);
+        move || -> Result<Box<dyn Runner>, SessionError> {
+            fate.opened.fetch_add(1, Ordering::SeqCst);
+            match fate.opening_fails.lock().unwrap().pop_front() {
+                Some(true) => Err(failure("no memory")),
+                _ => Ok(Box::new(Doubler { fate: Arc::clone(&fate), is_broken: false })),
+            }
+        }
+    };
+    metrics.model("m").loaded(Duration::ZERO, Duration::ZERO, instances);
+    let terms = Terms { name: "m".to_owned(), run_timeout, metrics: metrics.model("m"), open: Box::new(open) };
+    let queue = Queue::new(limits, Times::warmed_up(1, times), instances);
+    World { shared: Shared::start(terms, queue, runners).unwrap(), fate, metrics }
+}
+
+impl World {
+    /// Brings jobs of one number each, together.
+    fn push(&self, numbers: &[f32]) -> Vec<Ticket> {
+        let now = Instant::now();
+        let job = |number: &f32| (1, vec![Tensor::from_f32(vec![1, 1], &[*number]).unwrap()]);
+        let reservation = self.shared.reserve(now).unwrap();
+        let deadline = now + Duration::from_secs(60);
+        self.shared.push(reservation, numbers.iter().map(job).collect(), deadline, now).unwrap()
+    }
+
+    fn answers(&self, numbers: &[f32]) -> Vec<Result<f32, JobError>> {
+        let runtime = runtime::Builder::new_current_thread().build().unwrap();
+        let mut tickets = self.push(numbers);
+        let answers = tickets.iter_mut().map(|ticket| runtime.block_on(ticket.answer()));
+        answers.map(|answer| answer.map(|output| output.outputs[0].to_f32()[0])).collect()
+    }
+
+    fn says(&self, line: &str) -> bool {
+        self.metrics.prometheus_text().lines().any(|seen| seen == line)
+    }
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_bad_job_fails_alone_and_its_session_stays() {
+    let world = world(1, false, &[], LONG);
+    let answers = world.answers(&[1.0, 2.0, POISON, 4.0]);
+    assert_eq!((&answers[0], &answers[1], &answers[3]), (&Ok(2.0), &Ok(4.0), &Ok(8.0)));
+    assert!(matches!(&answers[2], Err(JobError::Failed(_))), "{answers:?}");
+    assert_eq!(world.answers(&[5.0]), [Ok(10.0)]);
+    assert_eq!(world.fate.opened.load(Ordering::SeqCst), 0);
+    assert!(world.says("ortolan_instances{model=\"m\",state=\"running\"} 1"));
+}
+
+#[test]
+fn a_panic_answers_its_jobs_and_the_session_is_opened_anew() {
+    let world = world(1, false, &[], LONG);
+    assert!(world.answers(&[1.0, BOMB]).iter().all(|answer| matches!(answer, Err(JobError::Failed(_)))));
+    assert_eq!(world.answers(&[3.0]), [Ok(6.0)]);
+    assert_eq!(world.fate.opened.load(Ordering::SeqCst), 1);
+    assert!(world.shared.healthy());
+}
+
+#[test]
+fn a_session_that_fails_on_its_warm_up_input_is_opened_anew_as_often_as_it_takes() {
+    let world = world(1, true, &[true, true], LONG);
+    assert!(matches!(world.answers(&[1.0])[0], Err(JobError::Failed(_))));
+    assert_eq!(world.answers(&[3.0]), [Ok(6.0)], "it waited in the queue meanwhile");
+    assert_eq!(world.fate.opened.load(Ordering::SeqCst), 3);
+    assert!(world.says("ortolan_instances{model=\"m\",state=\"broken\"} 0"));
+}
+
+#[test]
+fn an_instance_that_cannot_be_opened_is_given_up_and_the_others_are_kept() {
+    let world = world(2, true, &[true; 5], LONG);
+    // Until the broken one has got a job: the other takes some before.
+    while world.fate.opened.load(Ordering::SeqCst) < 5 || world.shared.healthy() {
+        let answers = world.answers(&[1.0]);
+        assert!(matches!(answers[0], Ok(_) | Err(JobError::Failed(_))), "{answers:?}");
+    }
+    assert!(world.shared.works() && !world.shared.healthy());
+    assert_eq!(world.answers(&[3.0]), [Ok(6.0)]);
+    assert!(world.says("ortolan_instances{model=\"m\",state=\"lost\"} 1"));
+    assert!(world.says("ortolan_instances{model=\"m\",state=\"running\"} 1"));
+}
+
+#[test]
+fn where_no_instance_is_left_who_waits_is_told() {
+    let world = world(1, true, &[true; 5], LONG);
+    assert!(matches!(world.answers(&[1.0])[0], Err(JobError::Failed(_))));
+    assert_eq!(world.answers(&[2.0]), [Err(JobError::NoInstance)]);
+    assert!(!world.shared.works());
+    assert!(world.says("ortolan_queue_depth{model=\"m\"} 0"));
+}
+
+#[test]
+fn a_run_that_takes_too_long_is_ended_and_the_next_one_goes_well() {
+    let world = world(1, false, &[], Duration::from_millis(50));
+    let watched = Arc::clone(&world.shared);
+    let watch = std::thread::spawn(move || {
+        while watched.with_queue(|queue| queue.times().recent().is_some()) && !watched.meeting.is_over() {
+            watched.watch_runs(Instant::now());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+    assert_eq!(world.answers(&[TAR]), [Err(JobError::TooLong(Duration::from_millis(50)))]);
+    assert_eq!(world.answers(&[3.0]), [Ok(6.0)]);
+    assert!(world.shared.healthy());
+    world.shared.stop();
+    watch.join().unwrap();
+}
+
+#[test]
+fn a_job_that_comes_after_the_end_is_not_let_in() {
+    let world = world(1, false, &[], LONG);
+    world.shared.stop();
+    let now = Instant::now();
+    let reservation = world.shared.reserve(now).unwrap();
+    let job = (1, vec![Tensor::from_f32(vec![1, 1], &[1.0]).unwrap()]);
+    let refused = world.shared.push(reservation, vec![job], now + LONG, now).err();
+    assert_eq!(refused, Some(PushError::Stopped));
+}
+
+#[test]
+fn a_caller_who_leaves_before_the_run_costs_none() {
+    let world = world(1, false, &[], LONG);
+    let tar = world.push(&[TAR]);
+    // The instance is busy from now on.
+    while world.fate.runs.load(Ordering::SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    drop(world.push(&[5.0, 6.0]));
+    assert_eq!(world.shared.with_queue(Queue::samples), 0);
+    world.shared.instances[0].cancel();
+    drop(tar);
+    assert_eq!(world.answers(&[7.0]), [Ok(14.0)]);
+    assert_eq!(world.fate.runs.load(Ordering::SeqCst), 2);
+}

@@ -1,0 +1,104 @@
+//! Every order in which threads can run, tried on the place where those who bring work meet those who do it: the file is
+//! built here against a model of locks, wake-ups and threads.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(dead_code, reason = "the file is built for more than these tests use")]
+
+#[path = "../src/worker/meeting.rs"]
+mod meeting;
+
+mod sync {
+    pub(super) use std::sync::PoisonError;
+
+    pub(super) use loom::sync::{Condvar, Mutex, MutexGuard};
+}
+
+use std::collections::VecDeque;
+
+use loom::{sync::Arc, thread};
+use meeting::{Found, Meeting};
+
+/// Every order in which no thread is interrupted more than twice where it could have gone on; almost every mistake needs
+/// fewer, and all orders would take minutes.
+fn every_order(check: impl Fn() + Sync + Send + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(2);
+    model.check(check);
+}
+
+type Jobs = Meeting<VecDeque<u32>>;
+
+fn take(queue: &mut VecDeque<u32>) -> Found<u32> {
+    queue.pop_front().map_or(Found::Nothing, Found::Work)
+}
+
+/// Works until the meeting is over; says what it did.
+fn worker(meeting: &Arc<Jobs>) -> thread::JoinHandle<Vec<u32>> {
+    let meeting = Arc::clone(meeting);
+    thread::spawn(move || std::iter::from_fn(|| meeting.next(take)).collect())
+}
+
+/// The two threads of a handler that brings a job; whether it was let in.
+fn bringer(meeting: &Arc<Jobs>, job: u32) -> thread::JoinHandle<bool> {
+    let meeting = Arc::clone(meeting);
+    thread::spawn(move || meeting.bring(1, |queue| queue.push_back(job)).is_some())
+}
+
+#[test]
+fn every_job_that_was_let_in_is_done_or_cleared_and_nobody_waits_for_ever() {
+    every_order(|| {
+        let meeting = Arc::new(Jobs::new(VecDeque::new()));
+        let workers = [worker(&meeting), worker(&meeting)];
+        let bringers = [bringer(&meeting, 1), bringer(&meeting, 2)];
+        let let_in = bringers.map(|thread| thread.join().unwrap());
+        assert_eq!(let_in, [true, true], "the meeting is open");
+        let cleared = meeting.end(std::mem::take);
+        let mut seen: Vec<u32> = workers.into_iter().flat_map(|thread| thread.join().unwrap()).chain(cleared).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, [1, 2]);
+    });
+}
+
+#[test]
+fn a_job_that_comes_while_the_meeting_ends_is_refused_cleared_or_done_and_never_left() {
+    every_order(|| {
+        let meeting = Arc::new(Jobs::new(VecDeque::new()));
+        let worker = worker(&meeting);
+        let bringer = bringer(&meeting, 7);
+        let cleared = meeting.end(std::mem::take);
+        let let_in = bringer.join().unwrap();
+        let done = worker.join().unwrap();
+        assert_eq!(done.len() + cleared.len(), usize::from(let_in));
+        assert!(meeting.with(|queue| queue.is_empty()), "nothing is left behind");
+    });
+}
+
+#[test]
+fn several_jobs_at_once_wake_as_many_workers() {
+    every_order(|| {
+        let meeting = Arc::new(Jobs::new(VecDeque::new()));
+        let workers = [worker(&meeting), worker(&meeting)];
+        // Each worker takes one job and never comes back, so both must be woken.
+        meeting.bring(2, |queue| queue.extend([1, 2])).unwrap();
+        let rest = Arc::clone(&meeting);
+        let ender = thread::spawn(move || rest.end(std::mem::take));
+        let cleared = ender.join().unwrap();
+        let done: usize = workers.into_iter().map(|thread| thread.join().unwrap().len()).sum();
+        assert_eq!(done + cleared.len(), 2);
+    });
+}
+
+#[test]
+fn a_caller_who_leaves_and_a_worker_never_both_have_the_job() {
+    every_order(|| {
+        let meeting = Arc::new(Jobs::new(VecDeque::from([5])));
+        let worker = worker(&meeting);
+        let leaver = {
+            let meeting = Arc::clone(&meeting);
+            thread::spawn(move || meeting.with(VecDeque::pop_front).is_some())
+        };
+        let left = leaver.join().unwrap();
+        let cleared = meeting.end(std::mem::take);
+        assert_eq!(usize::from(left) + cleared.len() + worker.join().unwrap().len(), 1);
+    });
+}
