@@ -8,7 +8,7 @@ use fast_image_resize::{
 };
 
 use crate::{
-    picture::{self, DecodeError},
+    picture::{self, DecodeError, Picture},
     session::Port,
     tensor::{ElementType, Tensor},
 };
@@ -103,12 +103,8 @@ impl ImageInput {
     /// # Errors
     /// [`DecodeError`]. An image over the limit of pixels is refused by its header, before it is decoded.
     pub fn decode(&self, bytes: &[u8]) -> Result<Tensor, DecodeError> {
-        let picture = picture::read(bytes, self.max_pixels)?;
-        Ok(self.sample(&picture.to_rgb8()))
-    }
-
-    fn sample(&self, picture: &image::RgbImage) -> Tensor {
-        let pixels = self.resized(picture);
+        let picture = picture::read(bytes, self.max_pixels, |width, height| self.resized_size(width, height))?;
+        let pixels = self.resized(&picture);
         let mut shape = vec![1];
         shape.extend(self.sample_shape());
         let data = match self.element {
@@ -119,20 +115,22 @@ impl ImageInput {
             _ => self.laid_out(&pixels, |channel, byte| self.tables[channel][usize::from(byte)].to_le_bytes()),
         };
         match Tensor::new(self.element, shape, Bytes::from(data)) {
-            Ok(tensor) => tensor,
+            Ok(tensor) => Ok(tensor),
             Err(error) => unreachable!("the buffer was made for this shape: {error}"),
         }
     }
 
     /// Resizes and crops in one step: only the part of the picture that the model sees is worked on, so that a picture
     /// of one by a million pixels costs no more than any other.
-    fn resized(&self, picture: &image::RgbImage) -> Vec<u8> {
-        let (left, top, width, height) = self.seen_part(picture.width(), picture.height());
+    fn resized(&self, picture: &Picture) -> Vec<u8> {
+        let (left, top, width, height) = self.seen_part(picture.size.0, picture.size.1);
+        let [left, top, width, height] = [left, top, width, height].map(|length| length * picture.scale);
         let options = ResizeOptions::new()
             .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
             .crop(left, top, width, height);
         let mut target = Image::new(self.width, self.height, PixelType::U8x3);
-        let resized = ImageRef::new(picture.width(), picture.height(), picture.as_raw(), PixelType::U8x3)
+        let pixels = &picture.pixels;
+        let resized = ImageRef::new(pixels.width(), pixels.height(), pixels.as_raw(), PixelType::U8x3)
             .map_err(|error| error.to_string())
             .and_then(|source| {
                 Resizer::new().resize(&source, &mut target, &options).map_err(|error| error.to_string())
@@ -143,18 +141,23 @@ impl ImageInput {
         target.into_vec()
     }
 
-    /// Left, top, width and height of what the model sees, in pixels of the picture. The rounding is that of the usual
-    /// evaluation set-up (torchvision): the resized longer side is cut to a whole number, and the crop begins at a whole
-    /// pixel of the resized picture.
-    fn seen_part(&self, width: u32, height: u32) -> (f64, f64, f64, f64) {
+    /// Width and height that a picture has once it is resized, before it is cropped. The rounding is that of the usual
+    /// evaluation set-up (torchvision): the longer side is cut to a whole number.
+    fn resized_size(&self, width: u32, height: u32) -> (f64, f64) {
         let (width, height) = (f64::from(width), f64::from(height));
-        let (to_width, to_height) = match self.resize {
+        match self.resize {
             Resize::Stretch([to_width, to_height]) => (f64::from(to_width), f64::from(to_height)),
             Resize::ShorterSide(side) if width <= height => {
                 (f64::from(side), (f64::from(side) * height / width).floor())
             }
             Resize::ShorterSide(side) => ((f64::from(side) * width / height).floor(), f64::from(side)),
-        };
+        }
+    }
+
+    /// Left, top, width and height of what the model sees, in pixels of the picture. As in the usual evaluation set-up,
+    /// the crop begins at a whole pixel of the resized picture.
+    fn seen_part(&self, width: u32, height: u32) -> (f64, f64, f64, f64) {
+        let (to_width, to_height) = self.resized_size(width, height);
         let along = |whole: f64, resized: f64, seen: u32| {
             // A picture narrower than the model's aspect is cut where it ends.
             let seen = f64::from(seen).min(resized);
@@ -162,8 +165,8 @@ impl ImageInput {
             let start = ((resized - seen) / 2.0).round_ties_even() * scale;
             (start, (seen * scale).min(whole - start))
         };
-        let (left, seen_width) = along(width, to_width, self.width);
-        let (top, seen_height) = along(height, to_height, self.height);
+        let (left, seen_width) = along(f64::from(width), to_width, self.width);
+        let (top, seen_height) = along(f64::from(height), to_height, self.height);
         (left, top, seen_width, seen_height)
     }
 
