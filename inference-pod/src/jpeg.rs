@@ -66,17 +66,17 @@ impl<'a> Jpeg<'a> {
     }
 
     /// Decodes the picture, upright, at the smallest scale that leaves it at least `wanted` pixels wide and high. Says
-    /// the scale: pixels that come out for one of [`Jpeg::size`], along either side.
+    /// the scale: pixels that come out for one of [`Jpeg::size`], along either side. The memory of `spare` is used again.
     ///
     /// # Errors
     /// [`JpegError`] also where the decoder could go on by guessing: what it guesses is gray.
-    pub fn decode(mut self, wanted: (f64, f64)) -> Result<(RgbImage, f64), JpegError> {
+    pub fn decode(mut self, wanted: (f64, f64), spare: Vec<u8>) -> Result<(RgbImage, f64), JpegError> {
         if !self.notes.has_end {
             return Err(JpegError::Truncated);
         }
         let scale = self.scale(wanted);
         self.decompressor.set_scaling_factor(scale)?;
-        let mut picture = DynamicImage::ImageRgb8(self.pixels(scale)?);
+        let mut picture = DynamicImage::ImageRgb8(self.pixels(scale, spare)?);
         picture.apply_orientation(self.orientation);
         Ok((picture.into_rgb8(), factor(scale)))
     }
@@ -92,14 +92,16 @@ impl<'a> Jpeg<'a> {
         SMALLER.into_iter().find(is_enough).unwrap_or(ScalingFactor::ONE)
     }
 
-    fn pixels(&mut self, scale: ScalingFactor) -> Result<RgbImage, JpegError> {
+    fn pixels(&mut self, scale: ScalingFactor, mut pixels: Vec<u8>) -> Result<RgbImage, JpegError> {
         let DecompressHeader { width, height, colorspace, .. } = self.header.scaled(scale);
         let format = match colorspace {
             Colorspace::CMYK | Colorspace::YCCK => PixelFormat::CMYK,
             Colorspace::RGB | Colorspace::YCbCr | Colorspace::Gray => PixelFormat::RGB,
         };
         let pitch = width * format.size();
-        let mut pixels = vec![0; pitch * height];
+        // Nothing of an earlier picture may shine through.
+        pixels.clear();
+        pixels.resize(pitch * height, 0);
         let output = turbojpeg::Image { pixels: pixels.as_mut_slice(), width, pitch, height, format };
         match self.decompressor.decompress(self.bytes, output).map_err(JpegError::from) {
             Err(JpegError::Decoder(said)) if HARMLESS.iter().any(|harmless| said.contains(harmless)) => {}

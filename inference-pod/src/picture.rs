@@ -61,7 +61,7 @@ pub struct Picture {
 /// Decodes an image file upright: the orientation that a camera noted is applied.
 ///
 /// `wanted` says to which width and height a picture of a given size is to be resized. A format that can be decoded to
-/// fewer pixels is, but never to fewer than that.
+/// fewer pixels is, but never to fewer than that. The memory of `spare` is used again where the format allows.
 ///
 /// # Errors
 /// [`DecodeError`]. An image over the limit of pixels is refused by its header, before it is decoded.
@@ -69,6 +69,7 @@ pub fn read(
     bytes: &[u8],
     max_pixels: u64,
     wanted: impl FnOnce(u32, u32) -> (f64, f64),
+    spare: Vec<u8>,
 ) -> Result<Picture, DecodeError> {
     match format_of(bytes)? {
         (ImageFormat::Jpeg, name) => {
@@ -76,7 +77,7 @@ pub fn read(
             let jpeg = Jpeg::open(bytes).map_err(damaged)?;
             let size = jpeg.size();
             check_pixels(size, max_pixels)?;
-            let (pixels, scale) = jpeg.decode(wanted(size.0, size.1)).map_err(damaged)?;
+            let (pixels, scale) = jpeg.decode(wanted(size.0, size.1), spare).map_err(damaged)?;
             Ok(Picture { pixels, size, scale })
         }
         (format, name) => {
