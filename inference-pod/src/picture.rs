@@ -87,12 +87,7 @@ pub fn read(
     }
 }
 
-fn read_whole(
-    bytes: &[u8],
-    format: ImageFormat,
-    name: &'static str,
-    max_pixels: u64,
-) -> Result<RgbImage, DecodeError> {
+fn read_whole(bytes: &[u8], format: ImageFormat, name: &'static str, max_pixels: u64) -> Result<RgbImage, DecodeError> {
     let damaged = |error: image::ImageError| DecodeError::Damaged { format: name, reason: error.to_string() };
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     // What stands before the pixels, a colour profile for example, may be compressed and become anything.
