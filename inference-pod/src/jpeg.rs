@@ -210,6 +210,8 @@ mod tests {
 
     use super::*;
 
+    type Settings = dyn Fn(&mut Compressor);
+
     const ALL: (f64, f64) = (f64::INFINITY, f64::INFINITY);
 
     /// Soft colours, none of them the same in any two corners.
@@ -275,7 +277,7 @@ mod tests {
     #[test]
     fn every_kind_of_file_gives_the_same_picture() {
         let original = picture(203, 151);
-        let kinds: [(&str, &dyn Fn(&mut Compressor)); 7] = [
+        let kinds: [(&str, &Settings); 7] = [
             ("4:4:4", &|compressor| compressor.set_subsamp(Subsamp::None).unwrap()),
             ("4:2:2", &|compressor| compressor.set_subsamp(Subsamp::Sub2x1).unwrap()),
             ("4:2:0", &|compressor| compressor.set_subsamp(Subsamp::Sub2x2).unwrap()),
@@ -334,7 +336,7 @@ mod tests {
     #[test]
     fn a_small_scale_stays_near_the_mean_of_the_pixels_it_stands_for() {
         let original = picture(640, 480);
-        for kind in [&(|_: &mut Compressor| ()) as &dyn Fn(&mut Compressor), &progressive] {
+        for kind in [&(|_: &mut Compressor| ()) as &Settings, &progressive] {
             let jpeg = jpeg_of(&original, kind);
             for side in [60, 120, 240] {
                 let (small, scale) = decoded(&jpeg, (f64::from(side), f64::from(side))).unwrap();
