@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test accept bench fuzz fmt lint images models cluster-up cluster-down clean
+.PHONY: build-tools help serve demo test accept bench fuzz fmt lint images models cluster-up cluster-down clean
 
 # ONNX Runtime's own builds send usage events unless told not to; ours never do, and neither do the scripts.
 export ORT_DISABLE_TELEMETRY := 1
@@ -15,28 +15,32 @@ CLUSTER := cargo run --quiet --package ortolan-tests --bin cluster --
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-serve: models ## Bring library and model, build the server, serve, classify photos, say what to try next
+# What libjpeg-turbo is built with; nothing to do where it is there.
+build-tools:
+	@deploy/build-tools.sh
+
+serve: build-tools models ## Bring library and model, build the server, serve, classify photos, say what to try next
 	@python3 deploy/serve.py $(ARGS)
 
 demo: models ## A local Kubernetes, Ortolan by Helm, a model applied, photos classified from inside; NAME=…
 	@cargo run --quiet --package ortolan-tests --bin demo -- $(if $(NAME),--name $(NAME))
 
-test: ## Unit, contract, router and end-to-end tests on one local cluster
+test: build-tools ## Unit, contract, router and end-to-end tests on one local cluster
 	@tests/run.sh
 
-accept: ## Long suites. Today: the server's tests and the cluster's, three times over
+accept: build-tools ## Long suites. Today: the server's tests and the cluster's, three times over
 	@for round in 1 2 3; do echo "round $$round of 3"; tests/run.sh; done
 
-bench: models ## A model's time per batch size, and requests through the server
+bench: build-tools models ## A model's time per batch size, and requests through the server
 	@deploy/bench.sh
 
-fuzz: models ## Broken bodies and broken images against a running server
+fuzz: build-tools models ## Broken bodies and broken images against a running server
 	@python3 tests/fuzz.py $(ARGS)
 
 fmt: ## Format the code
 	cargo fmt
 
-lint: ## What CI checks besides the tests
+lint: build-tools ## What CI checks besides the tests
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	test -x $(ORTOLAN_CACHE)/bin/cargo-deny || cargo install --quiet --locked cargo-deny --version 0.20.2 --root $(ORTOLAN_CACHE)

@@ -14,4 +14,10 @@ echo "$crates" | sed -n 's/^\([^ ]*\) v\([^ ]*\).*/\1-\2/p' | sort -u | while re
         mkdir -p "$out/crates/$crate"
         cp "$notice" "$out/crates/$crate/"
     done
+    # The C library that comes inside of its crate has notices of its own.
+    for notice in "$sources"/*/"$crate"/libjpeg-turbo/LICENSE.md "$sources"/*/"$crate"/libjpeg-turbo/README.ijg; do
+        [ -f "$notice" ] || continue
+        mkdir -p "$out/crates/$crate/libjpeg-turbo"
+        cp "$notice" "$out/crates/$crate/libjpeg-turbo/"
+    done
 done

@@ -1,5 +1,7 @@
 //! From a picture to a sample.
 
+use std::{cell::RefCell, mem};
+
 use bytes::Bytes;
 use crds::serving::{Channels, ImageOptions, Layout, Resize};
 use fast_image_resize::{
@@ -8,7 +10,7 @@ use fast_image_resize::{
 };
 
 use crate::{
-    picture::{self, DecodeError},
+    picture::{self, DecodeError, Picture},
     session::Port,
     tensor::{ElementType, Tensor},
 };
@@ -20,6 +22,33 @@ const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 
 /// Share of the shorter side that the crop keeps by default: 224 of 256, the usual evaluation set-up.
 const DEFAULT_CROP_SHARE: f64 = 224.0 / 256.0;
+
+/// A thread keeps no more memory than this from one picture to the next. A larger one takes so long to decode that
+/// getting memory does not count.
+const MAX_SPARE_BYTES: usize = 4 << 20;
+
+thread_local! {
+    /// Getting memory from the system and giving it back took a sixth of the time of a photo of 1024 by 768 pixels.
+    static TOOLS: RefCell<Tools> = RefCell::default();
+}
+
+/// What a thread uses again for its next picture.
+#[derive(Default)]
+struct Tools {
+    spare: Vec<u8>,
+    resizer: Resizer,
+}
+
+impl Tools {
+    fn keep(&mut self, pixels: Vec<u8>) {
+        if pixels.capacity() <= MAX_SPARE_BYTES {
+            self.spare = pixels;
+        }
+        if self.resizer.size_of_internal_buffers() > MAX_SPARE_BYTES {
+            self.resizer.reset_internal_buffers();
+        }
+    }
+}
 
 /// Why a model's input cannot take pictures.
 #[derive(Debug, thiserror::Error)]
@@ -103,58 +132,67 @@ impl ImageInput {
     /// # Errors
     /// [`DecodeError`]. An image over the limit of pixels is refused by its header, before it is decoded.
     pub fn decode(&self, bytes: &[u8]) -> Result<Tensor, DecodeError> {
-        let picture = picture::read(bytes, self.max_pixels)?;
-        Ok(self.sample(&picture.to_rgb8()))
-    }
-
-    fn sample(&self, picture: &image::RgbImage) -> Tensor {
-        let pixels = self.resized(picture);
+        let pixels = TOOLS.with_borrow_mut(|tools| self.pixels(bytes, tools))?;
         let mut shape = vec![1];
         shape.extend(self.sample_shape());
         let data = match self.element {
             ElementType::U8 => self.laid_out(&pixels, |_, byte| [byte]),
-            ElementType::F16 => self.laid_out(&pixels, |channel, byte| {
-                half::f16::from_f32(self.tables[channel][usize::from(byte)]).to_le_bytes()
-            }),
-            _ => self.laid_out(&pixels, |channel, byte| self.tables[channel][usize::from(byte)].to_le_bytes()),
+            ElementType::F16 => {
+                self.laid_out(&pixels, |table, byte| half::f16::from_f32(table[usize::from(byte)]).to_le_bytes())
+            }
+            _ => self.laid_out(&pixels, |table, byte| table[usize::from(byte)].to_le_bytes()),
         };
         match Tensor::new(self.element, shape, Bytes::from(data)) {
-            Ok(tensor) => tensor,
+            Ok(tensor) => Ok(tensor),
             Err(error) => unreachable!("the buffer was made for this shape: {error}"),
         }
     }
 
+    /// Red, green and blue of every pixel that the model sees.
+    fn pixels(&self, bytes: &[u8], tools: &mut Tools) -> Result<Vec<u8>, DecodeError> {
+        let wanted = |width, height| self.resized_size(width, height);
+        let picture = picture::read(bytes, self.max_pixels, wanted, mem::take(&mut tools.spare))?;
+        let seen = self.resized(&picture, &mut tools.resizer);
+        tools.keep(picture.pixels.into_raw());
+        Ok(seen)
+    }
+
     /// Resizes and crops in one step: only the part of the picture that the model sees is worked on, so that a picture
     /// of one by a million pixels costs no more than any other.
-    fn resized(&self, picture: &image::RgbImage) -> Vec<u8> {
-        let (left, top, width, height) = self.seen_part(picture.width(), picture.height());
+    fn resized(&self, picture: &Picture, resizer: &mut Resizer) -> Vec<u8> {
+        let (left, top, width, height) = self.seen_part(picture.size.0, picture.size.1);
+        let [left, top, width, height] = [left, top, width, height].map(|length| length * picture.scale);
         let options = ResizeOptions::new()
             .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
             .crop(left, top, width, height);
         let mut target = Image::new(self.width, self.height, PixelType::U8x3);
-        let resized = ImageRef::new(picture.width(), picture.height(), picture.as_raw(), PixelType::U8x3)
+        let pixels = &picture.pixels;
+        let resized = ImageRef::new(pixels.width(), pixels.height(), pixels.as_raw(), PixelType::U8x3)
             .map_err(|error| error.to_string())
-            .and_then(|source| {
-                Resizer::new().resize(&source, &mut target, &options).map_err(|error| error.to_string())
-            });
+            .and_then(|source| resizer.resize(&source, &mut target, &options).map_err(|error| error.to_string()));
         if let Err(error) = resized {
             unreachable!("the crop lies inside of the picture: {error}");
         }
         target.into_vec()
     }
 
-    /// Left, top, width and height of what the model sees, in pixels of the picture. The rounding is that of the usual
-    /// evaluation set-up (torchvision): the resized longer side is cut to a whole number, and the crop begins at a whole
-    /// pixel of the resized picture.
-    fn seen_part(&self, width: u32, height: u32) -> (f64, f64, f64, f64) {
+    /// Width and height that a picture has once it is resized, before it is cropped. The rounding is that of the usual
+    /// evaluation set-up (torchvision): the longer side is cut to a whole number.
+    fn resized_size(&self, width: u32, height: u32) -> (f64, f64) {
         let (width, height) = (f64::from(width), f64::from(height));
-        let (to_width, to_height) = match self.resize {
+        match self.resize {
             Resize::Stretch([to_width, to_height]) => (f64::from(to_width), f64::from(to_height)),
             Resize::ShorterSide(side) if width <= height => {
                 (f64::from(side), (f64::from(side) * height / width).floor())
             }
             Resize::ShorterSide(side) => ((f64::from(side) * width / height).floor(), f64::from(side)),
-        };
+        }
+    }
+
+    /// Left, top, width and height of what the model sees, in pixels of the picture. As in the usual evaluation set-up,
+    /// the crop begins at a whole pixel of the resized picture.
+    fn seen_part(&self, width: u32, height: u32) -> (f64, f64, f64, f64) {
+        let (to_width, to_height) = self.resized_size(width, height);
         let along = |whole: f64, resized: f64, seen: u32| {
             // A picture narrower than the model's aspect is cut where it ends.
             let seen = f64::from(seen).min(resized);
@@ -162,36 +200,44 @@ impl ImageInput {
             let start = ((resized - seen) / 2.0).round_ties_even() * scale;
             (start, (seen * scale).min(whole - start))
         };
-        let (left, seen_width) = along(width, to_width, self.width);
-        let (top, seen_height) = along(height, to_height, self.height);
+        let (left, seen_width) = along(f64::from(width), to_width, self.width);
+        let (top, seen_height) = along(f64::from(height), to_height, self.height);
         (left, top, seen_width, seen_height)
     }
 
-    /// Lays the pixels out as the model takes them, each byte converted by channel of the model.
-    fn laid_out<const N: usize>(&self, rgb: &[u8], convert: impl Fn(usize, u8) -> [u8; N]) -> Vec<u8> {
+    /// Lays the pixels out as the model takes them, each byte converted by the table of its channel.
+    fn laid_out<const N: usize>(&self, rgb: &[u8], convert: impl Fn(&[f32; 256], u8) -> [u8; N]) -> Vec<u8> {
         let (pixels, _) = rgb.as_chunks::<3>();
-        let of = |channel: usize, [red, green, blue]: [u8; 3]| match (self.channels, channel) {
-            (Channels::Rgb, 0) | (Channels::Bgr, 2) => red,
-            (Channels::Rgb, 2) | (Channels::Bgr, 0) => blue,
-            (Channels::Rgb | Channels::Bgr, _) => green,
-            (Channels::Gray, _) => luma(red, green, blue),
-        };
         let count = self.tables.len();
-        let mut data = Vec::with_capacity(pixels.len() * count * N);
-        match self.layout {
-            Layout::Nchw => {
-                for channel in 0..count {
-                    pixels.iter().for_each(|pixel| data.extend_from_slice(&convert(channel, of(channel, *pixel))));
-                }
-            }
-            Layout::Nhwc => {
-                for pixel in pixels {
-                    (0..count).for_each(|channel| data.extend_from_slice(&convert(channel, of(channel, *pixel))));
-                }
+        let mut data = vec![0; pixels.len() * count * N];
+        let (values, _) = data.as_chunks_mut::<N>();
+        for (channel, table) in self.tables.iter().enumerate() {
+            let value = |pixel: &[u8; 3]| convert(table, self.byte(channel, *pixel));
+            match self.layout {
+                Layout::Nchw => fill(values[channel * pixels.len()..].iter_mut(), pixels, value),
+                Layout::Nhwc => fill(values[channel..].iter_mut().step_by(count), pixels, value),
             }
         }
         data
     }
+
+    /// What the model's channel takes from a pixel.
+    fn byte(&self, channel: usize, [red, green, blue]: [u8; 3]) -> u8 {
+        match (self.channels, channel) {
+            (Channels::Rgb, 0) | (Channels::Bgr, 2) => red,
+            (Channels::Rgb, 2) | (Channels::Bgr, 0) => blue,
+            (Channels::Rgb | Channels::Bgr, _) => green,
+            (Channels::Gray, _) => luma(red, green, blue),
+        }
+    }
+}
+
+fn fill<'a, const N: usize>(
+    values: impl Iterator<Item = &'a mut [u8; N]>,
+    pixels: &[[u8; 3]],
+    value_of: impl Fn(&[u8; 3]) -> [u8; N],
+) {
+    values.zip(pixels).for_each(|(value, pixel)| *value = value_of(pixel));
 }
 
 /// Brightness by ITU-R BT.601, as image libraries convert to gray.

@@ -21,6 +21,7 @@ pub mod decode;
 pub mod fetch;
 pub mod files;
 pub mod http;
+pub mod jpeg;
 pub mod leftover;
 pub mod lifecycle;
 pub mod logging;

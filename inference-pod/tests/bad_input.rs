@@ -161,6 +161,20 @@ fn a_truncated_jpeg_is_400() {
         let cut = &jpeg[..jpeg.len() * share / 100];
         assert_error(&server.post(PATH, "image/jpeg", cut), 400, &["JPEG image is damaged", "truncated"]);
     }
+    // The end is there, half of what stands before it is not.
+    let holed = [&jpeg[..jpeg.len() / 2], &jpeg[jpeg.len() - 2..]].concat();
+    assert_error(&server.post(PATH, "image/jpeg", &holed), 400, &["JPEG image is damaged", "Corrupt JPEG data"]);
+}
+
+/// The header of a JPEG of 65,000 by 65,000 pixels.
+#[test]
+fn a_jpeg_bomb_is_413() {
+    let mut jpeg = Cursor::new(Vec::new());
+    image::RgbImage::new(8, 8).write_to(&mut jpeg, ImageFormat::Jpeg).unwrap();
+    let mut bomb = jpeg.into_inner();
+    let frame = bomb.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
+    bomb[frame + 5..frame + 9].copy_from_slice(&[0xFD, 0xE8, 0xFD, 0xE8]);
+    assert_error(&server().post(PATH, "image/jpeg", &bomb), 413, &["65000x65000", "at most 50000000"]);
 }
 
 /// 20,000 by 20,000 pixels in a file of some ten thousand bytes.

@@ -8,7 +8,7 @@ use std::io::Cursor;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use common::{Server, SharedServer, classifier, form, item, photo};
-use image::{ImageFormat, RgbImage};
+use image::{ImageFormat, RgbImage, imageops::FilterType};
 use serde_json::{Value, json};
 
 static SHARED: SharedServer = SharedServer::new(|| {
@@ -57,6 +57,22 @@ fn jpeg_and_webp_give_the_same_class() {
     for (format, content_type) in [(ImageFormat::Jpeg, "image/jpeg"), (ImageFormat::WebP, "image/webp")] {
         let body = as_format(&photo("coffee.png"), format);
         assert_espresso(&server.post("/predict/espresso", content_type, &body).json());
+    }
+}
+
+/// A large JPEG is decoded at a smaller scale: another one for each of these sizes.
+#[test]
+fn a_jpeg_of_any_size_gives_the_same_class() {
+    let server = SHARED.get();
+    for (name, classes) in [("coffee.png", &[967][..]), ("camera.png", &[872]), ("cat.png", &[281, 282, 285])] {
+        let original = image::load_from_memory(&photo(name)).unwrap();
+        for side in [300, 520, 1100, 2100] {
+            let sized = original.resize_to_fill(side * 4 / 3, side, FilterType::Triangle).to_rgb8();
+            let mut jpeg = Cursor::new(Vec::new());
+            sized.write_to(&mut jpeg, ImageFormat::Jpeg).unwrap();
+            let answer = server.post("/predict/espresso", "image/jpeg", &jpeg.into_inner()).json();
+            assert!(classes.contains(&top(&answer).0), "{name} {side}: {answer}");
+        }
     }
 }
 

@@ -3,10 +3,6 @@
 use std::borrow::Cow;
 
 use axum::body::Bytes;
-use base64::{
-    Engine, alphabet,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
-};
 use serde::{Deserialize, Serialize};
 
 use super::error::ApiError;
@@ -15,12 +11,6 @@ use crate::{
     decode::ImageInput,
     tensor::Tensor,
 };
-
-/// Padding may be there or not; senders differ.
-const LENIENT: GeneralPurposeConfig =
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
-const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
 
 /// The images of a request, and whether they came as a list. A list is answered by a list, also one of one.
 #[derive(Debug)]
@@ -96,23 +86,27 @@ pub fn decode(field: &str, file: &[u8], input: &ImageInput) -> Result<Tensor, Ap
 
 /// Standard or URL-safe base64, with or without padding, line breaks and a `data:` prefix.
 fn decode_base64(field: &str, text: &str) -> Result<Bytes, ApiError> {
-    let text = match text.strip_prefix("data:") {
+    let data = match text.strip_prefix("data:") {
         Some(url) => url.split_once(";base64,").map_or(text, |(_, data)| data),
         None => text,
     };
-    let cleaned: Cow<'_, str> = if text.bytes().any(|byte| byte.is_ascii_whitespace()) {
-        text.split_ascii_whitespace().collect::<String>().into()
-    } else {
-        text.into()
-    };
-    STANDARD
-        .decode(cleaned.as_bytes())
-        .or_else(|error| URL_SAFE.decode(cleaned.as_bytes()).map_err(|_| error))
+    // Most senders use the standard alphabet, so no time is spent on looking first.
+    base64_simd::forgiving_decode_to_vec(data.as_bytes())
+        .or_else(|_| base64_simd::forgiving_decode_to_vec(&in_standard_alphabet(data)))
         .map(Bytes::from)
-        .map_err(|error| {
+        .map_err(|_| {
             let start: String = text.chars().take(16).collect();
-            ApiError::bad_input(format!("{field}: expected base64, got text that begins with {start:?} ({error})"))
+            ApiError::bad_input(format!("{field}: expected base64, got text that begins with {start:?}"))
         })
+}
+
+fn in_standard_alphabet(url_safe: &str) -> Vec<u8> {
+    let standard = |byte| match byte {
+        b'-' => b'+',
+        b'_' => b'/',
+        other => other,
+    };
+    url_safe.bytes().map(standard).collect()
 }
 
 /// The answer to one image.
