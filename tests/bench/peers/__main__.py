@@ -1,0 +1,49 @@
+"""Starts one peer with one workload, sends a closed loop of single-sample clients, says what came of it."""
+
+from __future__ import annotations
+
+import argparse
+
+from . import PEERS, WORKLOADS, free_port, pypi
+from .wrk import closed_loop
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    for name in arguments.peer or PEER_NAMES:
+        for workload in arguments.workload or list(WORKLOADS):
+            measure(name, workload, arguments)
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python3 -m peers", description=__doc__)
+    parser.add_argument("--peer", action="append", choices=PEER_NAMES, help="repeatable; default: all")
+    parser.add_argument("--workload", action="append", choices=list(WORKLOADS), help="repeatable; default: all")
+    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--cores", type=int, nargs=2, default=(0, 1), metavar=("SERVER", "LOAD"))
+    return parser.parse_args()
+
+
+def measure(name: str, workload: str, arguments: argparse.Namespace) -> None:
+    peer = PEERS[PEER_NAMES.index(name)]
+    server_core, load_core = arguments.cores
+    with peer.start(workload, free_port(), server_core) as server:
+        sent = (server.url, server.body, server.headers)
+        closed_loop(*sent, arguments.connections, 1, load_core)
+        many = closed_loop(*sent, arguments.connections, arguments.seconds, load_core)
+        one = closed_loop(*sent, 1, min(2, arguments.seconds), load_core)
+        right = "right" if server.answers() else "WRONG OR NONE"
+        print(
+            f"{name:<9} {workload:<7} {many.per_second:9.1f} req/s  p50 {many.p50_ms:7.2f}  p99 {many.p99_ms:7.2f} ms  "
+            f"failed {many.failed}  c1 p50 {one.p50_ms:.2f} ms  {server.pss() / 2**20:.0f} MiB  "
+            f"start {server.start_seconds:.1f} s  answers {right}",
+            flush=True,
+        )
+
+
+PEER_NAMES = [peer.name for peer in PEERS]
+
+if __name__ == "__main__":
+    pypi.main(main)
