@@ -1,6 +1,6 @@
 """The servers that `make bench-peers` sets beside ours: installed, started and asked, each as its own docs advise.
 
-    python3 -m peers --workload minilm --peer mosec --seconds 5      (in tests/bench)
+    python3 -m tests.bench.peers --workload minilm --peer mosec --seconds 5
 
 Every peer runs the same code (servers/served.py) in an environment of its own, with its own batching on and ONNX
 Runtime on one thread. Usage reports are off wherever a peer has them. Standard library only; Python 3.11 or 3.12,
@@ -46,11 +46,11 @@ QUIET = {
 
 @dataclass(frozen=True)
 class Start:
-    """What a command is made from."""
+    """What a command is made from. `program` is what `install` gave."""
 
     workload: Workload
     port: int
-    interpreter: Path
+    program: Path
     scratch: Path
 
 
@@ -81,18 +81,20 @@ class Peer:
 
     def start(self, workload: str, port: int, core: int) -> Running:
         """The server on this core, once it has answered a prediction. `StartError` shows the end of its log."""
-        asked = WORKLOADS[workload]
         logs = pypi.cache_folder() / "peers"
         scratch = logs / f"{self.name}-{workload}"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
-        command = self.command(Start(asked, port, self.install(), scratch))
-        question = Question(
-            url=f"http://127.0.0.1:{port}{self.path.format(workload=workload)}",
-            body=self.form.body(asked),
-            is_right=lambda answer: is_right(asked, self.form.values(asked, json.loads(answer))),
+        command = self.command(Start(WORKLOADS[workload], port, self.install(), scratch))
+        return Running(command, self.question(WORKLOADS[workload], port), core, logs / f"{self.name}-{workload}.log")
+
+    def question(self, workload: Workload, port: int) -> Question:
+        """One sample, as this server wants to be asked."""
+        return Question(
+            url=f"http://127.0.0.1:{port}{self.path.format(workload=workload.name)}",
+            body=self.form.body(workload),
+            is_right=lambda answer: is_right(workload, self.form.values(workload, json.loads(answer))),
         )
-        return Running(command, question, core, logs / f"{self.name}-{workload}.log")
 
     def _requirements(self) -> Path:
         return HERE / "requirements" / f"{self.name}.txt"
@@ -109,7 +111,7 @@ def environment(start: Start, **more: str) -> dict[str, str]:
         "BENCH_MAX_WAIT_MS": str(MAX_WAIT_MS),
         "BENCH_PORT": str(start.port),
         "PYTHONPATH": str(SERVERS),
-        "PATH": f"{start.interpreter.parent}:{os.environ['PATH']}",
+        "PATH": f"{start.program.parent}:{os.environ['PATH']}",
         **more,
     }
 
@@ -118,7 +120,7 @@ def script(name: str, *arguments: str) -> Callable[[Start], Command]:
     """A server that is a Python script."""
 
     def command(start: Start) -> Command:
-        line = [str(start.interpreter), str(SERVERS / name), *(item.format(port=start.port) for item in arguments)]
+        line = [str(start.program), str(SERVERS / name), *(item.format(port=start.port) for item in arguments)]
         return Command(line, environment(start), start.scratch)
 
     return command
@@ -128,7 +130,7 @@ def bentoml(start: Start) -> Command:
     line = ["-m", "bentoml", "serve", "with_bentoml:service", "--working-dir", str(SERVERS)]
     line += ["--host", "127.0.0.1", "--port", str(start.port)]
     return Command(
-        [str(start.interpreter), *line], environment(start, BENTOML_HOME=str(start.scratch / "home")), start.scratch
+        [str(start.program), *line], environment(start, BENTOML_HOME=str(start.scratch / "home")), start.scratch
     )
 
 
@@ -142,34 +144,33 @@ def mlserver(start: Start) -> Command:
         "MLSERVER_MODEL_MAX_BATCH_SIZE": str(start.workload.batch_size),
         "MLSERVER_MODEL_MAX_BATCH_TIME": str(MAX_WAIT_MS / 1000),
     }
-    program = str(start.interpreter.parent / "mlserver")
+    program = str(start.program.parent / "mlserver")
     return Command(
-        [str(start.interpreter), program, "start", str(SERVERS / "mlserver")],
+        [str(start.program), program, "start", str(SERVERS / "mlserver")],
         environment(start, **settings), start.scratch,
     )  # fmt: skip
 
 
 def triton(start: Start) -> Command:
-    home = triton_home(start.interpreter)
+    home = triton_home(start.program)
     repository = triton_repository(start)
     shared = f"ortolan-peers-{os.getpid()}-{start.port}-"
     line = [str(home / "bin" / "tritonserver"), f"--model-repository={repository}", "--http-address=127.0.0.1"]
     line += [f"--http-port={start.port}", "--allow-grpc=false", "--allow-metrics=false"]
     line += [f"--backend-directory={home / 'backends'}", f"--cache-directory={home / 'caches'}"]
     line += [f"--backend-config=python,shm-region-prefix-name={shared}"]
-    # The backend embeds the interpreter: it is told where its library and its packages are.
-    settings = {
-        "LD_LIBRARY_PATH": f"{home.parent.parent / 'nvidia_pytriton.libs'}:{sysconfig.get_config_var('LIBDIR')}",
-        "PYTHONPATH": f"{SERVERS}:{home.parent.parent}",
-    }
-    return Command(line, environment(start, **settings), start.scratch, shared_memory=shared)
+    # The backend embeds Python, and finds the packages of the first one on PATH.
+    libraries = f"{home.parent.parent / 'nvidia_pytriton.libs'}:{sysconfig.get_config_var('LIBDIR')}"
+    return Command(line, environment(start, LD_LIBRARY_PATH=libraries), start.scratch, shared_memory=shared)
 
 
 def triton_repository(start: Start) -> Path:
     """A model repository with the workload alone."""
     model = start.scratch / start.workload.name
     (model / "1").mkdir(parents=True)
+    # The backend looks for modules beside the model.
     shutil.copy(SERVERS / "triton" / "model.py", model / "1")
+    shutil.copy(SERVERS / "served.py", model / "1")
     config = (SERVERS / "triton" / f"{start.workload.name}.pbtxt").read_text()
     config = config.replace("BATCH_SIZE", str(start.workload.batch_size))
     (model / "config.pbtxt").write_text(config.replace("MAX_WAIT_US", str(MAX_WAIT_MS * 1000)))
@@ -188,7 +189,8 @@ def prepare_triton(interpreter: Path) -> None:
     if not stub.exists():
         shutil.copy(home / "python_backend_stubs" / version / stub.name, stub)
     if is_libpython_missing(stub):
-        install_libpython(f"libpython{version}")
+        # Debian's interpreter has its library built in; what embeds Python needs it as a file.
+        install_debian(f"libpython{version}", "Triton's Python backend needs Python's library")
 
 
 def is_libpython_missing(stub: Path) -> bool:
@@ -197,11 +199,11 @@ def is_libpython_missing(stub: Path) -> bool:
     return any("libpython" in line and "not found" in line for line in found.splitlines())
 
 
-def install_libpython(package: str) -> None:
-    # Debian's interpreter has its library built in; what embeds Python needs the package.
+def install_debian(package: str, why: str) -> None:
+    """A system package, installed where this may be done; else the error says how."""
     install = ["apt-get", "install", "--yes", "--no-install-recommends", package]
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise pypi.SetupError(f"Triton's Python backend needs Python's library; install it with: sudo {' '.join(install)}")
+        raise pypi.SetupError(f"{why}; install it with: sudo {' '.join(install)}")
     pypi.say(f"installing the Debian package {package}")
     pypi.run(["apt-get", "update", "--quiet"], "reading Debian's package lists")
     pypi.run(install, f"installing {package}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import time
 
 from . import PEERS, WORKLOADS, free_port, pypi
-from .wrk import closed_loop
+from .own_load import closed_loop
 
 
 def main() -> int:
@@ -17,7 +18,7 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python3 -m peers", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python3 -m tests.bench.peers", description=__doc__)
     parser.add_argument("--peer", action="append", choices=PEER_NAMES, help="repeatable; default: all")
     parser.add_argument("--workload", action="append", choices=list(WORKLOADS), help="repeatable; default: all")
     parser.add_argument("--seconds", type=float, default=5)
@@ -32,12 +33,14 @@ def measure(name: str, workload: str, arguments: argparse.Namespace) -> None:
     with peer.start(workload, free_port(), server_core) as server:
         sent = (server.url, server.body, server.headers)
         closed_loop(*sent, arguments.connections, 1, load_core)
+        began, before = time.monotonic(), server.cpu_seconds()
         many = closed_loop(*sent, arguments.connections, arguments.seconds, load_core)
+        share = (server.cpu_seconds() - before) / (time.monotonic() - began)
         one = closed_loop(*sent, 1, min(2, arguments.seconds), load_core)
         right = "right" if server.answers() else "WRONG OR NONE"
         print(
-            f"{name:<9} {workload:<7} {many.per_second:9.1f} req/s  p50 {many.p50_ms:7.2f}  p99 {many.p99_ms:7.2f} ms  "
-            f"failed {many.failed}  c1 p50 {one.p50_ms:.2f} ms  {server.pss() / 2**20:.0f} MiB  "
+            f"{name:<9} {workload:<7} {many.per_second:9.1f} req/s on {share:4.0%} of its core  p50 {many.p50_ms:7.2f}  p99 {many.p99_ms:7.2f} ms  "
+            f"failed {sum(many.failures.values())}  c1 p50 {one.p50_ms:.2f} ms  {server.pss() / 2**20:.0f} MiB  "
             f"start {server.start_seconds:.1f} s  answers {right}",
             flush=True,
         )

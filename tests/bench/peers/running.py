@@ -79,15 +79,21 @@ class Running:
         with urllib.request.urlopen(request, timeout=timeout) as answer:
             return answer.read()
 
-    def answers(self) -> bool:
+    def answers(self, timeout: float = 30) -> bool:
         """Whether one prediction is answered, and rightly."""
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            return self.check(self.ask())
-        return False
+        try:
+            return self.check(self.ask(timeout))
+        except (OSError, http.client.HTTPException):
+            return False
 
     def pss(self) -> int:
         """Proportional set size of the process and all it started, in bytes."""
         return sum(pss_of(pid) for pid in self._members())
+
+    def cpu_seconds(self) -> float:
+        """Processor time that the process and all it started have had."""
+        fields = (stat_of(pid) for pid in self._members())
+        return sum(int(field[11]) + int(field[12]) for field in fields if field) / os.sysconf("SC_CLK_TCK")
 
     def stop(self) -> None:
         """TERM to the group, KILL to what is left after a while. Nothing of the server remains."""
@@ -124,7 +130,7 @@ class Running:
                 if self.check(answer):
                     return
                 raise StartError(f"a wrong answer: {answer[:500].decode(errors='replace')}\n{self.log_end()}")
-            time.sleep(0.02)
+            time.sleep(0.005)
         raise StartError(f"not ready after {START_TIMEOUT_SECONDS} s ({trouble})\n{self.log_end()}")
 
     def _members(self) -> set[int]:
