@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test accept bench fuzz fmt lint images models cluster-up cluster-down clean
+.PHONY: help serve demo test accept bench bench-peers fuzz fmt lint images models cluster-up cluster-down clean
 
 # ONNX Runtime's own builds send usage events unless told not to; ours never do, and neither do the scripts.
 export ORT_DISABLE_TELEMETRY := 1
@@ -29,6 +29,10 @@ accept: ## Long suites. Today: the server's tests and the cluster's, three times
 
 bench: models ## A model's time per batch size, and requests through the server
 	@deploy/bench.sh
+
+bench-peers: models ## Ours beside Mosec, LitServe, BentoML, MLServer, Triton and FastAPI, in one run; ARGS=…
+	@test -n "$${INFERENCE_POD:-}" || cargo build --quiet --release --locked --package inference-pod
+	@python3 -m tests.bench.compare $(ARGS)
 
 fuzz: models ## Broken bodies and broken images against a running server
 	@python3 tests/fuzz.py $(ARGS)

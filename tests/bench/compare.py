@@ -23,6 +23,7 @@ import json
 import math
 import os
 import platform
+import signal
 import statistics
 import sys
 import time
@@ -61,10 +62,22 @@ class Found:
     failures: dict[str, int] = field(default_factory=dict)
     fault: str = ""
 
+    @property
+    def place(self) -> str:
+        """Which of all measurements this is."""
+        return f"{self.server}, {self.workload}, round {self.round + 1}"
+
+    @property
+    def short_fault(self) -> str:
+        """The first line of the fault, without the log."""
+        return self.fault.partition("\n")[0]
+
 
 def main() -> int:
     """Measures, prints the tables, keeps them."""
     arguments = parse_arguments()
+    # As by Ctrl-C: what was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     # What waits for a server to start must not take its core.
     os.sched_setaffinity(0, {arguments.cores[1]})
     servers = [server for server in SERVERS if server.name in {"ours", *arguments.peers}]
@@ -110,7 +123,7 @@ def measure_all(servers: list[Peer], arguments: argparse.Namespace) -> Iterable[
         for workload in arguments.only:
             for server in servers:
                 one = measure(server, workload, number, arguments)
-                said = one.fault.splitlines()[0] if one.fault else shown(one.figures)
+                said = one.fault or shown(one.figures)
                 pypi.say(f"round {number + 1} of {arguments.rounds}  {workload:<7} {server.name:<9} {said}")
                 yield one
 
@@ -200,8 +213,9 @@ def markdown(servers: list[Peer], found: list[Found], arguments: argparse.Namesp
         parts.append(f"### {workload}: {WORKLOADS[workload].what}, batches of up to {WORKLOADS[workload].batch_size}")
         parts.append(table(servers, [one for one in found if one.workload == workload]))
     parts.append("\n".join(f"- **{server.name}** {server.version}: {server.note}" for server in servers))
-    faults = [f"- {one.server}, {one.workload}, round {one.round + 1}: {one.fault.splitlines()[0]}" for one in found if one.fault]
-    parts += ["Went wrong:\n" + "\n".join(faults)] if faults else []
+    faults = [f"- {one.place}: {one.short_fault}" for one in found if one.fault]
+    if faults:
+        parts.append("\n".join(["Went wrong:\n", *faults]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -226,7 +240,7 @@ def cells(server: str, found: list[Found]) -> Iterable[str]:
 def ratios(key: str, server: str, found: list[Found]) -> list[float]:
     """Ours ÷ the peer's, of each round that has both."""
     by_round = {(one.server, one.round): one.figures.get(key, math.nan) for one in found}
-    pairs = [(by_round.get(("ours", number), math.nan), value) for (name, number), value in by_round.items() if name == server]
+    pairs = [(by_round.get(("ours", at), math.nan), its) for (name, at), its in by_round.items() if name == server]
     return [ours / its for ours, its in pairs if its > 0 and not math.isnan(ours)]
 
 
@@ -239,13 +253,12 @@ def ratio_shown(values: list[float]) -> str:
 
 def as_json(servers: list[Peer], found: list[Found], arguments: argparse.Namespace) -> bytes:
     """Everything that was found, round by round."""
-    ratio = {
-        workload: {
-            server.name: {key: ratios(key, server.name, [one for one in found if one.workload == workload]) for key in RATIOS}
-            for server in servers[1:]
+    ratio: dict[str, Any] = {}
+    for workload in arguments.only:
+        here = [one for one in found if one.workload == workload]
+        ratio[workload] = {
+            server.name: {key: ratios(key, server.name, here) for key in RATIOS} for server in servers[1:]
         }
-        for workload in arguments.only
-    }
     whole: dict[str, Any] = {
         "processor": processor(),
         "cores": list(arguments.cores),

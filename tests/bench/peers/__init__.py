@@ -75,8 +75,9 @@ class Peer:
         """Its environment with the pinned packages, made on first use; the interpreter in it."""
         if sys.version_info[:2] not in PYTHONS:
             raise pypi.SetupError("the peers need Python 3.11 or 3.12: run this with python3.11 or python3.12")
-        interpreter = pypi.virtual_environment(self._requirements())
-        self.prepare(interpreter)
+        with pypi.sole_run(f"peer-{self.name}"):
+            interpreter = pypi.virtual_environment(self._requirements())
+            self.prepare(interpreter)
         return interpreter
 
     def start(self, workload: str, port: int, core: int) -> Running:
@@ -222,9 +223,12 @@ PEERS = [
         "mosec", "mosec", f"dynamic batching, {WAIT}", "/inference", Plain(),
         script("with_mosec.py", "--address", "127.0.0.1", "--port", "{port}"),
     ),
-    Peer("litserve", "litserve", f"dynamic batching, {WAIT}", "/predict", Plain(), script("with_litserve.py")),
+    Peer("litserve", "litserve", f"dynamic batching, {WAIT}, fast queue", "/predict", Plain(), script("with_litserve.py")),
     Peer("bentoml", "bentoml", "adaptive batching", "/predict", Samples(), bentoml),
-    Peer("mlserver", "mlserver", f"adaptive batching, {WAIT}, no parallel workers", "/v2/models/peer/infer", Oip(), mlserver),
+    Peer(
+        "mlserver", "mlserver", f"adaptive batching, {WAIT}, no parallel workers", "/v2/models/peer/infer", Oip(),
+        mlserver,
+    ),
     Peer(
         "triton", "nvidia-pytriton", f"tritonserver 2.51 of that wheel, Python backend, dynamic batching, {WAIT}",
         "/v2/models/{workload}/infer", Oip(), triton, prepare_triton,

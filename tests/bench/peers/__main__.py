@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 import time
 
 from . import PEERS, WORKLOADS, free_port, pypi
@@ -11,6 +13,8 @@ from .own_load import closed_loop
 
 def main() -> int:
     arguments = parse_arguments()
+    # As by Ctrl-C: what was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     for name in arguments.peer or PEER_NAMES:
         for workload in arguments.workload or list(WORKLOADS):
             measure(name, workload, arguments)
@@ -37,11 +41,11 @@ def measure(name: str, workload: str, arguments: argparse.Namespace) -> None:
         many = closed_loop(*sent, arguments.connections, arguments.seconds, load_core)
         share = (server.cpu_seconds() - before) / (time.monotonic() - began)
         one = closed_loop(*sent, 1, min(2, arguments.seconds), load_core)
-        right = "right" if server.answers() else "WRONG OR NONE"
+        right = "answers rightly" if server.answers() else "WRONG OR NO ANSWER"
         print(
-            f"{name:<9} {workload:<7} {many.per_second:9.1f} req/s on {share:4.0%} of its core  p50 {many.p50_ms:7.2f}  p99 {many.p99_ms:7.2f} ms  "
-            f"failed {sum(many.failures.values())}  c1 p50 {one.p50_ms:.2f} ms  {server.pss() / 2**20:.0f} MiB  "
-            f"start {server.start_seconds:.1f} s  answers {right}",
+            f"{name:<9} {workload:<7} {many.per_second:9.1f} req/s on {share:4.0%} of its core  "
+            f"p50 {many.p50_ms:7.2f}  p99 {many.p99_ms:7.2f} ms  failed {sum(many.failures.values())}  "
+            f"c1 p50 {one.p50_ms:.2f} ms  {server.pss() / 2**20:.0f} MiB  start {server.start_seconds:.1f} s  {right}",
             flush=True,
         )
 

@@ -1,7 +1,7 @@
 """Load for trying the peers out, until tests/bench/load.py stands in for it: the same two functions, less exact.
 
-    closed_loop   wrk: each connection sends its next request when the last one is answered
-    open_loop     asyncio: requests at a rate, whatever the answers, from clients that give up; some 1,000 a second
+closed_loop   wrk: each connection sends its next request when the last one is answered
+open_loop     asyncio: requests at a rate, whatever the answers, from clients that give up; some 1,000 a second
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Closed:
 
 @dataclass(frozen=True)
 class Open:
-    """What an open loop found: requests by status or by what became of them, and the latencies of those answered 200."""
+    """What an open loop found: requests by status or by what became of them, and how long those answered 200 took."""
 
     seconds: float
     counts: dict[str, int]
@@ -55,7 +55,9 @@ class Open:
         return sorted(self.ok_ms)[math.ceil(float(percentile[1:]) / 100 * len(self.ok_ms)) - 1]
 
 
-def closed_loop(url: str, body: bytes, headers: Mapping[str, str], connections: int, seconds: float, core: int) -> Closed:
+def closed_loop(
+    url: str, body: bytes, headers: Mapping[str, str], connections: int, seconds: float, core: int
+) -> Closed:
     """Sends the body over so many connections for so long, from one thread on this core."""
     with tempfile.TemporaryDirectory() as scratch:
         path, result = Path(scratch, "body"), Path(scratch, "result")

@@ -50,7 +50,10 @@ class Running:
 
     def __init__(self, command: Command, question: Question, core: int, log: Path) -> None:
         self.url, self.body, self.headers, self.check = (
-            question.url, question.body, question.headers, question.is_right
+            question.url,
+            question.body,
+            question.headers,
+            question.is_right,
         )
         self.log, self._shared_memory = log, command.shared_memory
         started = time.monotonic()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import orjson
 from PIL import Image
 
 WORKLOAD = os.environ.get("BENCH_WORKLOAD", "tiny")
@@ -47,7 +48,7 @@ class Tensors:
 
     def answer(self, row: np.ndarray) -> dict:
         """What one client gets."""
-        return {self.output: [row.tolist()]}
+        return {self.output: row[None]}
 
 
 class Images:
@@ -92,6 +93,16 @@ def load() -> Tensors | Images:
     if WORKLOAD == "minilm":
         return Tensors(input_ids=np.int64, attention_mask=np.int64, token_type_ids=np.int64)
     return Images()
+
+
+def encode(answer: dict) -> bytes:
+    """As JSON, by the fastest encoder there is: json.dumps takes longer over MiniLM's answer than the model."""
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def decode(body: bytes) -> dict:
+    """JSON, parsed by the same."""
+    return orjson.loads(body)
 
 
 def model_folder() -> Path:

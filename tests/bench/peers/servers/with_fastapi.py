@@ -2,17 +2,17 @@
 
 import served
 import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI, Request, Response
 
 app = FastAPI()
 model = served.load()
 
 
 @app.post("/predict")
-async def predict(request: Request) -> JSONResponse:
-    sample = model.sample(await request.json())
-    return JSONResponse(model.answer(model.run([sample])[0]))
+async def predict(request: Request) -> Response:
+    sample = model.sample(served.decode(await request.body()))
+    answer = model.answer(model.run([sample])[0])
+    return Response(served.encode(answer), media_type="application/json")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,12 @@ class Peer(Worker):
     def __init__(self) -> None:
         self.model = served.load()
 
+    def deserialize(self, data: bytes) -> dict:
+        return served.decode(data)
+
+    def serialize(self, data: dict) -> bytes:
+        return served.encode(data)
+
     def forward(self, data: list[dict]) -> list[dict]:
         rows = self.model.run([self.model.sample(request) for request in data])
         return [self.model.answer(row) for row in rows]

@@ -1,6 +1,4 @@
-"""A custom MLServer runtime; adaptive batching (max_batch_size, max_batch_time) merges the requests before `predict`."""
-
-import json
+"""A custom MLServer runtime; adaptive batching (max_batch_size, max_batch_time) merges requests before `predict`."""
 
 import served
 from mlserver import MLModel
@@ -20,6 +18,7 @@ class Peer(MLModel):
         if served.WORKLOAD == "image":
             photos = StringCodec.decode_input(payload.inputs[0])
             rows = self.model.run([self.model.sample({"image": photo}) for photo in photos])
-            return StringCodec.encode_output("predictions", [json.dumps(self.model.answer(row)) for row in rows])
+            texts = [served.encode(self.model.answer(row)).decode() for row in rows]
+            return StringCodec.encode_output("predictions", texts)
         batch = {item.name: NumpyCodec.decode_input(item) for item in payload.inputs}
         return NumpyCodec.encode_output(self.model.output, self.model.run_stacked(batch))

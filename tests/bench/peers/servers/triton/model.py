@@ -1,7 +1,5 @@
 """A model of Triton's Python backend. The dynamic batcher hands over the requests of a batch, not yet stacked."""
 
-import json
-
 import numpy as np
 import served
 import triton_python_backend_utils as triton
@@ -23,6 +21,6 @@ class TritonPythonModel:
 
     def output(self, row: np.ndarray):
         if served.WORKLOAD == "image":
-            text = json.dumps(self.model.answer(row)).encode()
+            text = served.encode(self.model.answer(row))
             return triton.Tensor("predictions", np.array([[text]], np.object_))
         return triton.Tensor(self.model.output, row[None])
