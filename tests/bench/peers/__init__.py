@@ -155,14 +155,12 @@ def mlserver(start: Start) -> Command:
 def triton(start: Start) -> Command:
     home = triton_home(start.program)
     repository = triton_repository(start)
-    shared = f"ortolan-peers-{os.getpid()}-{start.port}-"
     line = [str(home / "bin" / "tritonserver"), f"--model-repository={repository}", "--http-address=127.0.0.1"]
     line += [f"--http-port={start.port}", "--allow-grpc=false", "--allow-metrics=false"]
     line += [f"--backend-directory={home / 'backends'}", f"--cache-directory={home / 'caches'}"]
-    line += [f"--backend-config=python,shm-region-prefix-name={shared}"]
     # The backend embeds Python, and finds the packages of the first one on PATH.
     libraries = f"{home.parent.parent / 'nvidia_pytriton.libs'}:{sysconfig.get_config_var('LIBDIR')}"
-    return Command(line, environment(start, LD_LIBRARY_PATH=libraries), start.scratch, shared_memory=shared)
+    return Command(line, environment(start, LD_LIBRARY_PATH=libraries), start.scratch)
 
 
 def triton_repository(start: Start) -> Path:
@@ -223,7 +221,10 @@ PEERS = [
         "mosec", "mosec", f"dynamic batching, {WAIT}", "/inference", Plain(),
         script("with_mosec.py", "--address", "127.0.0.1", "--port", "{port}"),
     ),
-    Peer("litserve", "litserve", f"dynamic batching, {WAIT}, fast queue", "/predict", Plain(), script("with_litserve.py")),
+    Peer(
+        "litserve", "litserve", f"dynamic batching, {WAIT}, fast queue", "/predict", Plain(),
+        script("with_litserve.py"),
+    ),
     Peer("bentoml", "bentoml", "adaptive batching", "/predict", Samples(), bentoml),
     Peer(
         "mlserver", "mlserver", f"adaptive batching, {WAIT}, no parallel workers", "/v2/models/peer/infer", Oip(),

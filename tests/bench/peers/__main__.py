@@ -7,8 +7,8 @@ import signal
 import sys
 import time
 
-from . import PEERS, WORKLOADS, free_port, pypi
-from .own_load import closed_loop
+from . import PEERS, WORKLOADS, StartError, free_port, pypi
+from .own_load import LoadError, closed_loop
 
 
 def main() -> int:
@@ -17,7 +17,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     for name in arguments.peer or PEER_NAMES:
         for workload in arguments.workload or list(WORKLOADS):
-            measure(name, workload, arguments)
+            try:
+                measure(name, workload, arguments)
+            except (StartError, LoadError) as error:
+                print(f"{name:<9} {workload:<7} {error}", flush=True)
     return 0
 
 

@@ -25,6 +25,10 @@ from urllib.parse import urlsplit
 SCRIPT = Path(__file__).resolve().parent / "post.lua"
 
 
+class LoadError(Exception):
+    """Nothing was answered: no figure can be given."""
+
+
 @dataclass(frozen=True)
 class Closed:
     """What a closed loop found; answers of success alone count."""
@@ -68,7 +72,10 @@ def closed_loop(
             line += ["--header", f"{name}: {value}"]
         names = {"LOAD_BODY": str(path), "LOAD_RESULT": str(result)}
         subprocess.run([*line, url], env={**os.environ, **names}, check=True, stdout=subprocess.DEVNULL)
-        return Closed(**json.loads(result.read_text()))
+        found = Closed(**json.loads(result.read_text()))
+    if not found.per_second:
+        raise LoadError(f"nothing was answered at {url}: {found.failures}")
+    return found
 
 
 def wrk() -> str:

@@ -10,6 +10,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,15 +25,17 @@ class StartError(Exception):
     """A server did not come to answer; the message ends with the end of its log."""
 
 
+# In the environment of all that a server starts, so that it is known even when its parents are gone.
+MARK = "BENCH_RUN"
+
+
 @dataclass(frozen=True)
 class Command:
-    """How a server is started, and what it leaves behind that its end does not remove."""
+    """How a server is started."""
 
     arguments: Sequence[str]
     environment: Mapping[str, str]
     folder: Path
-    # Files of /dev/shm whose names begin so belong to this server alone.
-    shared_memory: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,12 @@ class Running:
             question.headers,
             question.is_right,
         )
-        self.log, self._shared_memory = log, command.shared_memory
+        self.log, self._mark, self._shared_memory = log, uuid.uuid4().hex, set[Path]()
         started = time.monotonic()
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 ["taskset", "--cpu-list", str(core), *command.arguments],
-                env=dict(command.environment), cwd=command.folder, start_new_session=True,
+                env={**command.environment, MARK: self._mark}, cwd=command.folder, start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
         try:
@@ -69,6 +72,7 @@ class Running:
             self.stop()
             raise
         self.start_seconds = time.monotonic() - started
+        self._shared_memory = shared_memory_of(self._members())
 
     def __enter__(self) -> Running:
         return self
@@ -101,6 +105,7 @@ class Running:
     def stop(self) -> None:
         """TERM to the group, KILL to what is left after a while. Nothing of the server remains."""
         members = self._members()
+        self._shared_memory |= shared_memory_of(members)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGTERM)
         end = time.monotonic() + STOP_TIMEOUT_SECONDS
@@ -110,9 +115,8 @@ class Running:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._process.wait()
-        if self._shared_memory:
-            for path in SHARED_MEMORY.glob(f"{self._shared_memory}*"):
-                path.unlink(missing_ok=True)
+        for path in self._shared_memory:
+            path.unlink(missing_ok=True)
 
     def log_end(self) -> str:
         """The last lines that the server wrote."""
@@ -137,14 +141,11 @@ class Running:
         raise StartError(f"not ready after {START_TIMEOUT_SECONDS} s ({trouble})\n{self.log_end()}")
 
     def _members(self) -> set[int]:
-        # By session, which outlives the leader, and by descent, for those that left the session.
+        # By descent, and by the mark for those whose parents are gone. Some rename themselves over their environment.
         members = {self._process.pid}
         table = dict(processes())
-        while found := {
-            pid
-            for pid, (parent, session) in table.items()
-            if pid not in members and (parent in members or session == self._process.pid)
-        }:
+        members |= {pid for pid in table if is_marked(pid, f"{MARK}={self._mark}".encode())}
+        while found := {pid for pid, parent in table.items() if pid not in members and parent in members}:
             members |= found
         return members
 
@@ -153,11 +154,28 @@ class Running:
         return {pid for pid in members | self._members() if Path(f"/proc/{pid}").exists() and not is_zombie(pid)}
 
 
-def processes() -> Iterator[tuple[int, tuple[int, int]]]:
-    """Every process with its parent and its session."""
+def processes() -> Iterator[tuple[int, int]]:
+    """Every process with its parent."""
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and (fields := stat_of(int(folder.name))):
-            yield int(folder.name), (int(fields[1]), int(fields[3]))
+            yield int(folder.name), int(fields[1])
+
+
+def is_marked(pid: int, mark: bytes) -> bool:
+    try:
+        return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def shared_memory_of(pids: set[int]) -> set[Path]:
+    """The files of /dev/shm that these processes have mapped: what a killed process leaves behind."""
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+            found |= {line.partition(f"{SHARED_MEMORY}/")[2] for line in lines}
+    return {SHARED_MEMORY / name for name in found if name and not name.endswith(" (deleted)")}
 
 
 def is_zombie(pid: int) -> bool:
