@@ -131,12 +131,17 @@ def measure_all(servers: list[Peer], arguments: argparse.Namespace) -> Iterable[
 def measure(server: Peer, workload: str, number: int, arguments: argparse.Namespace) -> Found:
     """A fresh server, loaded, overloaded and ended."""
     server_core, load_core = arguments.cores
-    found = Found(server.name, workload, number)
+    found, shipped = Found(server.name, workload, number), server.as_shipped
     try:
         with server.start(workload, free_port(), server_core) as running:
-            found.figures["start_seconds"] = running.start_seconds
             load(running, found, arguments.seconds, load_core)
-            overload(running, found, arguments.seconds, load_core)
+            if shipped is server:
+                overload(running, found, arguments.seconds, load_core)
+        if shipped is not server and can_overload(found):
+            with shipped.start(workload, free_port(), server_core) as running:
+                # Warm, and with no more clients than are let in.
+                closed_loop(running.url, running.body, running.headers, 8, min(2, arguments.seconds), load_core)
+                overload(running, found, arguments.seconds, load_core)
     except StartError as error:
         found.fault = str(error)
     except Exception as error:  # One peer's trouble must not cost the figures of the others.
@@ -147,6 +152,7 @@ def measure(server: Peer, workload: str, number: int, arguments: argparse.Namesp
 def load(server: Running, found: Found, seconds: float, core: int) -> None:
     """The two closed loops, and memory after them."""
     request = (server.url, server.body, server.headers)
+    found.figures["start_seconds"] = server.start_seconds
     # Warms connections, buffers and every batch size up.
     closed_loop(*request, CONNECTIONS, min(2, seconds), core)
     began, before = time.monotonic(), server.cpu_seconds()
@@ -167,16 +173,16 @@ def load(server: Running, found: Found, seconds: float, core: int) -> None:
 
 def overload(server: Running, found: Found, seconds: float, core: int) -> None:
     """Three times what it can do, from clients that give up; then how long until it answers again in time."""
-    peak = found.figures["per_second"]
-    if not 0 < peak * OVERLOAD <= MOST_OVERLOAD_PER_SECOND:
+    if not can_overload(found):
         return
-    rate = peak * OVERLOAD
-    sent = open_loop(server.url, server.body, server.headers, rate, "uniform", seconds, PATIENCE_SECONDS, core)
+    peak, before = found.figures["per_second"], server.pss()
+    request = (server.url, server.body, server.headers)
+    sent = open_loop(*request, OVERLOAD * peak, "uniform", seconds, PATIENCE_SECONDS, core)
     ended = time.monotonic()
     found.figures |= {
         "overload_share": sent.per_second / peak,
         "overload_p99_ms": sent.of("200", "p99"),
-        "overload_added_mib": server.pss() / MIB - found.figures["memory_mib"],
+        "overload_added_mib": (server.pss() - before) / MIB,
     }
     found.overload_counts = dict(sent.counts)
     while time.monotonic() < ended + RECOVERY_TIMEOUT_SECONDS:
@@ -184,6 +190,11 @@ def overload(server: Running, found: Found, seconds: float, core: int) -> None:
             found.figures["recovery_seconds"] = time.monotonic() - ended
             return
     found.fault = f"no answer {RECOVERY_TIMEOUT_SECONDS} s after the overload"
+
+
+def can_overload(found: Found) -> bool:
+    """Whether the sender can send three times as much."""
+    return 0 < found.figures["per_second"] * OVERLOAD <= MOST_OVERLOAD_PER_SECOND
 
 
 COLUMNS: Mapping[str, tuple[str, str]] = {

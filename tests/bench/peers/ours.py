@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-from . import HERE, Command, Oip, Peer, Plain, Question, Start, Workload, free_port, pypi
+from . import HERE, ROOM_MS, Command, Oip, Peer, Plain, Question, Start, Workload, free_port, pypi
 
 REPOSITORY = HERE.parents[2]
 
@@ -37,12 +37,13 @@ class Ours(Peer):
         return Peer.question(replace(self, path="/predict/{workload}", form=Plain()), workload, port)
 
 
-def serve(start: Start) -> Command:
+def serve(start: Start, bounds: dict[str, int]) -> Command:
     """One thread on one core, and the largest batch that the peers may make too."""
     model = {
         "name": start.workload.name,
         "path": str(pypi.cache_folder() / "models" / start.workload.model),
         "batch_size": start.workload.batch_size,
+        **bounds,
         **({"task": "image-classification"} if start.workload.name == "image" else {}),
     }
     ports = {"port": start.port, "grpc_port": free_port(), "metrics_port": free_port()}
@@ -54,4 +55,13 @@ def serve(start: Start) -> Command:
     return Command([str(start.program), "serve", "--config", str(config)], environment, start.scratch)
 
 
-OURS = Ours("ours", "", "dynamic batching, never waits", "/v2/models/{workload}/infer", Oip(), serve)
+OURS = Ours(
+    "ours",
+    "",
+    f"dynamic batching, never waits; max_queue_ms {ROOM_MS}, under overload as shipped (500)",
+    "/v2/models/{workload}/infer",
+    Oip(),
+    # Clients in a closed loop do not back off: as shipped, those of a slow model would be refused again and again.
+    lambda start: serve(start, {"max_queue_ms": ROOM_MS}),
+    shipped=lambda start: serve(start, {}),
+)
