@@ -140,7 +140,7 @@ def measure(server: Peer, workload: str, number: int, arguments: argparse.Namesp
         if shipped is not server and can_overload(found):
             with shipped.start(workload, free_port(), server_core) as running:
                 # Warm, and with no more clients than are let in.
-                closed_loop(running.url, running.body, running.headers, 8, min(2, arguments.seconds), load_core)
+                settled_loop(running, 8, min(2, arguments.seconds), load_core)
                 overload(running, found, arguments.seconds, load_core)
     except StartError as error:
         found.fault = str(error)
@@ -151,14 +151,14 @@ def measure(server: Peer, workload: str, number: int, arguments: argparse.Namesp
 
 def load(server: Running, found: Found, seconds: float, core: int) -> None:
     """The two closed loops, and memory after them."""
-    request = (server.url, server.body, server.headers)
     found.figures["start_seconds"] = server.start_seconds
     # Warms connections, buffers and every batch size up.
-    closed_loop(*request, CONNECTIONS, min(2, seconds), core)
+    settled_loop(server, CONNECTIONS, min(2, seconds), core)
     began, before = time.monotonic(), server.cpu_seconds()
-    many = closed_loop(*request, CONNECTIONS, seconds, core)
+    many = settled_loop(server, CONNECTIONS, seconds, core)
     share = (server.cpu_seconds() - before) / (time.monotonic() - began)
-    one = closed_loop(*request, 1, min(3, seconds), core)
+    one = settled_loop(server, 1, min(3, seconds), core)
+    found.failures = dict(many.failures)
     found.figures |= {
         "per_second": many.per_second,
         "p99_ms": many.p99_ms,
@@ -166,9 +166,14 @@ def load(server: Running, found: Found, seconds: float, core: int) -> None:
         "c1_p50_ms": one.p50_ms,
         "memory_mib": server.pss() / MIB,
     }
-    found.failures = dict(many.failures)
-    if not server.answers():
-        found.fault = "no right answer after the load"
+
+
+def settled_loop(server: Running, connections: int, seconds: float, core: int) -> Any:
+    """A closed loop, and the wait until what it left half done is done: most peers work for clients that have gone."""
+    found = closed_loop(server.url, server.body, server.headers, connections, seconds, core)
+    if not server.answers(RECOVERY_TIMEOUT_SECONDS):
+        raise StartError("no right answer after the load")
+    return found
 
 
 def overload(server: Running, found: Found, seconds: float, core: int) -> None:
