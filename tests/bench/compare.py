@@ -228,7 +228,9 @@ def markdown(servers: list[Peer], found: list[Found], arguments: argparse.Namesp
     for workload in arguments.only:
         parts.append(f"### {workload}: {WORKLOADS[workload].what}, batches of up to {WORKLOADS[workload].batch_size}")
         parts.append(table(servers, [one for one in found if one.workload == workload]))
-    parts.append("\n".join(f"- **{server.name}** {server.version}: {server.note}" for server in servers))
+    parts.append(
+        "\n".join(f"- **{server.name}** ({server.package} {server.version}): {server.note}" for server in servers)
+    )
     faults = [f"- {one.place}: {one.short_fault}" for one in found if one.fault]
     if faults:
         parts.append("\n".join(["Went wrong:\n", *faults]))

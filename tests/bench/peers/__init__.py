@@ -143,6 +143,8 @@ def bentoml(start: Start) -> Command:
 
 def mlserver(start: Start) -> Command:
     settings = {
+        # No line per request; its own default is for development.
+        "MLSERVER_DEBUG": "false",
         "MLSERVER_HOST": "127.0.0.1",
         "MLSERVER_HTTP_PORT": str(start.port),
         "MLSERVER_GRPC_PORT": str(free_port()),

@@ -57,7 +57,7 @@ def serve(start: Start, bounds: dict[str, int]) -> Command:
 
 OURS = Ours(
     "ours",
-    "",
+    "inference-pod",
     f"dynamic batching, never waits; max_queue_ms {ROOM_MS}, under overload as shipped (500)",
     "/v2/models/{workload}/infer",
     Oip(),

@@ -44,4 +44,5 @@ class Photos(Model):
         return [self.model.answer(row) for row in rows]
 
 
-service = bentoml.service({"tiny": Tiny, "minilm": MiniLm, "image": Photos}[served.WORKLOAD], name="peer", workers=1)
+chosen = {"tiny": Tiny, "minilm": MiniLm, "image": Photos}[served.WORKLOAD]
+service = bentoml.service(chosen, name="peer", workers=1, logging={"access": {"enabled": False}})
