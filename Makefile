@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: build-tools help serve demo test accept bench fuzz fmt lint images models cluster-up cluster-down clean
+.PHONY: build-tools help serve demo test accept bench bench-peers fuzz fmt lint images models cluster-up cluster-down clean
 
 # ONNX Runtime's own builds send usage events unless told not to; ours never do, and neither do the scripts.
 export ORT_DISABLE_TELEMETRY := 1
@@ -33,6 +33,10 @@ accept: build-tools ## Long suites. Today: the server's tests and the cluster's,
 
 bench: build-tools models ## A model's time per batch size, and requests through the server
 	@deploy/bench.sh
+
+bench-peers: build-tools models ## Ours beside Mosec, LitServe, BentoML, MLServer, Triton and FastAPI, in one run; ARGS=…
+	@test -n "$${INFERENCE_POD:-}" || cargo build --quiet --release --locked --package inference-pod
+	@python3 -m tests.bench.compare $(ARGS)
 
 fuzz: build-tools models ## Broken bodies and broken images against a running server
 	@python3 tests/fuzz.py $(ARGS)
