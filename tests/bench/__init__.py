@@ -6,6 +6,7 @@
     bare        the bare session loop, and the perfect Python loop
     load        closed and open loops, by existing load generators
     suites/     what is measured, a file per subject; each gives rows
+    context     what every suite is given
     report      rows, verdicts, Markdown, JSON, comparison with an earlier run
     plots       SVG
 

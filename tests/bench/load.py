@@ -64,12 +64,13 @@ class Open:
 
     `counts` has a key per status ("200", "429") and for requests without one: "timeout" (the client gave up),
     "refused", "reset", "other". `latency` has the same keys, each with min_ms, mean_ms, p1_ms, p50_ms, p90_ms, p99_ms,
-    max_ms. `late` says how much later than planned requests were sent: where its p99 is milliseconds, the generator's core was
-    too busy. `sent_at` lists when each request was sent, in seconds from the first.
+    max_ms. `late` says how much later than planned requests were sent: where its p99 is milliseconds, the generator's
+    core was too busy. `answering` is the time from the first sending to the last answer with 200. `sent_at` lists when each request was sent, in seconds from the first.
     """
 
     sent: int
     seconds: float
+    answering: float
     counts: dict[str, int]
     latency: dict[str, dict[str, float]]
     late: dict[str, float]
@@ -83,8 +84,8 @@ class Open:
 
     @property
     def per_second(self) -> float:
-        """Requests answered in time per second."""
-        return self.ok / self.seconds
+        """Requests answered in time per second, with the time that the last of them waited."""
+        return self.ok / max(self.seconds, self.answering)
 
     def of(self, kind: str, percentile: str) -> float:
         """A latency in milliseconds, `of("429", "p99")`; NaN where nothing ended that way."""

@@ -2,6 +2,7 @@ package main
 
 import (
 	"math"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +15,8 @@ import (
 type summary struct {
 	Sent    int     `json:"sent"`
 	Seconds float64 `json:"seconds"`
+	// From the first sending to the last answer with 200: what waits at the end is answered after the last is sent.
+	Answering float64 `json:"answering"`
 	// By status, and what failed without one: "timeout", "refused", "reset", "other".
 	Counts map[string]int `json:"counts"`
 	// Milliseconds from sending to the last byte, for each key of counts.
@@ -44,6 +47,7 @@ func summaryOf(hits []*vegeta.Result, arrivals []time.Duration, seconds float64)
 			out.Example = hit.Error
 		}
 	}
+	out.Answering = answering(hits).Seconds()
 	for kind, times := range latencies {
 		out.Counts[kind] = len(times)
 		out.Latency[kind] = percentilesOf(times)
@@ -78,6 +82,19 @@ func sendTimes(hits []*vegeta.Result) []time.Duration {
 		times[i] -= times[0]
 	}
 	return times
+}
+
+func answering(hits []*vegeta.Result) time.Duration {
+	var first, last time.Time
+	for _, hit := range hits {
+		if first.IsZero() || hit.Timestamp.Before(first) {
+			first = hit.Timestamp
+		}
+		if hit.Code == http.StatusOK && hit.End().After(last) {
+			last = hit.End()
+		}
+	}
+	return max(0, last.Sub(first))
 }
 
 // lateness compares with the timetable, which starts at an unknown moment: the best-kept appointment counts as punctual.

@@ -1,0 +1,59 @@
+"""What the figures were measured on and with: they mean little without it."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+from . import bare, tools
+from .context import Bench
+
+
+def facts(bench: Bench) -> dict[str, str]:
+    """Name to value, in the order in which they are shown."""
+    cores = bench.cores
+    own = bare.has_bench(bench.binary)
+    return {
+        "measured": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC, commit {commit()}",
+        "machine": f"{processor()}, {os.cpu_count()} cores, {memory_gib()} GiB, {platform.system()} {platform.release()}",
+        "cores": f"server and bare loop on core {cores.server}, load on core {cores.load}, intra threads 1",
+        "other load": f"average {os.getloadavg()[0]:.1f} over the minute before",
+        "server": first_line([bench.binary, "--version"]),
+        "bare loop": "inference-pod bench" if own else "a Python loop, for this build has no `bench`",
+        "ONNX Runtime": tools.pypi.read_pins(tools.ROOT / "deploy/onnxruntime/requirements.txt")["onnxruntime"].version,
+        "load": f"{first_line(['wrk', '--version'])}; {first_line(['h2load', '--version'])}; vegeta {vegeta()}",
+        "rounds": f"{bench.rounds} of {bench.seconds:g} s, bare and server in turn; medians, ranges in brackets",
+    }
+
+
+def commit() -> str:
+    """The commit, and whether there was more than it."""
+    git = ["git", "-C", str(tools.ROOT)]
+    try:
+        head = tools.output([*git, "rev-parse", "--short", "HEAD"]).strip()
+        return head + (" with changes" if tools.output([*git, "status", "--porcelain"]).strip() else "")
+    except (tools.SetupError, OSError):
+        return "unknown"
+
+
+def processor() -> str:
+    match = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return match[1] if match else platform.machine()
+
+
+def memory_gib() -> int:
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30))
+
+
+def vegeta() -> str:
+    return re.search(r"vegeta/v12 (\S+)", (tools.ROOT / "tests/programs/load/go.mod").read_text())[1]
+
+
+def first_line(command: list[str | Path]) -> str:
+    """wrk says its version and exits with 1, so the status is not looked at."""
+    text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return re.sub(r"\s*\[.*|\s*Copyright.*", "", (text.splitlines() or ["unknown"])[0])
