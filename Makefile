@@ -27,8 +27,8 @@ test: ## Unit, contract, router and end-to-end tests on one local cluster
 accept: ## Long suites. Today: the server's tests and the cluster's, three times over
 	@for round in 1 2 3; do echo "round $$round of 3"; tests/run.sh; done
 
-bench: models ## A model's time per batch size, and requests through the server
-	@deploy/bench.sh
+bench: models ## The server beside a bare session loop, cores pinned: ratios, latency, overload; ARGS="--quick" for a look
+	@PYTHONPATH=tests python3 -m bench $(ARGS)
 
 fuzz: models ## Broken bodies and broken images against a running server
 	@python3 tests/fuzz.py $(ARGS)

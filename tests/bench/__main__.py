@@ -1,4 +1,4 @@
-"""Measures the server beside a bare session loop and prints a table. `make bench ARGS="--only throughput,latency --quick"`."""
+"""Measures the server beside a bare session loop and prints tables: make bench ARGS="--only throughput --quick"."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ def main() -> int:
     cores = tools.cores()
     if not cores.apart and (out := sorted(set(args.only) - ON_ONE_CORE)):
         sys.exit(
-            f"This process may use one core, and the load would take from the server what it asks of it: {', '.join(out)} "
-            f"would mean nothing. Two cores measure everything; on one, --only {','.join(sorted(ON_ONE_CORE))} does."
+            "This process may use one core only, where the load takes from the server what it asks of it. "
+            f"These would mean nothing: {', '.join(out)}. "
+            f"Two cores measure everything; on one there is --only {','.join(sorted(ON_ONE_CORE))}."
         )
     binary = args.binary or build()
     before = json.loads(args.against.read_text()) if args.against else None

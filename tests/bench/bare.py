@@ -59,7 +59,7 @@ def has_bench(binary: Path) -> bool:
 
 
 def simulated(binary: Path, workload: Workload, arrivals: Path, core: int) -> dict[str, float] | None:
-    """What the scheduler alone makes of these arrivals, in virtual time: p50_ms, p99_ms. None where a build cannot tell."""
+    """What the scheduler makes of these arrivals in virtual time: p50_ms, p99_ms. None where a build cannot tell."""
     command = [binary, "bench", workload.path, "--arrivals", arrivals, "--threads", "1", "--json"]
     command += [word for shape in workload.shapes for word in ("--shape", shape)]
     try:

@@ -19,7 +19,7 @@ def facts(bench: Bench) -> dict[str, str]:
     own = bare.has_bench(bench.binary)
     return {
         "measured": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC, commit {commit()}",
-        "machine": f"{processor()}, {os.cpu_count()} cores, {memory_gib()} GiB, {platform.system()} {platform.release()}",
+        "machine": f"{processor()}, {os.cpu_count()} cores, {memory_gib()} GiB, Linux {platform.release()}",
         "cores": f"server and bare loop on core {cores.server}, load on core {cores.load}, intra threads 1",
         "other load": f"average {os.getloadavg()[0]:.1f} over the minute before",
         "server": first_line([bench.binary, "--version"]),

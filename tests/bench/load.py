@@ -65,7 +65,8 @@ class Open:
     `counts` has a key per status ("200", "429") and for requests without one: "timeout" (the client gave up),
     "refused", "reset", "other". `latency` has the same keys, each with min_ms, mean_ms, p1_ms, p50_ms, p90_ms, p99_ms,
     max_ms. `late` says how much later than planned requests were sent: where its p99 is milliseconds, the generator's
-    core was too busy. `answering` is the time from the first sending to the last answer with 200. `sent_at` lists when each request was sent, in seconds from the first.
+    core was too busy. `answering` is the time from the first sending to the last answer with 200. `sent_at` lists when
+    each request was sent, in seconds from the first.
     """
 
     sent: int

@@ -1,7 +1,7 @@
 """The perfect Python loop: what no Python server can beat, for it is only the work. Prints JSON.
 
     python_loop.py classify MODEL BODY SECONDS    json, base64, Pillow, numpy, session, top 5, json; over and over
-    python_loop.py decode PHOTO SECONDS           decoding and resizing alone, with draft(): the decoder scales where it can
+    python_loop.py decode PHOTO SECONDS           decoding and resizing alone; draft() lets the decoder scale
 
 Runs in the environment of requirements.txt, pinned to one core by its caller.
 """

@@ -164,7 +164,7 @@ def photo() -> bytes:
 
 @cache
 def heavy_resnet() -> Path:
-    """The folder of a ResNet-50 whose random weights lie in the file, as trained ones would: 98 MiB, kept by what makes it."""
+    """The folder of a ResNet-50 whose random weights lie in the file, as trained ones would: 98 MiB."""
     converters = tools.ROOT / "deploy" / "models"
     requirements = converters / "requirements.txt"
     sources = [requirements, *sorted((converters / "converters").glob("*.py"))]

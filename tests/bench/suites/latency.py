@@ -24,7 +24,7 @@ def rows(bench: Bench) -> Iterator[Row]:
         Claim(GROUP, "tiny model, concurrency 1: p99", at_most(1000), "µs"),
     ]
     yield from attempt(tiny, partial(tiny_latency, bench, tiny))
-    large = Claim(GROUP, "600 KB tensor by HTTP binary (Lite0), concurrency 1: p50 − bare run", Goal("lower"), "ms")
+    large = Claim(GROUP, "600 KB tensor by HTTP binary (Lite0), concurrency 1: p50 minus bare run", Goal("lower"), "ms")
     yield from attempt(large, partial(large_tensor, bench, large))
     lone = Claim(GROUP, "lone request at 1/s, batch_timeout_ms 50: wait in the queue", at_most(1), "ms")
     yield from attempt(lone, partial(lone_request, bench, lone))

@@ -29,7 +29,7 @@ def rows(bench: Bench) -> Iterator[Row]:
             Claim(GROUP, f"{workload.title}: exec to first 200", at_most(longest), "s"),
         ]
         yield from attempt(claims, partial(alone, bench, workload, claims))
-    shared = Claim(GROUP, "ResNet-50: resident(K=4) − resident(1), ÷ the file", at_most(0.15))
+    shared = Claim(GROUP, "ResNet-50: memory that instances 2 to 4 add ÷ the file", at_most(0.15))
     yield from attempt(shared, partial(instances, bench, shared))
     growth = Claim(GROUP, f"growth over {bench.growth_requests:,} requests of random shapes", at_most(10), "MB")
     yield from attempt(growth, partial(grown, bench, growth))
