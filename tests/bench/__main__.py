@@ -46,9 +46,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(binary, cores, Path(scratch), args.rounds, args.seconds, args.quick, args.growth_requests)
         known = facts.facts(bench)
+        known["to be had before"] = facts.quiet(cores)
         # What this process does meanwhile is load, too.
+        usable = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {cores.load})
         rows = [row for name in args.only for row in SUITES[name].rows(bench)]
+        os.sched_setaffinity(0, usable)
+    known["to be had after"] = facts.quiet(cores)
     write(args.out, known, rows, bench.curves)
     return compare(before, rows) if before else 0
 

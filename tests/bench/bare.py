@@ -37,12 +37,12 @@ class Bare:
 
 def session_loop(binary: Path, workload: Workload, sizes: Sequence[int], seconds: float, core: int) -> Bare:
     """`inference-pod bench`, for `seconds` at each batch size."""
-    listed = ",".join(map(str, sizes))
+    listed, whole = ",".join(map(str, sizes)), max(1, round(seconds))
     if has_bench(binary):
-        command = [binary, "bench", workload.path, "--batch-sizes", listed, "--seconds", seconds, "--threads", "1"]
+        command = [binary, "bench", workload.path, "--batch-sizes", listed, "--seconds", whole, "--threads", "1"]
         command += [word for shape in workload.shapes for word in ("--shape", shape)] + ["--json"]
     else:
-        command = [tools.python(), Path(__file__).with_name("stand_in.py"), workload.path, seconds, listed]
+        command = [tools.python(), Path(__file__).with_name("stand_in.py"), workload.path, whole, listed]
         command += workload.shapes
     found = tools.output_json(tools.pinned(core, command), environment())
     buckets = {
@@ -61,6 +61,7 @@ def has_bench(binary: Path) -> bool:
 def simulated(binary: Path, workload: Workload, arrivals: Path, core: int) -> dict[str, float] | None:
     """What the scheduler makes of these arrivals in virtual time: p50_ms, p99_ms. None where a build cannot tell."""
     command = [binary, "bench", workload.path, "--arrivals", arrivals, "--threads", "1", "--json"]
+    command += ["--batch-sizes", ",".join(map(str, workload.sizes))]
     command += [word for shape in workload.shapes for word in ("--shape", shape)]
     try:
         return tools.output_json(tools.pinned(core, command), environment()).get("simulated")

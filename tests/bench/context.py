@@ -14,8 +14,6 @@ from .server import Server
 from .workloads import Request, Workload
 
 CLIENTS = 64
-# The choices of a batch are powers of two.
-SIZES = (1, 2, 4, 8, 16)
 
 
 @dataclass
@@ -46,9 +44,7 @@ class Bench:
     def best_size(self, workload: Workload) -> int:
         """The batch size with the most samples a second, of those that the server may use."""
         if workload.folder not in self.best_sizes:
-            sizes = [size for size in SIZES if size <= workload.batch_size]
-            seconds = self.seconds / 2
-            found = bare.session_loop(self.binary, workload, sizes, seconds, self.cores.server)
+            found = bare.session_loop(self.binary, workload, workload.sizes, self.seconds / 2, self.cores.server)
             self.best_sizes[workload.folder] = found.best.samples
         return self.best_sizes[workload.folder]
 

@@ -7,10 +7,15 @@ import os
 import platform
 import re
 import subprocess
+import time
 from pathlib import Path
 
 from . import bare, tools
 from .context import Bench
+
+LOOK_SECONDS = 0.5
+# Below this share of a core, somebody else is measured as well.
+BUSY = 0.95
 
 
 def facts(bench: Bench) -> dict[str, str]:
@@ -21,13 +26,32 @@ def facts(bench: Bench) -> dict[str, str]:
         "measured": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC, commit {commit()}",
         "machine": f"{processor()}, {os.cpu_count()} cores, {memory_gib()} GiB, Linux {platform.release()}",
         "cores": f"server and bare loop on core {cores.server}, load on core {cores.load}, intra threads 1",
-        "other load": f"average {os.getloadavg()[0]:.1f} over the minute before",
         "server": first_line([bench.binary, "--version"]),
         "bare loop": "inference-pod bench" if own else "a Python loop, for this build has no `bench`",
         "ONNX Runtime": tools.pypi.read_pins(tools.ROOT / "deploy/onnxruntime/requirements.txt")["onnxruntime"].version,
         "load": f"{first_line(['wrk', '--version'])}; {first_line(['h2load', '--version'])}; vegeta {vegeta()}",
         "rounds": f"{bench.rounds} of {bench.seconds:g} s, bare and server in turn; medians, ranges in brackets",
     }
+
+
+def share_of(core: int) -> float:
+    """The share of a core's time that a process gets which wants all of it: 1 where nobody else is about."""
+    usable = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    began, used = time.perf_counter(), time.thread_time()
+    while time.perf_counter() < began + LOOK_SECONDS:
+        pass
+    share = (time.thread_time() - used) / (time.perf_counter() - began)
+    os.sched_setaffinity(0, usable)
+    return share
+
+
+def quiet(cores: tools.Cores) -> str:
+    """How much of either core is to be had."""
+    shares = {core: share_of(core) for core in (cores.server, cores.load)}
+    if min(shares.values()) < BUSY:
+        tools.say("warning: others use these cores; figures will be worse, and ratios uncertain")
+    return " and ".join(f"{share:.0%} of core {core}" for core, share in shares.items())
 
 
 def commit() -> str:

@@ -61,6 +61,11 @@ class Workload:
         return tools.cache_folder() / "models" / self.folder
 
     @property
+    def sizes(self) -> list[int]:
+        """The batch sizes that the server chooses from: powers of two."""
+        return [size for size in (1, 2, 4, 8, 16) if size <= self.batch_size]
+
+    @property
     def shapes(self) -> list[str]:
         """The inputs' shapes as `inference-pod bench --shape` takes them."""
         return [f"{tensor.name}={','.join(map(str, tensor.shape))}" for tensor in self.inputs]
@@ -115,7 +120,8 @@ def varint(value: int) -> bytes:
 
 def tokens(length: int) -> tuple[Tensor, ...]:
     """What a tokenizer makes of a text of that length."""
-    words = tuple(random.Random(length).randrange(1000, 30000) for _ in range(length))
+    dice = random.Random(length)
+    words = tuple(dice.randrange(1000, 30000) for _ in range(length))
     shape = (1, length)
     return (
         Tensor("input_ids", "INT64", shape, words),
@@ -126,7 +132,8 @@ def tokens(length: int) -> tuple[Tensor, ...]:
 
 def pixels() -> Tensor:
     """A picture after its preparation: 600 KB, six digits a number."""
-    numbers = (round(random.Random(1).gauss(0, 1), 5) for _ in range(3 * 224 * 224))
+    dice = random.Random(1)
+    numbers = (round(dice.gauss(0, 1), 5) for _ in range(3 * 224 * 224))
     return Tensor("input", "FP32", (1, 3, 224, 224), tuple(numbers))
 
 

@@ -44,8 +44,10 @@ def attempt(claims: Claim | Sequence[Claim], measure: Callable[[], Sequence[Row]
     try:
         found = measure()
         yield from [found] if isinstance(found, Row) else found
-    except (LoadError, NotStarted, SetupError, OSError) as error:
-        yield from (claim.missing(" ".join(str(error).split())) for claim in claims)
+    except Exception as error:
+        # Whatever it is, the other rows are worth having. What is expected explains itself, the rest is named.
+        kind = "" if isinstance(error, LoadError | NotStarted | SetupError) else f"{type(error).__name__}: "
+        yield from (claim.missing(kind + " ".join(str(error).split())) for claim in claims)
 
 
 def require(server: Server, request: Request) -> None:

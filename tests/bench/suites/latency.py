@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from ..context import Bench, model
+from ..load import LoadError
 from ..report import Goal, Row, at_most
 from ..workloads import LITE0, MINILM, TINY
 from . import Claim, attempt, mean, require
@@ -73,4 +74,6 @@ def lone_request(bench: Bench, claim: Claim) -> Row:
 
 def server_timing(headers: dict[str, str], part: str) -> float:
     """Milliseconds of one part of the work, as the server tells them with its answer."""
-    return float(re.search(rf"{part};dur=([\d.]+)", headers["server-timing"])[1])
+    if match := re.search(rf"{part};dur=([\d.]+)", headers.get("server-timing", "")):
+        return float(match[1])
+    raise LoadError(f"no time of {part} came with the answer")

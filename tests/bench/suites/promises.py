@@ -35,7 +35,8 @@ def deadlines(bench: Bench, claim: Claim) -> Row:
     bounds = {"request_timeout_ms": DEADLINE_MS, "max_queue_ms": 600_000, "queue_size": 100_000}
     request = MINILM.json("minilm")
     with bench.serve(model(MINILM, **bounds)) as server:
-        peak = bench.closed(server, request, clients=16).per_second
+        # From the bare loop: a closed loop would already pass deadlines where the machine is busy with something else.
+        peak = bench.bare(MINILM).best.per_second
         found = bench.open(server, request, 3 * peak, "poisson", bench.seconds)
     if "504" not in found.counts:
         raise LoadError(f"no job passed its deadline: {found.counts}")

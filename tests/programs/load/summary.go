@@ -23,7 +23,7 @@ type summary struct {
 	Latency map[string]percentiles `json:"latency"`
 	// Milliseconds that requests were sent later than planned: large where the generator cannot keep up.
 	Late percentiles `json:"late"`
-	// The first words about a failure of kind "other".
+	// What the first failure without a status said, other than time-outs.
 	Example string `json:"example,omitempty"`
 }
 
@@ -43,7 +43,7 @@ func summaryOf(hits []*vegeta.Result, arrivals []time.Duration, seconds float64)
 	for _, hit := range hits {
 		kind := kindOf(hit)
 		latencies[kind] = append(latencies[kind], hit.Latency)
-		if kind == "other" && out.Example == "" {
+		if hit.Code == 0 && kind != "timeout" && out.Example == "" {
 			out.Example = hit.Error
 		}
 	}
@@ -64,11 +64,13 @@ func kindOf(hit *vegeta.Result) string {
 		return strconv.Itoa(int(hit.Code))
 	case strings.Contains(hit.Error, "connection refused"):
 		return "refused"
-	case strings.Contains(hit.Error, "reset"), strings.Contains(hit.Error, "EOF"), strings.Contains(hit.Error, "broken pipe"):
-		return "reset"
-	default:
-		return "other"
 	}
+	for _, words := range []string{"reset", "EOF", "broken pipe", "server closed idle connection"} {
+		if strings.Contains(hit.Error, words) {
+			return "reset"
+		}
+	}
+	return "other"
 }
 
 // sendTimes are counted from the first.
