@@ -31,8 +31,8 @@ class Bare:
 
     @property
     def best(self) -> Bucket:
-        """The bucket with the most samples a second."""
-        return max(self.buckets.values(), key=lambda bucket: bucket.per_second)
+        """The bucket with the most samples a second, by its median run: a disturbance of one bucket must not decide."""
+        return max(self.buckets.values(), key=lambda bucket: bucket.samples / bucket.p50_ms)
 
 
 def session_loop(binary: Path, workload: Workload, sizes: Sequence[int], seconds: float, core: int) -> Bare:

@@ -29,7 +29,7 @@ def facts(bench: Bench) -> dict[str, str]:
         "server": first_line([bench.binary, "--version"]),
         "bare loop": "inference-pod bench" if own else "a Python loop, for this build has no `bench`",
         "ONNX Runtime": tools.pypi.read_pins(tools.ROOT / "deploy/onnxruntime/requirements.txt")["onnxruntime"].version,
-        "load": f"{first_line(['wrk', '--version'])}; {first_line(['h2load', '--version'])}; vegeta {vegeta()}",
+        "load": f"{generator('wrk')}; {generator('h2load')}; vegeta {vegeta()}",
         "rounds": f"{bench.rounds} of {bench.seconds:g} s, bare and server in turn; medians, ranges in brackets",
     }
 
@@ -71,6 +71,10 @@ def processor() -> str:
 
 def memory_gib() -> int:
     return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30))
+
+
+def generator(name: str) -> str:
+    return first_line([tools.program(name), "--version"])
 
 
 def vegeta() -> str:

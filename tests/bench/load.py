@@ -141,7 +141,7 @@ def closed_loop_h2(
 ) -> Closed:
     """The same over HTTP/2 without TLS, which is what gRPC is; one stream at a time on each connection.
 
-    gRPC tells failures in a trailer that is not looked at here: ask `suites.serves` once before.
+    gRPC tells failures in a trailer that is not looked at here: ask the server, as `context` does, or try one before.
     """
     with tempfile.TemporaryDirectory() as scratch:
         content, log = Path(scratch, "body"), Path(scratch, "log")

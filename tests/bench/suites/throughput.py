@@ -43,14 +43,19 @@ def rows(bench: Bench) -> Iterator[Row]:
 
 def beside_bare(bench: Bench, workload: Workload, form: Format, claim: Claim) -> Row:
     request = form(workload, workload.folder)
-    served, bare = [], []
+    served, bare, busy = [], [], []
     with bench.serve(model(workload, **PATIENT)) as server:
         require(server, request)
         for _ in range(bench.rounds):
             bare.append(bench.bare(workload).best.per_second)
-            served.append(bench.closed(server, request).per_second)
+            used = server.cpu_seconds()
+            found = bench.closed(server, request)
+            # Below 1 somebody else had the core, or the load did not keep up.
+            busy.append((server.cpu_seconds() - used) / found.seconds)
+            served.append(found.per_second)
     ratios = [mine / its for mine, its in zip(served, bare, strict=True)]
-    return claim.row(*ratios, server_per_s=mean(served), bare_per_s=mean(bare), batch=bench.best_size(workload))
+    figures = {"server_per_s": mean(served), "bare_per_s": mean(bare), "share_of_core": mean(busy)}
+    return claim.row(*ratios, **figures, best_batch=bench.best_size(workload))
 
 
 def batching_gain(bench: Bench, claim: Claim) -> Row:
