@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from . import tools
@@ -38,24 +36,14 @@ class Bare:
 def session_loop(binary: Path, workload: Workload, sizes: Sequence[int], seconds: float, core: int) -> Bare:
     """`inference-pod bench`, for `seconds` at each batch size."""
     listed, whole = ",".join(map(str, sizes)), max(1, round(seconds))
-    if has_bench(binary):
-        command = [binary, "bench", workload.path, "--batch-sizes", listed, "--seconds", whole, "--threads", "1"]
-        command += [word for shape in workload.shapes for word in ("--shape", shape)] + ["--json"]
-    else:
-        command = [tools.python(), Path(__file__).with_name("stand_in.py"), workload.path, whole, listed]
-        command += workload.shapes
+    command = [binary, "bench", workload.path, "--batch-sizes", listed, "--seconds", whole, "--threads", "1", "--json"]
+    command += [word for shape in workload.shapes for word in ("--shape", shape)]
     found = tools.output_json(tools.pinned(core, command), environment())
     buckets = {
         bucket["samples"]: Bucket(bucket["samples"], bucket["samples_per_second"], bucket["p50_ms"])
         for bucket in found["buckets"]
     }
     return Bare(buckets, found["memory"]["loaded_bytes"])
-
-
-@cache
-def has_bench(binary: Path) -> bool:
-    """Whether this build has the command."""
-    return subprocess.run([binary, "bench", "--help"], capture_output=True, check=False).returncode == 0
 
 
 def simulated(binary: Path, workload: Workload, arrivals: Path, core: int) -> dict[str, float] | None:

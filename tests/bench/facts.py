@@ -10,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from . import bare, tools
+from . import tools
 from .context import Bench
 
 LOOK_SECONDS = 0.5
@@ -21,13 +21,11 @@ BUSY = 0.95
 def facts(bench: Bench) -> dict[str, str]:
     """Name to value, in the order in which they are shown."""
     cores = bench.cores
-    own = bare.has_bench(bench.binary)
     return {
         "measured": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC, commit {commit()}",
         "machine": f"{processor()}, {os.cpu_count()} cores, {memory_gib()} GiB, Linux {platform.release()}",
         "cores": f"server and bare loop on core {cores.server}, load on core {cores.load}, intra threads 1",
         "server": first_line([bench.binary, "--version"]),
-        "bare loop": "inference-pod bench" if own else "a Python loop, for this build has no `bench`",
         "ONNX Runtime": tools.pypi.read_pins(tools.ROOT / "deploy/onnxruntime/requirements.txt")["onnxruntime"].version,
         "load": f"{generator('wrk')}; {generator('h2load')}; vegeta {vegeta()}",
         "rounds": f"{bench.rounds} of {bench.seconds:g} s, bare and server in turn; medians, ranges in brackets",
