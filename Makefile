@@ -31,8 +31,8 @@ test: build-tools ## Unit, contract, router and end-to-end tests on one local cl
 accept: build-tools ## Long suites. Today: the server's tests and the cluster's, three times over
 	@for round in 1 2 3; do echo "round $$round of 3"; tests/run.sh; done
 
-bench: build-tools models ## A model's time per batch size, and requests through the server
-	@deploy/bench.sh
+bench: build-tools models ## The server beside a bare session loop, cores pinned: ratios, latency, overload; ARGS="--quick" for a look
+	@PYTHONPATH=tests python3 -m bench $(ARGS)
 
 bench-peers: build-tools models ## Ours beside Mosec, LitServe, BentoML, MLServer, Triton and FastAPI, in one run; ARGS=…
 	@test -n "$${INFERENCE_POD:-}" || cargo build --quiet --release --locked --package inference-pod

@@ -1,0 +1,107 @@
+"""More than the server can do, from clients that give up after a second; the server as it is shipped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from .. import workloads
+from ..context import Bench, model
+from ..load import LoadError, Open
+from ..report import Row, at_least, at_most
+from ..server import Server
+from ..watch import Watch
+from ..workloads import LITE0, MINILM, Request
+from . import Claim, attempt, mean
+
+GROUP = "overload"
+# The first answer after the load is waited for as long as this.
+RECOVERY_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Case:
+    """A load, and the share of the peak that is to be left of it."""
+
+    title: str
+    entry: dict[str, Any]
+    request: Request
+    # Enough to fill batches, and few enough that the bound of the queue lets all in: peak is measured without refusals.
+    clients: int
+    times: int
+    kept: float
+
+
+def rows(bench: Bench) -> Iterator[Row]:
+    """MiniLM at 3 and at 10 times what it can do, images at 3 times."""
+    text = model(MINILM), MINILM.json("minilm"), 32
+    image = model(LITE0, task="image-classification"), workloads.jpeg_in_json(LITE0.folder), 8
+    cases = [
+        Case("MiniLM at 3x", *text, 3, 0.95),
+        Case("MiniLM at 10x", *text, 10, 0.85),
+        Case("images at 3x", *image, 3, 0.95),
+    ]
+    for case in cases:
+        claims = claims_of(case)
+        yield from attempt(claims, partial(measured, bench, case, claims))
+
+
+def claims_of(case: Case) -> list[Claim]:
+    named = [
+        ("answered in time ÷ peak", at_least(case.kept), ""),
+        ("clients that gave up or were cut off", at_most(0), ""),
+        ("refusals, p99", at_most(5), "ms"),
+        ("accepted, p99", at_most(600), "ms"),
+        ("/health, p99", at_most(10), "ms"),
+        ("memory, most above before", at_most(32), "MiB"),
+        ("first 200 after the load", at_most(0.2), "s"),
+    ]
+    return [Claim(GROUP, f"{case.title}: {name}", goal, unit) for name, goal, unit in named]
+
+
+def measured(bench: Bench, case: Case, claims: list[Claim]) -> list[Row]:
+    with bench.serve(case.entry) as server:
+        earlier = bench.closed(server, case.request, clients=case.clients).per_second
+        before = server.pss_mib()
+        with Watch(server) as watch:
+            found = bench.open(server, case.request, case.times * earlier, "poisson", 2 * bench.seconds)
+        recovery = until_answered(server, case.request)
+        # Peak before and after: a machine's speed drifts.
+        peak = mean([earlier, bench.closed(server, case.request, clients=case.clients).per_second])
+    kept, lost, refused, accepted, health, memory, first = claims
+    late = {"generator_late_p99_ms": found.late["p99_ms"]}
+    return [
+        kept.row(found.per_second / peak, peak_per_s=peak, answered_per_s=found.per_second, sent=found.sent, **late),
+        lost.row(found.sent - found.ok - found.counts.get("429", 0), **unwanted(found)),
+        of_answers(refused, found, "429"),
+        of_answers(accepted, found, "200"),
+        health.row(watch.health_p99_ms, looks=len(watch.health_ms), not_200=watch.unhealthy),
+        memory.row(max([before, *watch.pss_mib]) - before, before_mib=before),
+        first.row(recovery),
+    ]
+
+
+def unwanted(found: Open) -> dict[str, Any]:
+    """What is neither 200 nor 429, with the words of one where they are needed."""
+    counts = {f"status {kind}" if kind.isdigit() else kind: n for kind, n in found.counts.items()}
+    return counts | ({"example": found.example} if found.example else {})
+
+
+def of_answers(claim: Claim, found: Open, status: str) -> Row:
+    if status not in found.counts:
+        return claim.missing(f"no answer was {status}")
+    figures = {name: found.of(status, name.partition("_")[0]) for name in ("p50_ms", "max_ms")}
+    return claim.row(found.of(status, "p99"), count=found.counts[status], **figures)
+
+
+def until_answered(server: Server, request: Request) -> float:
+    """Seconds from now to the first 200, asking again after each refusal."""
+    began = time.perf_counter()
+    while server.send(request)[0] != 200:
+        if time.perf_counter() - began > RECOVERY_SECONDS:
+            raise LoadError(f"no answer in {RECOVERY_SECONDS} s after the load")
+        time.sleep(0.01)
+    return time.perf_counter() - began

@@ -1,0 +1,70 @@
+"""Latency under arrivals that no client holds back, uniform and Poisson; beside the scheduler's own simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from .. import bare
+from ..context import Bench, model
+from ..report import Goal, Row, at_most
+from ..workloads import MINILM
+from . import Claim, attempt, mean
+
+GROUP = "tails"
+LOAD = 0.7
+# Shares of the peak in the plot of latency against load.
+STEPS = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1)
+QUICK_STEPS = (0.3, 0.7, 1.0)
+
+
+def rows(bench: Bench) -> Iterator[Row]:
+    """p99 at 70 % load, then the curve for the plot."""
+    claims = [
+        Claim(GROUP, "MiniLM, Poisson at 70 % load: p99 ÷ simulated", at_most(1.15)),
+        Claim(GROUP, "MiniLM, Poisson at 70 % load: p99", Goal("lower"), "ms"),
+        Claim(GROUP, "MiniLM, uniform at 70 % load: p99", Goal("lower"), "ms"),
+    ]
+    yield from attempt(claims, partial(at_load, bench, claims))
+    curve = Claim(GROUP, "MiniLM, Poisson p99 ÷ uniform p99 over all loads below the peak", Goal("lower"))
+    yield from attempt(curve, partial(latency_by_load, bench, curve))
+
+
+def at_load(bench: Bench, claims: list[Claim]) -> list[Row]:
+    request = MINILM.json("minilm")
+    p99: dict[str, list[float]] = {"poisson": [], "uniform": []}
+    p50: dict[str, list[float]] = {"poisson": [], "uniform": []}
+    ratios, rates = [], []
+    arrivals = bench.scratch / "arrivals"
+    with bench.serve(model(MINILM)) as server:
+        for _ in range(bench.rounds):
+            rates.append(LOAD * bench.closed(server, request).per_second)
+            for distribution in p99:
+                found = bench.open(server, request, rates[-1], distribution, 2 * bench.seconds)
+                p99[distribution].append(found.of("200", "p99"))
+                p50[distribution].append(found.of("200", "p50"))
+                if distribution == "poisson":
+                    arrivals.write_text("".join(f"{at:.6f}\n" for at in found.sent_at))
+            if ideal := bare.simulated(bench.binary, MINILM, arrivals, bench.cores.server):
+                ratios.append(p99["poisson"][-1] / ideal["p99_ms"])
+    beside, poisson, uniform = claims
+    return [
+        beside.row(*ratios) if ratios else beside.missing("this build's `bench` has no --arrivals"),
+        poisson.row(*p99["poisson"], p50_ms=mean(p50["poisson"]), rate=mean(rates)),
+        uniform.row(*p99["uniform"], p50_ms=mean(p50["uniform"]), rate=mean(rates)),
+    ]
+
+
+def latency_by_load(bench: Bench, claim: Claim) -> Row:
+    request = MINILM.json("minilm")
+    points: dict[str, list[dict[str, float]]] = {"poisson": [], "uniform": []}
+    with bench.serve(model(MINILM)) as server:
+        peak = bench.closed(server, request).per_second
+        for share in QUICK_STEPS if bench.quick else STEPS:
+            for distribution, curve in points.items():
+                found = bench.open(server, request, share * peak, distribution, bench.seconds)
+                times = {name: found.of("200", name) for name in ("p50", "p99")}
+                curve.append({"load": share, "answered": found.ok / found.sent} | times)
+    bench.curves["latency by load"] = points
+    below = [(p["p99"], u["p99"]) for p, u in zip(*points.values(), strict=True) if p["load"] < 1]
+    return claim.row(*(poisson / uniform for poisson, uniform in below), peak_per_s=peak)

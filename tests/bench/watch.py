@@ -1,0 +1,69 @@
+"""Looks at a server while something else loads it: its memory, and whether its health is still told at once."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import threading
+import time
+from urllib.parse import urlsplit
+
+from .load import percentile
+from .server import Server
+
+PAUSE_SECONDS = 0.02
+# Reading the memory map of a process costs that process time, so not at every look.
+LOOKS_PER_MEMORY = 15
+
+
+class Watch:
+    """A context: looks from the start to the end of it, on the core of the caller."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.health_ms: list[float] = []
+        self.pss_mib: list[float] = []
+        self.unhealthy = 0
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self.look_on, daemon=True)
+
+    def __enter__(self) -> Watch:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+
+    @property
+    def health_p99_ms(self) -> float:
+        """Of all looks."""
+        return percentile(sorted(self.health_ms), 99)
+
+    def look_on(self) -> None:
+        self.go_first()
+        looks = 0
+        while not self.over.wait(PAUSE_SECONDS):
+            self.ask_health()
+            if looks % LOOKS_PER_MEMORY == 0:
+                self.pss_mib.append(self.server.pss_mib())
+            looks += 1
+
+    def go_first(self) -> None:
+        """The load on the same core would be in the way, and is not what is timed. Without root it is."""
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), -10)
+
+    def ask_health(self) -> None:
+        url = urlsplit(self.server.health_url)
+        connection = http.client.HTTPConnection(url.hostname, url.port, timeout=5)
+        began = time.perf_counter()
+        try:
+            connection.request("GET", url.path)
+            self.unhealthy += connection.getresponse().status != 200
+        except OSError:
+            self.unhealthy += 1
+        finally:
+            self.health_ms.append((time.perf_counter() - began) * 1000)
+            connection.close()
