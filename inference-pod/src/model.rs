@@ -169,6 +169,7 @@ impl Model {
         let options = files.options(&config.options)?;
         let settings = SessionSettings {
             threads: around.threads,
+            instances: config.instances as usize,
             spinning: around.spinning,
             providers: config.execution_providers.clone(),
         };
@@ -192,7 +193,9 @@ impl Model {
         let mut sessions = vec![session];
         for _ in 1..config.instances {
             let mut session = factory.open()?;
-            probe::warm_up(&mut session, &shapes, &probed.times)?;
+            if !session.shares_graph_with(&sessions[0]) {
+                probe::warm_up(&mut session, &shapes, &probed.times)?;
+            }
             sessions.push(session);
         }
         let warmup_time = began.elapsed();

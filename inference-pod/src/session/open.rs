@@ -1,0 +1,214 @@
+//! Opening sessions: threads, memory and providers.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use crds::serving::ExecutionProvider;
+use ort::{ep, session::builder::SessionBuilder};
+
+use super::{
+    Session, SessionError,
+    graph::{Graph, assigned_providers},
+    library::Runtime,
+};
+
+/// Name of the CUDA provider inside ONNX Runtime.
+const CUDA: &str = "CUDAExecutionProvider";
+
+/// Makes a session remember which provider got which nodes.
+const REMEMBER_PROVIDERS: &str = "session.record_ep_graph_assignment_info";
+
+/// How a session is opened.
+#[derive(Debug, Clone)]
+pub struct SessionSettings {
+    /// Threads inside one operator, for each instance.
+    pub threads: usize,
+    /// Sessions that will run at the same time.
+    pub instances: usize,
+    /// Whether those threads may spin while they wait; only where nobody else wants the cores.
+    pub spinning: bool,
+    /// Providers, best first; empty means the CPU.
+    pub providers: Vec<ExecutionProvider>,
+}
+
+impl SessionSettings {
+    /// Threads of a pool that several instances share: each brings the thread that it runs on, and a pool of n has n - 1
+    /// of its own.
+    fn shared_threads(&self) -> usize {
+        self.instances.max(1) * (self.threads.max(1) - 1) + 1
+    }
+}
+
+/// Opens the sessions of one model: one for each instance, and another where one has to be given up.
+///
+/// On the CPU they are one graph with several places to run it, so a second one costs no weights, no load and no warm-up.
+/// What it does cost is the intermediate results of a run of its own, once both run at the same time. Measured with ONNX
+/// Runtime 1.31.1, four sessions against one, MiB of PSS that the further three take:
+///
+/// | model, and its weights in memory | opened, sessions apart | opened, one graph | after runs of one sample, all at once |
+/// |---|---|---|---|
+/// | ResNet-50, 98 (convolutions) | 204 | 0 | 24 |
+/// | EfficientNet-Lite0, 18 (convolutions, depthwise too) | 74 | 0 | 28 |
+/// | MiniLM, 87 (8 bits in the file, unpacked to 32) | 280 | 0 | 2 |
+///
+/// ONNX Runtime has other ways, which share less. Initializers that the caller adds (`AddInitializer`) with a container of
+/// packed weights share what keeps its name through optimisation: neither what constants were folded into (all of MiniLM),
+/// nor convolutions laid out anew for the processor (all of the other two). A graph optimised beforehand and written with
+/// its weights beside it would share those too, but packs them again for each session before it finds that it has them,
+/// needs a second copy of the model on disk, and is bound to the processor that it was made on.
+#[derive(Clone)]
+pub struct SessionFactory {
+    runtime: Runtime,
+    path: PathBuf,
+    settings: SessionSettings,
+    shared: Arc<Mutex<Weak<Graph>>>,
+}
+
+impl SessionFactory {
+    /// A factory over a model file.
+    #[must_use]
+    pub fn new(runtime: &Runtime, path: &Path, settings: SessionSettings) -> Self {
+        Self { runtime: runtime.clone(), path: path.to_owned(), settings, shared: Arc::default() }
+    }
+
+    /// Opens a session; from any thread. It shares its graph with the others of this factory where it can.
+    ///
+    /// # Errors
+    /// [`SessionError::Load`] where the file is no model, [`SessionError::UnsupportedType`] where its inputs or outputs
+    /// cannot be served, [`SessionError::Provider`] where no wanted provider is to be had.
+    pub fn open(&self) -> Result<Session, SessionError> {
+        // Held while loading: of two that come at once, the second finds what the first has loaded.
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(graph) = shared.upgrade() {
+            return Session::over(graph);
+        }
+        let graph = Arc::new(self.load()?);
+        if graph.provider == ExecutionProvider::Cpu {
+            *shared = Arc::downgrade(&graph);
+        }
+        Session::over(graph)
+    }
+
+    /// Shares nothing any more with the sessions opened so far: the next one loads the model again. For when a run hangs
+    /// and what it shares cannot be relied on.
+    pub fn part(&self) {
+        *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = Weak::new();
+    }
+
+    fn load(&self) -> Result<Graph, SessionError> {
+        let (session, provider) = self.load_with_best_provider()?;
+        let graph = Graph::new(session, provider)?;
+        return_free_memory();
+        Ok(graph)
+    }
+
+    fn load_with_best_provider(&self) -> Result<(ort::session::Session, ExecutionProvider), SessionError> {
+        let providers = &self.settings.providers;
+        for (index, provider) in providers.iter().enumerate() {
+            match provider {
+                ExecutionProvider::Cpu => break,
+                ExecutionProvider::Cuda => match self.load_on_cuda()? {
+                    Ok(session) => return Ok((session, ExecutionProvider::Cuda)),
+                    Err(reason) if providers[index..].contains(&ExecutionProvider::Cpu) => {
+                        tracing::warn!(wanted = "cuda", used = "cpu", reason, "falling back to another provider");
+                    }
+                    Err(reason) => return Err(SessionError::Provider { wanted: "cuda", reason }),
+                },
+            }
+        }
+        Ok((self.commit(self.builder(self.settings.shared_threads()))?, ExecutionProvider::Cpu))
+    }
+
+    /// The inner error says why CUDA is not to be had, the outer one why the file is no model.
+    fn load_on_cuda(&self) -> Result<Result<ort::session::Session, String>, SessionError> {
+        let builder = match self.builder(self.settings.threads).and_then(with_cuda) {
+            Ok(builder) => builder,
+            Err(error) => return Ok(Err(error.message().to_owned())),
+        };
+        let session = self.commit(Ok(builder))?;
+        // Registered is not used: a provider that finds no node it can run leaves all of them to the CPU, silently.
+        let used = assigned_providers(&session).map_err(SessionError::Run)?;
+        let on_cuda = used.iter().filter(|provider| *provider == CUDA).count();
+        tracing::info!(on_cuda, elsewhere = used.len() - on_cuda, "graph is assigned");
+        if on_cuda == 0 { Ok(Err("it runs none of the model's operators".to_owned())) } else { Ok(Ok(session)) }
+    }
+
+    fn builder(&self, threads: usize) -> ort::Result<SessionBuilder> {
+        SessionBuilder::new(&self.runtime.environment)?
+            .with_intra_threads(threads)
+            .map_err(plain)?
+            .with_intra_op_spinning(self.settings.spinning)
+            .map_err(plain)?
+            // The pattern of one batch size is of no use to the next, and planning for each costs memory.
+            .with_memory_pattern(false)
+            .map_err(plain)
+    }
+
+    fn commit(&self, builder: ort::Result<SessionBuilder>) -> Result<ort::session::Session, SessionError> {
+        let committed = builder.and_then(|mut builder| builder.commit_from_file(&self.path));
+        committed.map_err(|source| SessionError::Load { path: self.path.clone(), source })
+    }
+}
+
+fn with_cuda(builder: SessionBuilder) -> ort::Result<SessionBuilder> {
+    let cuda = ep::CUDA::default()
+        // The search through all algorithms takes seconds for each new shape.
+        .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
+        // Doubling wastes up to half of a memory that models share.
+        .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested);
+    builder
+        // ONNX Runtime falls back silently; an error is what tells.
+        .with_execution_providers([cuda.build().error_on_failure()])
+        .map_err(plain)?
+        .with_config_entry(REMEMBER_PROVIDERS, "1")
+        .map_err(plain)
+}
+
+/// Drops the builder that an error carries.
+fn plain(error: ort::Error<SessionBuilder>) -> ort::Error {
+    ort::Error::new_with_code(error.code(), error.message())
+}
+
+/// Gives memory that loading has freed back to the system.
+///
+/// Loading reads the file, folds constants and packs weights, and the C library keeps what that needed at its peak:
+/// of MiniLM (23 MB) 61 MiB, of Lite0 (18 MB) 30 MiB, of ResNet-50 25 MiB, which would stay unused for ever.
+fn return_free_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[expect(unsafe_code, reason = "a function of the C library")]
+    // SAFETY: may be called at any time and from any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::surroundings;
+
+    fn settings(threads: usize, instances: usize) -> SessionSettings {
+        SessionSettings { threads, instances, spinning: false, providers: Vec::new() }
+    }
+
+    #[test]
+    fn a_shared_pool_has_as_many_threads_as_the_instances_would_have_apart() {
+        // Of each instance one thread is its own, and those that it runs on come on top of the pool's.
+        let all = |threads, instances| settings(threads, instances).shared_threads() - 1 + instances;
+        assert_eq!([all(1, 1), all(1, 4), all(2, 1), all(2, 3), all(8, 2)], [1, 4, 2, 6, 16]);
+        assert_eq!(settings(0, 0).shared_threads(), 1);
+    }
+
+    #[test]
+    fn which_provider_got_which_nodes_is_known_after_load() {
+        let cache = surroundings::variable("ORTOLAN_CACHE").map_or_else(|| "../.cache".into(), PathBuf::from);
+        let runtime = Runtime::load(Some(cache.join("onnxruntime/lib/libonnxruntime.so"))).unwrap();
+        let factory = SessionFactory::new(&runtime, &cache.join("models/tiny/model.onnx"), settings(1, 1));
+        let builder = factory.builder(1).unwrap().with_config_entry(REMEMBER_PROVIDERS, "1").map_err(plain);
+        assert_eq!(assigned_providers(&factory.commit(builder).unwrap()).unwrap(), ["CPUExecutionProvider"]);
+        let untold = factory.commit(factory.builder(1)).unwrap();
+        assert!(assigned_providers(&untold).is_err(), "a session that was not told to remember does not guess");
+    }
+}
