@@ -129,12 +129,7 @@ pub fn bench(args: &Bench) -> Result<Report, BenchError> {
     let runtime = Runtime::load(surroundings::variable("ORT_DYLIB_PATH").map(PathBuf::from))?;
     let files = ModelFiles::find(&args.model)?;
     let shapes = files.options(&ModelOptions::default())?.warmup.shapes;
-    let settings = SessionSettings {
-        threads: args.threads as usize,
-        instances: args.instances as usize,
-        spinning: false,
-        providers: Vec::new(),
-    };
+    let settings = SessionSettings { threads: args.threads as usize, spinning: false, providers: Vec::new() };
     let factory = SessionFactory::new(&runtime, &files.model, settings);
     let before = Footprint::now()?;
     let mut sessions = (0..args.instances).map(|_| factory.open()).collect::<Result<Vec<_>, _>>()?;

@@ -169,7 +169,6 @@ impl Model {
         let options = files.options(&config.options)?;
         let settings = SessionSettings {
             threads: around.threads,
-            instances: config.instances as usize,
             spinning: around.spinning,
             providers: config.execution_providers.clone(),
         };

@@ -14,9 +14,8 @@ use inference_pod::{
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::load(Some(common::library())).unwrap());
 
-fn factory(model: &str, instances: usize) -> SessionFactory {
-    let providers = Vec::new();
-    let settings = SessionSettings { threads: 1, instances, spinning: false, providers };
+fn factory(model: &str, threads: usize) -> SessionFactory {
+    let settings = SessionSettings { threads, spinning: false, providers: Vec::new() };
     SessionFactory::new(&RUNTIME, &common::model(model).join("model.onnx"), settings)
 }
 
@@ -81,7 +80,7 @@ fn an_output_that_is_an_input_stays_as_it_is_too() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("echo.onnx");
     std::fs::write(&file, ECHO).unwrap();
-    let settings = SessionSettings { threads: 1, instances: 1, spinning: false, providers: Vec::new() };
+    let settings = SessionSettings { threads: 1, spinning: false, providers: Vec::new() };
     let mut session = SessionFactory::new(&RUNTIME, &file, settings).open().unwrap();
     let mut run = |numbers: [f32; 2]| {
         let data = bytes(&numbers);
@@ -138,7 +137,7 @@ fn several_inputs_of_changing_shapes_give_what_a_fresh_session_gives() {
 
 #[test]
 fn sessions_of_a_factory_share_a_graph_and_run_it_at_the_same_time() {
-    let factory = factory("minilm", 4);
+    let factory = factory("minilm", 1);
     let sessions: Vec<Session> = (0..4).map(|_| factory.open().unwrap()).collect();
     assert!(sessions.iter().all(|session| session.shares_graph_with(&sessions[0])));
     let alone = embed(&mut self::factory("minilm", 1).open().unwrap(), 2, 9);
@@ -151,8 +150,16 @@ fn sessions_of_a_factory_share_a_graph_and_run_it_at_the_same_time() {
 }
 
 #[test]
+fn sessions_with_several_threads_each_share_nothing_and_run_all_the_same() {
+    let factory = factory("minilm", 2);
+    let (mut first, mut second) = (factory.open().unwrap(), factory.open().unwrap());
+    assert!(!first.shares_graph_with(&second));
+    assert_eq!(embed(&mut first, 2, 9).shape(), embed(&mut second, 2, 9).shape());
+}
+
+#[test]
 fn a_cancelled_run_ends_and_does_not_touch_another_session_of_the_graph() {
-    let factory = factory("slow", 2);
+    let factory = factory("slow", 1);
     let (mut ended, mut other) = (factory.open().unwrap(), factory.open().unwrap());
     let canceller = ended.canceller();
     std::thread::scope(|scope| {
@@ -193,7 +200,7 @@ fn a_factory_that_parts_loads_the_model_again() {
 #[test]
 fn where_cuda_is_not_to_be_had_the_cpu_is_used_only_if_it_may_be() {
     let open = |providers: &[ExecutionProvider]| {
-        let settings = SessionSettings { threads: 1, instances: 1, spinning: false, providers: providers.to_vec() };
+        let settings = SessionSettings { threads: 1, spinning: false, providers: providers.to_vec() };
         SessionFactory::new(&RUNTIME, &common::model("tiny").join("model.onnx"), settings).open()
     };
     let session = open(&[ExecutionProvider::Cuda, ExecutionProvider::Cpu]).unwrap();
