@@ -45,19 +45,19 @@ impl SessionSettings {
 ///
 /// On the CPU, with one thread each, they are one graph with several places to run it, so a second one costs no weights, no
 /// load and no warm-up. What it does cost is the intermediate results of a run of its own, once both run at the same time.
-/// Measured with ONNX Runtime 1.31.1, four sessions against one, MiB of PSS that the further three take:
+/// Measured with ONNX Runtime 1.31.1, MiB of PSS that three sessions take beyond the first:
 ///
-/// | model, and its weights in memory | opened, sessions apart | opened, one graph | after runs of one sample, all at once |
+/// | model | opened, apart | opened, one graph | one graph, after runs of one sample, all at once |
 /// |---|---|---|---|
-/// | ResNet-50, 98 (convolutions) | 204 | 0 | 24 |
-/// | EfficientNet-Lite0, 18 (convolutions, depthwise too) | 74 | 0 | 28 |
-/// | MiniLM, 87 (8 bits in the file, unpacked to 32) | 280 | 0 | 2 |
+/// | ResNet-50, weights made by the graph (convolutions) | 134 | 0 | 24 |
+/// | EfficientNet-Lite0 (convolutions, depthwise too) | 56 | 0 | 28 |
+/// | MiniLM (8 bits in the file, unpacked to 32) | 264 | 0 | 2 |
 ///
-/// ONNX Runtime has other ways, which share less. Initializers that the caller adds (`AddInitializer`) with a container of
-/// packed weights share what keeps its name through optimisation: neither what constants were folded into (all of MiniLM),
-/// nor convolutions laid out anew for the processor (all of the other two). A graph optimised beforehand and written with
-/// its weights beside it would share those too, but packs them again for each session before it finds that it has them,
-/// needs a second copy of the model on disk, and is bound to the processor that it was made on.
+/// ONNX Runtime has other ways, which share less. Initializers that the caller adds (`AddInitializer`) are shared as far as
+/// they keep their names through optimisation: nothing of MiniLM, whose weights are folded into new constants, nor of Lite0,
+/// whose convolutions are laid out anew for the processor (88 and 19 MiB for each further session, with and without). The
+/// container of packed weights holds only what was added so. A graph optimised beforehand and written with its weights
+/// beside it was not tried: it needs a second copy of the model on disk, and is bound to the processor that it was made on.
 #[derive(Clone)]
 pub struct SessionFactory {
     runtime: Runtime,
