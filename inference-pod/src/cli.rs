@@ -23,6 +23,8 @@ pub enum Command {
     Fetch(Fetch),
     /// Load a model and print what it takes and gives; exit 1 with a reason where it cannot be served.
     Check(Check),
+    /// Measure a model without a server: the bare session in a loop, for each batch size, and its memory.
+    Bench(Bench),
 }
 
 /// Flags of `serve`.
@@ -86,6 +88,66 @@ pub struct Check {
     /// Largest batch to try.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub batch_size: u32,
+}
+
+/// Flags of `bench`.
+#[derive(Debug, clap::Args)]
+pub struct Bench {
+    /// A .onnx file, or a folder with model.onnx and model.yaml.
+    #[arg(value_name = "FILE|DIR")]
+    pub model: PathBuf,
+    /// Shape of an input where the model leaves dimensions open, with or without the batch dimension; once for each
+    /// input. Else that of model.yaml's warmup.shapes, else 1.
+    #[arg(long, value_name = "NAME=SIZE,…", value_parser = shape)]
+    pub shape: Vec<(String, Vec<usize>)>,
+    /// Batch sizes, in samples; a model that fixes its batch is measured with that.
+    #[arg(long, value_name = "SIZE,…", value_delimiter = ',', default_value = "1,2,4,8,16", value_parser = size)]
+    pub batch_sizes: Vec<usize>,
+    /// Time for each batch size.
+    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
+    pub seconds: f64,
+    /// Threads inside one operator, for each instance.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: u32,
+    /// Sessions that run at the same time, each on a thread of its own.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub instances: u32,
+    /// What is measured: the bare loop, or with the laying out of samples and slicing of outputs that a server adds.
+    #[arg(long, value_enum, default_value_t = Through::Bare)]
+    pub through: Through,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `bench` measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Through {
+    /// Runs over inputs that stay as they are; outputs are dropped.
+    Bare,
+    /// Samples are laid out before each run, and its outputs become tensors.
+    Session,
+}
+
+fn shape(text: &str) -> Result<(String, Vec<usize>), String> {
+    let (name, sizes) = text.split_once('=').ok_or("expected NAME=SIZE,…, for example input_ids=1,16")?;
+    Ok((name.to_owned(), sizes.split(',').map(size).collect::<Result<_, _>>()?))
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    text.trim()
+        .parse()
+        .ok()
+        .filter(|size| *size > 0)
+        .ok_or_else(|| format!("expected a size of 1 or more, got `{text}`"))
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let limits = 0.0..=3600.0;
+    text.parse()
+        .ok()
+        .filter(|seconds| limits.contains(seconds))
+        .ok_or_else(|| format!("expected 0 to 3600, got `{text}`"))
 }
 
 fn task(name: &str) -> Result<Task, String> {

@@ -13,6 +13,7 @@
 //!
 //! Deliberately absent: text generation, ensembles, sequence batching, a response cache.
 
+pub mod bench;
 pub mod check;
 pub mod classify;
 pub mod cli;

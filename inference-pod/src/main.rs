@@ -5,7 +5,7 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode};
 use anyhow::Context as _;
 use clap::Parser as _;
 use crds::serving::LoggingConfig;
-use inference_pod::{check, cli, fetch, logging, serve, surroundings};
+use inference_pod::{bench, check, cli, fetch, logging, serve, surroundings};
 
 fn main() -> ExitCode {
     surroundings::switch_telemetry_off();
@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         cli::Command::Check(args) => check::check(&args)
             .with_context(|| format!("{} cannot be served", args.path.display()))
             .and_then(|text| Ok(std::io::stdout().write_all(text.as_bytes())?)),
+        cli::Command::Bench(args) => measure(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -28,6 +29,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn measure(args: &cli::Bench) -> anyhow::Result<()> {
+    let report = bench::bench(args).with_context(|| format!("{} cannot be measured", args.model.display()))?;
+    let text = if args.json { serde_json::to_string(&report)? + "\n" } else { report.table() };
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
 }
 
 fn fetch(args: &cli::Fetch) -> anyhow::Result<()> {

@@ -181,7 +181,10 @@ struct Opener {
 impl Opener {
     fn open(&self) -> Result<Box<dyn Runner>, SessionError> {
         let mut session = self.factory.open()?;
-        probe::warm_up(&mut session, &self.shapes, &self.times)?;
+        // What is shared has been warmed up by whom it is shared with.
+        if !session.shares_its_graph() {
+            probe::warm_up(&mut session, &self.shapes, &self.times)?;
+        }
         Ok(Box::new(Warmed { session, shapes: Arc::clone(&self.shapes) }))
     }
 }
@@ -244,7 +247,11 @@ impl Model {
             name: config.name.clone(),
             run_timeout: Duration::from_millis(config.run_timeout_ms),
             metrics: metrics.clone(),
-            open: Box::new(move || open.open()),
+            open: Box::new(move || {
+                // What broke may be what was shared.
+                open.factory.part();
+                open.open()
+            }),
         };
         let shared = Shared::start(terms, queue, runners)?;
         Ok(Self {

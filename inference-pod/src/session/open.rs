@@ -1,0 +1,214 @@
+//! Opening sessions: threads, memory and providers.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use crds::serving::ExecutionProvider;
+use ort::{ep, session::builder::SessionBuilder};
+
+use super::{
+    Session, SessionError,
+    graph::{Graph, assigned_providers},
+    library::Runtime,
+};
+
+/// Name of the CUDA provider inside ONNX Runtime.
+const CUDA: &str = "CUDAExecutionProvider";
+
+/// Makes a session remember which provider got which nodes.
+const REMEMBER_PROVIDERS: &str = "session.record_ep_graph_assignment_info";
+
+/// How a session is opened.
+#[derive(Debug, Clone)]
+pub struct SessionSettings {
+    /// Threads inside one operator, for each instance.
+    pub threads: usize,
+    /// Whether those threads may spin while they wait; only where nobody else wants the cores.
+    pub spinning: bool,
+    /// Providers, best first; empty means the CPU.
+    pub providers: Vec<ExecutionProvider>,
+}
+
+impl SessionSettings {
+    /// Whether sessions on this provider may share a graph.
+    ///
+    /// Not where each has threads of its own: the threads of a session are a pool, and callers that share one wait for each
+    /// other's work (two of Lite0 with two threads each, on two busy cores: 70 samples/s from one pool, 115 from two).
+    fn may_share(&self, provider: ExecutionProvider) -> bool {
+        provider == ExecutionProvider::Cpu && self.threads <= 1
+    }
+}
+
+/// Opens the sessions of one model: one for each instance, and another where one has to be given up.
+///
+/// On the CPU, with one thread each, they are one graph with several places to run it, so a second one costs no weights, no
+/// load and no warm-up. What it does cost is the intermediate results of a run of its own, once both run at the same time.
+/// Measured with ONNX Runtime 1.31.1, MiB of PSS that three sessions take beyond the first:
+///
+/// | model | opened, apart | opened, one graph | one graph, after runs of one sample, all at once |
+/// |---|---|---|---|
+/// | ResNet-50, weights made by the graph (convolutions) | 134 | 0 | 24 |
+/// | EfficientNet-Lite0 (convolutions, depthwise too) | 56 | 0 | 28 |
+/// | MiniLM (8 bits in the file, unpacked to 32) | 264 | 0 | 2 |
+///
+/// ONNX Runtime has other ways, which share less. Initializers that the caller adds (`AddInitializer`) are shared as far as
+/// they keep their names through optimisation: nothing of MiniLM, whose weights are folded into new constants, nor of Lite0,
+/// whose convolutions are laid out anew for the processor (88 and 19 MiB for each further session, with and without). The
+/// container of packed weights holds only what was added so. A graph optimised beforehand and written with its weights
+/// beside it was not tried: it needs a second copy of the model on disk, and is bound to the processor that it was made on.
+#[derive(Clone)]
+pub struct SessionFactory {
+    runtime: Runtime,
+    path: PathBuf,
+    settings: SessionSettings,
+    shared: Arc<Mutex<Weak<Graph>>>,
+}
+
+impl SessionFactory {
+    /// A factory over a model file.
+    #[must_use]
+    pub fn new(runtime: &Runtime, path: &Path, settings: SessionSettings) -> Self {
+        Self { runtime: runtime.clone(), path: path.to_owned(), settings, shared: Arc::default() }
+    }
+
+    /// Opens a session; from any thread. It shares its graph with the others of this factory where it can.
+    ///
+    /// # Errors
+    /// [`SessionError::Load`] where the file is no model, [`SessionError::UnsupportedType`] where its inputs or outputs
+    /// cannot be served, [`SessionError::Provider`] where no wanted provider is to be had.
+    pub fn open(&self) -> Result<Session, SessionError> {
+        // Held while loading: of two that come at once, the second finds what the first has loaded.
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(graph) = shared.upgrade() {
+            return Session::over(graph);
+        }
+        let graph = Arc::new(self.load()?);
+        if self.settings.may_share(graph.provider) {
+            *shared = Arc::downgrade(&graph);
+        }
+        Session::over(graph)
+    }
+
+    /// Shares nothing any more with the sessions opened so far: the next one loads the model again. For when a run hangs
+    /// and what it shares cannot be relied on.
+    pub fn part(&self) {
+        *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = Weak::new();
+    }
+
+    fn load(&self) -> Result<Graph, SessionError> {
+        let (session, provider) = self.load_with_best_provider()?;
+        let graph = Graph::new(session, provider)?;
+        return_free_memory();
+        Ok(graph)
+    }
+
+    fn load_with_best_provider(&self) -> Result<(ort::session::Session, ExecutionProvider), SessionError> {
+        let providers = &self.settings.providers;
+        for (index, provider) in providers.iter().enumerate() {
+            match provider {
+                ExecutionProvider::Cpu => break,
+                ExecutionProvider::Cuda => match self.load_on_cuda()? {
+                    Ok(session) => return Ok((session, ExecutionProvider::Cuda)),
+                    Err(reason) if providers[index..].contains(&ExecutionProvider::Cpu) => {
+                        tracing::warn!(wanted = "cuda", used = "cpu", reason, "falling back to another provider");
+                    }
+                    Err(reason) => return Err(SessionError::Provider { wanted: "cuda", reason }),
+                },
+            }
+        }
+        Ok((self.commit(self.builder())?, ExecutionProvider::Cpu))
+    }
+
+    /// The inner error says why CUDA is not to be had, the outer one why the file is no model.
+    fn load_on_cuda(&self) -> Result<Result<ort::session::Session, String>, SessionError> {
+        let builder = match self.builder().and_then(with_cuda) {
+            Ok(builder) => builder,
+            Err(error) => return Ok(Err(error.message().to_owned())),
+        };
+        let session = self.commit(Ok(builder))?;
+        // Registered is not used: a provider that finds no node it can run leaves all of them to the CPU, silently.
+        let used = assigned_providers(&session).map_err(SessionError::Run)?;
+        let on_cuda = used.iter().filter(|provider| *provider == CUDA).count();
+        tracing::info!(on_cuda, elsewhere = used.len() - on_cuda, "graph is assigned");
+        if on_cuda == 0 { Ok(Err("it runs none of the model's operators".to_owned())) } else { Ok(Ok(session)) }
+    }
+
+    fn builder(&self) -> ort::Result<SessionBuilder> {
+        SessionBuilder::new(&self.runtime.environment)?
+            .with_intra_threads(self.settings.threads)
+            .map_err(plain)?
+            .with_intra_op_spinning(self.settings.spinning)
+            .map_err(plain)?
+            // The pattern of one batch size is of no use to the next, and planning for each costs memory.
+            .with_memory_pattern(false)
+            .map_err(plain)
+    }
+
+    fn commit(&self, builder: ort::Result<SessionBuilder>) -> Result<ort::session::Session, SessionError> {
+        let committed = builder.and_then(|mut builder| builder.commit_from_file(&self.path));
+        committed.map_err(|source| SessionError::Load { path: self.path.clone(), source })
+    }
+}
+
+fn with_cuda(builder: SessionBuilder) -> ort::Result<SessionBuilder> {
+    let cuda = ep::CUDA::default()
+        // The search through all algorithms takes seconds for each new shape.
+        .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
+        // Doubling wastes up to half of a memory that models share.
+        .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested);
+    builder
+        // ONNX Runtime falls back silently; an error is what tells.
+        .with_execution_providers([cuda.build().error_on_failure()])
+        .map_err(plain)?
+        .with_config_entry(REMEMBER_PROVIDERS, "1")
+        .map_err(plain)
+}
+
+/// Drops the builder that an error carries.
+fn plain(error: ort::Error<SessionBuilder>) -> ort::Error {
+    ort::Error::new_with_code(error.code(), error.message())
+}
+
+/// Gives memory that loading has freed back to the system.
+///
+/// Loading reads the file, folds constants and packs weights, and the C library keeps what that needed at its peak:
+/// of MiniLM (23 MB) 61 MiB, of Lite0 (18 MB) 30 MiB, of ResNet-50 25 MiB, which would stay unused for ever.
+fn return_free_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[expect(unsafe_code, reason = "a function of the C library")]
+    // SAFETY: may be called at any time and from any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::surroundings;
+
+    #[test]
+    fn a_graph_is_shared_on_the_cpu_where_no_pool_of_threads_is() {
+        let share = |threads, provider| settings(threads).may_share(provider);
+        assert!(share(1, ExecutionProvider::Cpu));
+        assert!(!share(2, ExecutionProvider::Cpu));
+        assert!(!share(1, ExecutionProvider::Cuda));
+    }
+
+    fn settings(threads: usize) -> SessionSettings {
+        SessionSettings { threads, spinning: false, providers: Vec::new() }
+    }
+
+    #[test]
+    fn which_provider_got_which_nodes_is_known_after_load() {
+        let cache = surroundings::variable("ORTOLAN_CACHE").map_or_else(|| "../.cache".into(), PathBuf::from);
+        let runtime = Runtime::load(Some(cache.join("onnxruntime/lib/libonnxruntime.so"))).unwrap();
+        let factory = SessionFactory::new(&runtime, &cache.join("models/tiny/model.onnx"), settings(1));
+        let builder = factory.builder().unwrap().with_config_entry(REMEMBER_PROVIDERS, "1").map_err(plain);
+        assert_eq!(assigned_providers(&factory.commit(builder).unwrap()).unwrap(), ["CPUExecutionProvider"]);
+        let untold = factory.commit(factory.builder()).unwrap();
+        assert!(assigned_providers(&untold).is_err(), "a session that was not told to remember does not guess");
+    }
+}
