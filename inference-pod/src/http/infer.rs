@@ -268,7 +268,7 @@ impl Serialize for Numbers<'_> {
         ) -> Result<S::Ok, S::Error> {
             serializer.collect_seq(data.as_chunks::<N>().0.iter().map(|chunk| convert(*chunk)))
         }
-        let data = self.0.data();
+        let data = &self.0.data().contiguous();
         match self.0.element() {
             ElementType::Bool => write(data, serializer, |[byte]| byte != 0),
             ElementType::U8 => write(data, serializer, |[byte]| byte),
