@@ -21,6 +21,7 @@ pub mod decode;
 pub mod fetch;
 pub mod files;
 pub mod http;
+pub mod infer;
 pub mod lifecycle;
 pub mod logging;
 pub mod metrics;

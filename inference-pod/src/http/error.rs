@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::{
     metrics::{Outcome, Reason},
-    model::PredictError,
+    model::{InvalidInput, PredictError},
     picture::DecodeError,
     queue::{Bound, Refused},
     worker::JobError,
@@ -144,10 +144,16 @@ fn cut(text: &str, longest: usize) -> String {
     }
 }
 
+impl From<InvalidInput> for ApiError {
+    fn from(invalid: InvalidInput) -> Self {
+        Self::bad_input(invalid.0)
+    }
+}
+
 impl From<PredictError> for ApiError {
     fn from(error: PredictError) -> Self {
         match error {
-            PredictError::Invalid(invalid) => Self::bad_input(invalid.0),
+            PredictError::Invalid(invalid) => invalid.into(),
             PredictError::TooManySamples { .. } => Self::too_large(error.to_string()),
             PredictError::Refused(refused) => Self::queue_full(&refused),
             PredictError::Job(JobError::Expired) => {

@@ -4,6 +4,7 @@ pub mod body;
 pub mod error;
 pub mod images;
 pub mod infer;
+pub mod numbers;
 pub mod predict;
 pub mod probes;
 
@@ -28,6 +29,9 @@ use crate::{lifecycle::Lifecycle, metrics::Metrics, registry::Registry};
 
 /// Models have one version here: what their path leads to.
 const MODEL_VERSION: &str = "1";
+
+/// What the server knows beyond the Open Inference Protocol itself, by the names that clients look for.
+pub const EXTENSIONS: [&str; 1] = ["binary_tensor_data"];
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 

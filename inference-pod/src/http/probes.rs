@@ -11,7 +11,7 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{
-    App, MODEL_VERSION,
+    App, EXTENSIONS, MODEL_VERSION,
     error::ApiError,
     predict::{ModelName, find},
 };
@@ -139,7 +139,7 @@ pub async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Respons
 
 /// `GET /v2`.
 pub async fn server_metadata(State(app): State<Arc<App>>) -> Response {
-    Json(json!({"name": app.server.server_name, "version": env!("CARGO_PKG_VERSION"), "extensions": []}))
+    Json(json!({"name": app.server.server_name, "version": env!("CARGO_PKG_VERSION"), "extensions": EXTENSIONS}))
         .into_response()
 }
 
