@@ -91,6 +91,18 @@ pub fn outputs_named(ports: &[Port], wanted: &[&str]) -> Result<Vec<usize>, Inva
     wanted.iter().map(position).collect()
 }
 
+/// Ways to send or get a tensor that other servers know. Ignored, they would bring something else than was asked for.
+///
+/// # Errors
+/// Which of them there is.
+pub fn refuse_unsupported<'a>(mut parameters: impl Iterator<Item = &'a String>) -> Result<(), String> {
+    const UNSUPPORTED: [&str; 2] = ["shared_memory_region", "classification"];
+    match parameters.find(|name| UNSUPPORTED.contains(&name.as_str())) {
+        Some(name) => Err(format!("parameter {name} is not supported")),
+        None => Ok(()),
+    }
+}
+
 fn names(ports: &[Port]) -> String {
     ports.iter().map(|port| port.name.as_str()).collect::<Vec<_>>().join(", ")
 }

@@ -20,6 +20,7 @@ pub mod connection;
 pub mod decode;
 pub mod fetch;
 pub mod files;
+pub mod grpc;
 pub mod http;
 pub mod infer;
 pub mod lifecycle;

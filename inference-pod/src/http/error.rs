@@ -20,6 +20,8 @@ use crate::{
 /// Milliseconds to wait, beside the standard header that knows whole seconds only.
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
+const LONGEST_MESSAGE: usize = 1000;
+
 /// A request that gets no prediction.
 #[derive(Debug)]
 pub struct ApiError {
@@ -101,6 +103,24 @@ impl ApiError {
         self
     }
 
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The sentence for the client, cut so that an answer stays small: it quotes what came, however long that was.
+    #[must_use]
+    pub fn message(&self) -> String {
+        cut(&self.message, LONGEST_MESSAGE)
+    }
+
+    /// When to try again, where that is known.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
     /// How the request ended, and why, for the metrics.
     #[must_use]
     pub fn counted_as(&self) -> (Outcome, Reason) {
@@ -129,6 +149,12 @@ impl ApiError {
         let retry_after = Some(refused.retry_after);
         Self { retry_after, ..Self::new(StatusCode::TOO_MANY_REQUESTS, message) }
     }
+}
+
+/// A wait in milliseconds; at least one, for 0 invites to retry at once.
+#[must_use]
+pub fn millis(wait: Duration) -> u64 {
+    u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 /// A client's own text, cut so that an answer stays small.
@@ -184,13 +210,11 @@ impl From<DecodeError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        // Messages quote what came; however long that was, an answer stays small.
-        const LONGEST: usize = 1000;
-        let mut response = (self.status, Json(json!({"error": cut(&self.message, LONGEST)}))).into_response();
+        let mut response = (self.status, Json(json!({"error": self.message()}))).into_response();
         let headers = response.headers_mut();
         if let Some(wait) = self.retry_after {
-            // Whole seconds, rounded up; at least one of each unit, for 0 invites to retry at once.
-            let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+            let millis = millis(wait);
+            // Whole seconds, rounded up.
             headers.insert(header::RETRY_AFTER, HeaderValue::from(millis.div_ceil(1000)));
             headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis));
         }

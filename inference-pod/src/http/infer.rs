@@ -10,7 +10,7 @@ use serde_json::{Map, Value, value::RawValue};
 
 use super::{error::ApiError, numbers};
 use crate::{
-    infer::{NamedInput, in_model_order, outputs_named},
+    infer::{NamedInput, in_model_order, outputs_named, refuse_unsupported},
     model::Model,
     probe::Batching,
     session::Port,
@@ -19,9 +19,6 @@ use crate::{
 
 /// Bytes of the JSON before the tensors; 0 where there is none and the body is the one input's tensor.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
-
-/// Ways to send or get a tensor that other servers know. Ignored, they would bring something else than was asked for.
-const UNSUPPORTED: [&str; 2] = ["shared_memory_region", "classification"];
 
 /// A body, told apart by its headers.
 #[derive(Debug, Clone, PartialEq)]
@@ -201,7 +198,7 @@ fn with_data<'a>(inputs: Vec<RequestInput<'a>>, tensors: Option<Chunks>) -> Resu
     for input in inputs {
         let RequestInput { name, shape, datatype, parameters, data } = input;
         let wrong = |message: String| format!("input `{name}`: {message}");
-        refuse_unsupported(&parameters).map_err(wrong)?;
+        refuse_unsupported(parameters.keys()).map_err(wrong)?;
         let data = match (data, parameters.get("binary_data_size")) {
             (Some(_), Some(_)) => return Err(wrong("expected `data` or `binary_data_size`, got both".to_owned())),
             (None, None) => return Err(wrong("expected `data` or `binary_data_size`, got neither".to_owned())),
@@ -233,13 +230,6 @@ fn with_data<'a>(inputs: Vec<RequestInput<'a>>, tensors: Option<Chunks>) -> Resu
     Ok(named)
 }
 
-fn refuse_unsupported(parameters: &Map<String, Value>) -> Result<(), String> {
-    match UNSUPPORTED.into_iter().find(|name| parameters.contains_key(*name)) {
-        Some(name) => Err(format!("parameter {name} is not supported")),
-        None => Ok(()),
-    }
-}
-
 /// A parameter that says yes or no.
 fn switch(parameters: &Map<String, Value>, name: &str) -> Result<Option<bool>, String> {
     match parameters.get(name) {
@@ -261,7 +251,7 @@ impl AnswerForm {
         let outputs = outputs_named(ports, &names)?.into_iter().enumerate().map(|(index, at)| {
             let Some(output) = wanted.get(index) else { return Ok(WantedOutput { at, binary: otherwise }) };
             let wrong = |message: String| ApiError::bad_input(format!("output `{}`: {message}", output.name));
-            refuse_unsupported(&output.parameters).map_err(wrong)?;
+            refuse_unsupported(output.parameters.keys()).map_err(wrong)?;
             let binary = switch(&output.parameters, "binary_data").map_err(wrong)?.unwrap_or(otherwise);
             Ok(WantedOutput { at, binary })
         });

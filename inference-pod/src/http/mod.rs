@@ -28,12 +28,16 @@ use self::error::ApiError;
 use crate::{lifecycle::Lifecycle, metrics::Metrics, registry::Registry};
 
 /// Models have one version here: what their path leads to.
-const MODEL_VERSION: &str = "1";
+pub const MODEL_VERSION: &str = "1";
+
+/// What kind of model ours are, in the words of other servers.
+pub const PLATFORM: &str = "onnxruntime_onnx";
 
 /// What the server knows beyond the Open Inference Protocol itself, by the names that clients look for.
 pub const EXTENSIONS: [&str; 1] = ["binary_tensor_data"];
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The client's own name for a request, or ours.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What all handlers share.
 pub struct App {
@@ -90,7 +94,7 @@ fn finished(routes: Router<Arc<App>>, app: Arc<App>) -> Router {
         .method_not_allowed_fallback(wrong_verb)
         .fallback(unknown_path)
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), request_scope))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), scope))
         .with_state(app)
 }
 
@@ -104,16 +108,19 @@ async fn unknown_path(request: Request) -> ApiError {
 }
 
 fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
-    let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-    tracing::error!(message, "a handler panicked");
+    log_panic(panic.as_ref());
     ApiError::internal("internal error").into_response()
 }
 
-/// Gives a request its id and its span, and counts its response.
-async fn request_scope(State(app): State<Arc<App>>, request: Request<Body>, next: Next) -> Response {
-    let id = request_id(&request);
-    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
-    let route = route_label(route);
+/// The caller of a handler that panicked is told little; this is where the rest goes.
+pub fn log_panic(panic: &(dyn Any + Send)) {
+    let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    tracing::error!(message, "a handler panicked");
+}
+
+/// The id of a request and its span.
+pub fn request_scope(request: &Request<Body>, route: &str) -> (HeaderValue, tracing::Span) {
+    let id = request_id(request);
     let trace = request.headers().get("traceparent").and_then(trace_id).map(str::to_owned);
     let span = tracing::info_span!(
         "request",
@@ -122,6 +129,14 @@ async fn request_scope(State(app): State<Arc<App>>, request: Request<Body>, next
         method = request.method().as_str(),
         route
     );
+    (id, span)
+}
+
+/// Gives a request its id and its span, and counts its response.
+async fn scope(State(app): State<Arc<App>>, request: Request<Body>, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let route = route_label(route);
+    let (id, span) = request_scope(&request, route);
     let mut response = next.run(request).instrument(span.clone()).await;
     let status = response.status();
     app.metrics.responded(route, status.as_u16());

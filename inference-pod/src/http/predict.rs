@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Up to here handing work to another thread takes longer than doing it.
-const SMALL_BYTES: usize = 32 << 10;
+pub const SMALL_BYTES: usize = 32 << 10;
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
@@ -65,8 +65,10 @@ pub async fn infer(State(app): State<Arc<App>>, name: ModelName, request: Reques
 /// The model that a path names, and its version where the path has one.
 #[derive(Debug, Deserialize)]
 pub struct ModelName {
-    model: String,
-    version: Option<String>,
+    /// The model.
+    pub model: String,
+    /// Its version.
+    pub version: Option<String>,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for ModelName {
@@ -244,7 +246,10 @@ async fn read_tensors(app: &App, model: &Arc<Model>, body: Framed) -> Result<Inf
 }
 
 /// Does what keeps a core busy away from the loop that serves connections, no more at a time than there are threads.
-async fn off_the_loop<T: Send + 'static>(
+///
+/// # Errors
+/// Those of the work, 503 where the server stops.
+pub async fn off_the_loop<T: Send + 'static>(
     app: &App,
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
@@ -259,7 +264,7 @@ async fn off_the_loop<T: Send + 'static>(
 }
 
 /// Says where the time went, as browsers and curl show it.
-fn timed(mut response: Response, decode: Duration, predicted: &Predicted) -> Response {
+pub fn timed(mut response: Response, decode: Duration, predicted: &Predicted) -> Response {
     let text = format!(
         "decode;dur={:.3}, queue;dur={:.3}, inference;dur={:.3}",
         milliseconds(decode),
