@@ -4,7 +4,11 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use common::{Server, SharedServer, eventually, item};
@@ -17,6 +21,7 @@ use inference_pod::grpc::protocol::{
     infer_parameter::ParameterChoice,
     model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
 };
+use prost::Message as _;
 use serde_json::json;
 use tonic::{Code, Request, Status};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
@@ -285,6 +290,47 @@ async fn what_would_wait_too_long_is_told_when_to_come_back() {
     assert_eq!(count("ortolan_requests_total{model=\"slow\",outcome=\"rejected\"}"), refused.len() as f64);
     assert_eq!(count("ortolan_requests_total{model=\"slow\",outcome=\"ok\"}"), (64 - refused.len()) as f64);
     assert_eq!(count("ortolan_decode_time_seconds_count{model=\"slow\"}"), (64 - refused.len()) as f64);
+}
+
+/// The beginning of a message whose rest does not come.
+struct Beginning(Option<Bytes>);
+
+impl hyper::body::Body for Beginning {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+        self.0.take().map_or(Poll::Pending, |data| Poll::Ready(Some(Ok(hyper::body::Frame::data(data)))))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_queue_refuses_by_the_beginning_of_a_message() {
+    let server = Server::start(&item("slow", "slow", "batch_size: 1, queue_size: 1, max_queue_ms: 60000"));
+    let client = Client::new(&server).await;
+    let begin = || {
+        let message = raw("slow", 1, floats(&[0.0; 4])).encode_to_vec();
+        let prefix = [0, 0, 0, 0, u8::try_from(message.len()).unwrap()];
+        let beginning = Beginning(Some(Bytes::from([&prefix, &message[..8]].concat())));
+        let request = hyper::Request::post("http://test/inference.GRPCInferenceService/ModelInfer")
+            .header("content-type", "application/grpc")
+            .body(tonic::body::Body::new(beginning))
+            .unwrap();
+        client.0.clone().send_request(request)
+    };
+    let first = tokio::spawn(begin());
+    eventually("the place is taken", || server.metric("ortolan_requests_received_total{model=\"slow\"}") == 1.0);
+    let answer = begin().await.unwrap();
+    let status = Status::from_header_map(answer.headers()).unwrap();
+    assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, "queue is full: the limit is 1 samples"));
+    first.abort();
+    eventually("the place is free", || {
+        server.metric("ortolan_requests_total{model=\"slow\",outcome=\"cancelled\"}") == 1.0
+    });
+    assert!(client.infer(raw("slow", 1, floats(&[0.0; 4]))).await.is_ok());
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Tensors in, tensors out: the Open Inference Protocol's infer request as JSON, and with tensors as bytes behind the JSON.
 
+use std::ops::Range;
+
 use axum::{
     body::Bytes,
     http::{HeaderMap, HeaderName, HeaderValue, header},
@@ -100,7 +102,8 @@ struct RequestOutput {
 /// Where the elements of an input are.
 enum Data<'a> {
     Numbers(&'a RawValue),
-    Bytes(Chunks),
+    /// Among the tensors behind the JSON.
+    Bytes(Range<usize>),
 }
 
 /// A request of tensors that fits its model by name.
@@ -145,9 +148,11 @@ impl InferRequest {
             ApiError::bad_input(format!(r#"expected {{"inputs": [{{"name", "shape", "datatype", "data"}}]}}; {error}"#))
         })?;
         let form = AnswerForm::of(request.id, &request.parameters, &request.outputs, &model.signature.outputs)?;
-        let named = with_data(request.inputs, tensors).map_err(ApiError::bad_input)?;
+        let available = tensors.as_ref().map(Chunks::len);
+        let tensors = tensors.unwrap_or_else(|| Chunks::from(Bytes::new()));
+        let named = with_data(request.inputs, available).map_err(ApiError::bad_input)?;
         let inputs = in_model_order(&model.signature.inputs, named, |element, data| match data {
-            Data::Bytes(bytes) => Ok(bytes),
+            Data::Bytes(range) => Ok(tensors.slice(range)),
             Data::Numbers(numbers) => {
                 numbers::read(element, numbers).map(Chunks::from).map_err(|error| format!("data: {error}"))
             }
@@ -188,46 +193,57 @@ fn raw_shape(port: &Port, batches: bool, bytes: usize) -> Result<Vec<usize>, Str
     Ok(dims.into_iter().map(|size| size.unwrap_or(bytes / step)).collect())
 }
 
-/// Gives each input its elements: those in the JSON, or the next of the tensors behind it.
-fn with_data<'a>(inputs: Vec<RequestInput<'a>>, tensors: Option<Chunks>) -> Result<Vec<NamedInput<Data<'a>>>, String> {
-    let is_framed = tensors.is_some();
-    let tensors = tensors.unwrap_or_else(|| Chunks::from(Bytes::new()));
-    let available = tensors.len();
-    let mut announced = 0_usize;
+/// Gives each input its elements: those in the JSON, or the next of the bytes behind it, where there are any.
+fn with_data(inputs: Vec<RequestInput<'_>>, available: Option<usize>) -> Result<Vec<NamedInput<Data<'_>>>, String> {
+    let mut behind = Behind { available, announced: 0 };
     let mut named = Vec::with_capacity(inputs.len());
     for input in inputs {
         let RequestInput { name, shape, datatype, parameters, data } = input;
-        let wrong = |message: String| format!("input `{name}`: {message}");
-        refuse_unsupported(parameters.keys()).map_err(wrong)?;
-        let data = match (data, parameters.get("binary_data_size")) {
-            (Some(_), Some(_)) => return Err(wrong("expected `data` or `binary_data_size`, got both".to_owned())),
-            (None, None) => return Err(wrong("expected `data` or `binary_data_size`, got neither".to_owned())),
-            (Some(numbers), None) => Data::Numbers(numbers),
-            (None, Some(_)) if !is_framed => {
-                return Err(wrong(format!("binary_data_size: expected the header {JSON_LENGTH} too, got none")));
-            }
-            (None, Some(size)) => {
-                let size = size
-                    .as_u64()
-                    .and_then(|size| usize::try_from(size).ok())
-                    .ok_or_else(|| wrong(format!("binary_data_size: expected a number of bytes, got {size}")))?;
-                let begin = announced;
-                announced = announced.saturating_add(size);
-                if announced > available {
-                    let left = available - begin;
-                    return Err(wrong(format!("binary_data_size: expected at most the {left} bytes left, got {size}")));
-                }
-                Data::Bytes(tensors.slice(begin..announced))
-            }
-        };
+        let data =
+            refuse_unsupported(parameters.keys()).and_then(|()| match (data, parameters.get("binary_data_size")) {
+                (Some(numbers), None) => Ok(Data::Numbers(numbers)),
+                (None, Some(size)) => behind.next(size).map(Data::Bytes),
+                (Some(_), Some(_)) => Err("expected `data` or `binary_data_size`, got both".to_owned()),
+                (None, None) => Err("expected `data` or `binary_data_size`, got neither".to_owned()),
+            });
+        let data = data.map_err(|message| format!("input `{name}`: {message}"))?;
         named.push(NamedInput { name, datatype, shape, data });
     }
-    if announced < available {
-        return Err(format!(
-            "binary_data_size: expected {available} bytes in all inputs together, as follow the JSON, got {announced}"
-        ));
+    behind.end().map(|()| named)
+}
+
+/// The bytes behind the JSON, as the inputs announce them one after another.
+struct Behind {
+    /// None where nothing says that there are any.
+    available: Option<usize>,
+    announced: usize,
+}
+
+impl Behind {
+    fn next(&mut self, size: &Value) -> Result<Range<usize>, String> {
+        let Some(available) = self.available else {
+            return Err(format!("binary_data_size: expected the header {JSON_LENGTH} too, got none"));
+        };
+        let bytes = size.as_u64().and_then(|size| usize::try_from(size).ok());
+        let bytes = bytes.ok_or_else(|| format!("binary_data_size: expected a number of bytes, got {size}"))?;
+        let left = available - self.announced;
+        if bytes > left {
+            return Err(format!("binary_data_size: expected at most the {left} bytes left, got {bytes}"));
+        }
+        let begin = self.announced;
+        self.announced += bytes;
+        Ok(begin..self.announced)
     }
-    Ok(named)
+
+    fn end(&self) -> Result<(), String> {
+        let (available, announced) = (self.available.unwrap_or(0), self.announced);
+        if announced == available {
+            return Ok(());
+        }
+        Err(format!(
+            "binary_data_size: expected {available} bytes in all inputs together, as follow the JSON, got {announced}"
+        ))
+    }
 }
 
 /// A parameter that says yes or no.
