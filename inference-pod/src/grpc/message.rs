@@ -389,7 +389,7 @@ mod tests {
     }
 
     /// A body of frames.
-    fn body_of(mut next: impl FnMut() -> Option<Bytes> + Send + Unpin + 'static) -> Body {
+    fn body_of(next: impl FnMut() -> Option<Bytes> + Send + Unpin + 'static) -> Body {
         struct Frames<F>(F);
         impl<F: FnMut() -> Option<Bytes> + Unpin> hyper::body::Body for Frames<F> {
             type Data = Bytes;
@@ -401,7 +401,7 @@ mod tests {
                 std::task::Poll::Ready((self.0)().map(|data| Ok(hyper::body::Frame::data(data))))
             }
         }
-        Body::new(Frames(move || next()))
+        Body::new(Frames(next))
     }
 
     #[tokio::test]

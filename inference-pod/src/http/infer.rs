@@ -187,7 +187,7 @@ fn raw_shape(port: &Port, batches: bool, bytes: usize) -> Result<Vec<usize>, Str
     }
     let known: Vec<usize> = dims.iter().copied().flatten().collect();
     let step = elements(&known).saturating_mul(port.element.size_bytes()).max(1);
-    if open == 1 && (bytes == 0 || bytes % step != 0) {
+    if open == 1 && (bytes == 0 || !bytes.is_multiple_of(step)) {
         return Err(format!("expected a multiple of {step} bytes, got {bytes}"));
     }
     Ok(dims.into_iter().map(|size| size.unwrap_or(bytes / step)).collect())
