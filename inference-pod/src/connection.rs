@@ -53,6 +53,11 @@ const IDLE_BEFORE_CLOSE: Duration = Duration::from_millis(500);
 /// What a client is still sending is read for no longer than this before its socket is closed.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// Tensors are large: few frames, and room for several of them, so that a sender need not wait for us between them. What
+/// a connection may send ahead of its requests' admission is bounded by this too.
+const FRAME_BYTES: u32 = 256 << 10;
+const WINDOW_BYTES: u32 = 4 << 20;
+
 /// Connections that the kernel holds while we are busy.
 const BACKLOG: i32 = 1024;
 
@@ -208,7 +213,13 @@ async fn connection(stream: TcpStream, router: Router, terms: Terms) {
     };
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(1024);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(1024)
+        .max_frame_size(FRAME_BYTES)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES);
     let served = builder.serve_connection(TokioIo::new(Lingering::new(stream)), service);
     let mut served = std::pin::pin!(served);
 

@@ -1,8 +1,8 @@
-//! Ortolan's server: predictions over HTTP, batched, run by ONNX Runtime. It needs no Kubernetes.
+//! Ortolan's server: predictions over HTTP and gRPC, batched, run by ONNX Runtime. It needs no Kubernetes.
 //!
 //! ```text
 //! prediction   http ▸ decode ▸ queue ▸ take ▸ stack ▸ session ▸ split ▸ reply ▸ classify ▸ http
-//! imports      main ▸ serve ▸ http ▸ model ▸ {queue, session} ▸ tensor
+//! imports      main ▸ serve ▸ {grpc ▸} http ▸ model ▸ {queue, session} ▸ tensor
 //! fetch        a process of its own, before: flags ▸ plan ▸ download ▸ check ▸ place
 //! ```
 //!
@@ -21,7 +21,9 @@ pub mod connection;
 pub mod decode;
 pub mod fetch;
 pub mod files;
+pub mod grpc;
 pub mod http;
+pub mod infer;
 pub mod jpeg;
 pub mod leftover;
 pub mod lifecycle;

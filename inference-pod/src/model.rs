@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
 use crds::serving::{ExecutionProvider, ModelConfig, ModelOptions, Task};
 
 use crate::{
@@ -493,7 +492,7 @@ fn joined_output(parts: &[Vec<Tensor>], output: usize) -> Result<Tensor, JobErro
     let failed = |message: String| JobError::Failed(message);
     let first = &parts[0][output];
     let mut shape = first.shape().to_vec();
-    let mut data = BytesMut::with_capacity(parts.iter().map(|part| part[output].data().len()).sum());
+    let mut data = Vec::with_capacity(parts.len());
     for part in parts {
         if part[output].shape().get(1..) != first.shape().get(1..) {
             return Err(failed(format!(
@@ -502,10 +501,10 @@ fn joined_output(parts: &[Vec<Tensor>], output: usize) -> Result<Tensor, JobErro
                 part[output].shape()
             )));
         }
-        data.extend_from_slice(part[output].data());
+        data.extend_from_slice(part[output].data().pieces());
     }
     if let Some(rows) = shape.first_mut() {
         *rows = parts.iter().map(|part| part[output].shape()[0]).sum();
     }
-    Tensor::new(first.element(), shape, Bytes::from(data)).map_err(|error| failed(error.to_string()))
+    Tensor::new(first.element(), shape, data).map_err(|error| failed(error.to_string()))
 }

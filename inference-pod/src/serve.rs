@@ -12,6 +12,7 @@ use tokio::{
 
 use crate::{
     connection::{self, Terms},
+    grpc,
     http::{App, admin_router, client_router},
     lifecycle::{Lifecycle, Phase},
     metrics::Metrics,
@@ -115,10 +116,11 @@ pub fn serve(config: ServingConfig) -> Result<(), ServeError> {
     let runtime = Runtime::load(surroundings::variable("ORT_DYLIB_PATH").map(PathBuf::from))?;
     let threads = surroundings::threads(&config.server);
     let loop_runtime = serving_loop(threads)?;
-    let (clients, admin) = {
+    let (clients, grpc_clients, admin) = {
         let _in_runtime = loop_runtime.enter();
         (
             listen(&config, config.server.port, "server.port")?,
+            listen(&config, config.server.grpc_port, "server.grpc_port")?,
             listen(&config, config.server.metrics_port, "server.metrics_port")?,
         )
     };
@@ -138,11 +140,12 @@ pub fn serve(config: ServingConfig) -> Result<(), ServeError> {
         library = %runtime.library().display(),
         threads,
         port = clients.local_addr()?.port(),
+        grpc_port = grpc_clients.local_addr()?.port(),
         metrics_port = admin.local_addr()?.port(),
         "starting"
     );
     start_admin_thread(admin.into_std()?, Arc::clone(&app))?;
-    let result = loop_runtime.block_on(run(clients, Arc::clone(&app), runtime, models));
+    let result = loop_runtime.block_on(run([clients, grpc_clients], Arc::clone(&app), runtime, models));
     app.registry.stop();
     // A decoder that is still at it has nobody to answer to.
     loop_runtime.shutdown_background();
@@ -195,7 +198,7 @@ fn start_admin_thread(listener: std::net::TcpListener, app: Arc<App>) -> Result<
 }
 
 async fn run(
-    clients: TcpListener,
+    [clients, grpc_clients]: [TcpListener; 2],
     app: Arc<App>,
     runtime: Runtime,
     models: Vec<ModelConfig>,
@@ -204,12 +207,18 @@ async fn run(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let pulse = Arc::clone(&app);
     tokio::spawn(async move { pulse.lifecycle.keep_beating().await });
-    let terms = Terms {
+    let files = surroundings::open_files().saturating_sub(RESERVED_FILES);
+    let terms = |max_connections: usize| Terms {
         lifecycle: Arc::clone(&app.lifecycle),
         max_age: Duration::from_millis(app.server.max_connection_age_ms),
-        max_connections: surroundings::open_files().saturating_sub(RESERVED_FILES).max(16),
+        max_connections: max_connections.max(16),
     };
-    let serving = tokio::spawn(connection::serve(clients, client_router(Arc::clone(&app)), terms));
+    // A gRPC connection carries many calls at a time; HTTP/1 takes one for each.
+    let http = connection::serve(clients, client_router(Arc::clone(&app)), terms(files - files / 4));
+    let grpc = connection::serve(grpc_clients, grpc::router(Arc::clone(&app)), terms(files / 4));
+    let serving = tokio::spawn(async move {
+        tokio::join!(http, grpc);
+    });
 
     let loading = Arc::clone(&app);
     let mut load = tokio::task::spawn_blocking(move || load_all(&loading, &runtime, &models));

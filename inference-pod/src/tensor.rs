@@ -1,5 +1,7 @@
 //! Tensors outside of ONNX Runtime: element types, shapes and row-major bytes.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 /// Type of a tensor's elements. The names are those of the Open Inference Protocol.
@@ -89,6 +91,101 @@ impl ElementType {
     }
 }
 
+/// Bytes in the pieces in which they came over the network. They are shared, never laid together: the one copy of a
+/// tensor goes into the buffer of its batch. Where a piece ends says nothing; an element may be cut in two.
+#[derive(Debug, Clone)]
+pub struct Chunks(Pieces);
+
+/// One piece is what most tensors are, and needs no memory of its own.
+#[derive(Debug, Clone)]
+enum Pieces {
+    One(Bytes),
+    Several(Vec<Bytes>),
+}
+
+impl Chunks {
+    /// The pieces, in order.
+    #[must_use]
+    pub fn pieces(&self) -> &[Bytes] {
+        match &self.0 {
+            Pieces::One(piece) => std::slice::from_ref(piece),
+            Pieces::Several(pieces) => pieces,
+        }
+    }
+
+    /// Bytes of all pieces together.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.pieces().iter().map(Bytes::len).sum()
+    }
+
+    /// Whether there is not one byte.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes of a range, shared.
+    ///
+    /// # Panics
+    /// Where the range ends beyond the bytes, or before it begins.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        match &self.0 {
+            Pieces::One(piece) => Self(Pieces::One(piece.slice(range))),
+            Pieces::Several(pieces) => slice_of(pieces, &range),
+        }
+    }
+
+    /// The bytes as one piece: copied where they are in several.
+    #[must_use]
+    pub fn contiguous(&self) -> Bytes {
+        match &self.0 {
+            Pieces::One(piece) => piece.clone(),
+            Pieces::Several(pieces) => Bytes::from(pieces.concat()),
+        }
+    }
+}
+
+fn slice_of(pieces: &[Bytes], range: &Range<usize>) -> Chunks {
+    let mut begin = 0;
+    let mut within = Vec::new();
+    for piece in pieces {
+        let end = begin + piece.len();
+        let (from, to) = (range.start.max(begin), range.end.min(end));
+        if from < to {
+            within.push(piece.slice(from - begin..to - begin));
+        }
+        begin = end;
+    }
+    assert!(range.start <= range.end && range.end <= begin, "range {range:?} is not within {begin} bytes");
+    Chunks::from(within)
+}
+
+impl From<Bytes> for Chunks {
+    fn from(piece: Bytes) -> Self {
+        Self(Pieces::One(piece))
+    }
+}
+
+impl From<Vec<Bytes>> for Chunks {
+    fn from(mut pieces: Vec<Bytes>) -> Self {
+        match pieces.len() {
+            0 => Self(Pieces::One(Bytes::new())),
+            1 => Self(Pieces::One(pieces.swap_remove(0))),
+            _ => Self(Pieces::Several(pieces)),
+        }
+    }
+}
+
+/// Equal bytes are equal, in whatever pieces they are.
+impl PartialEq for Chunks {
+    fn eq(&self, other: &Self) -> bool {
+        let bytes = |chunks: &Self| chunks.contiguous();
+        self.len() == other.len() && bytes(self) == bytes(other)
+    }
+}
+
 /// A dense tensor: row-major, little-endian.
 ///
 /// # Shapes
@@ -97,7 +194,7 @@ impl ElementType {
 pub struct Tensor {
     element: ElementType,
     shape: Vec<usize>,
-    data: Bytes,
+    data: Chunks,
 }
 
 /// The bytes are not as many as type and shape ask for.
@@ -115,7 +212,8 @@ impl Tensor {
     ///
     /// # Errors
     /// [`WrongLength`] where the bytes are not as many as type and shape ask for.
-    pub fn new(element: ElementType, shape: Vec<usize>, data: Bytes) -> Result<Self, WrongLength> {
+    pub fn new(element: ElementType, shape: Vec<usize>, data: impl Into<Chunks>) -> Result<Self, WrongLength> {
+        let data = data.into();
         let expected = elements(&shape).saturating_mul(element.size_bytes());
         // A size of 0 makes the product 0 whatever the other sizes say; they must be real all the same.
         let others: Vec<usize> = shape.iter().copied().filter(|size| *size != 0).collect();
@@ -148,7 +246,7 @@ impl Tensor {
 
     /// Row-major, little-endian.
     #[must_use]
-    pub fn data(&self) -> &Bytes {
+    pub fn data(&self) -> &Chunks {
         &self.data
     }
 
@@ -170,7 +268,7 @@ impl Tensor {
         fn read<const N: usize>(data: &[u8], convert: impl Fn([u8; N]) -> f32) -> Vec<f32> {
             data.as_chunks::<N>().0.iter().map(|chunk| convert(*chunk)).collect()
         }
-        let data = &self.data;
+        let data = &self.data.contiguous();
         match self.element {
             ElementType::Bool | ElementType::U8 => read(data, |[byte]| f32::from(byte)),
             ElementType::I8 => read(data, |chunk| f32::from(i8::from_le_bytes(chunk))),
@@ -204,7 +302,58 @@ mod tests {
         let rows = tensor.rows(1, 2);
         assert_eq!(rows.shape(), [2, 2]);
         assert_eq!(rows.to_f32(), [3.0, 4.0, 5.0, 6.0]);
-        assert_eq!(rows.data().as_ptr(), tensor.data()[8..].as_ptr());
+        assert_eq!(rows.data().contiguous().as_ptr(), tensor.data().contiguous()[8..].as_ptr());
+    }
+
+    /// Cuts bytes after each of these positions.
+    fn cut(bytes: &Bytes, positions: &[usize]) -> Chunks {
+        let mut begin = 0;
+        let mut piece = |end: usize| {
+            let piece = bytes.slice(begin..end);
+            begin = end;
+            piece
+        };
+        let mut pieces: Vec<Bytes> = positions.iter().map(|end| piece(*end)).collect();
+        pieces.push(piece(bytes.len()));
+        Chunks::from(pieces)
+    }
+
+    #[test]
+    fn where_bytes_are_cut_makes_no_difference() {
+        let bytes = Bytes::from_iter(0..24);
+        let whole = Chunks::from(bytes.clone());
+        for cuts in [&[][..], &[0], &[24], &[1, 2, 3], &[7, 7, 13], &[8, 16], &[3, 23]] {
+            let chunks = cut(&bytes, cuts);
+            assert_eq!(chunks, whole, "{cuts:?}");
+            for start in 0..=24 {
+                for end in start..=24 {
+                    assert_eq!(
+                        chunks.slice(start..end).contiguous(),
+                        bytes.slice(start..end),
+                        "{cuts:?} {start} {end}"
+                    );
+                }
+            }
+            let tensor = Tensor::new(ElementType::F32, vec![3, 2], chunks).unwrap();
+            assert_eq!(tensor, Tensor::new(ElementType::F32, vec![3, 2], bytes.clone()).unwrap());
+            assert_eq!(tensor.rows(1, 1).to_f32(), tensor.to_f32()[2..4]);
+        }
+        assert_ne!(cut(&bytes, &[5]), Chunks::from(Bytes::from_iter(1..25)));
+    }
+
+    #[test]
+    fn pieces_are_shared_and_none_is_left_without_bytes() {
+        let bytes = Bytes::from_iter(0..24);
+        let slice = cut(&bytes, &[5, 10]).slice(5..12);
+        assert_eq!(slice.pieces(), [bytes.slice(5..10), bytes.slice(10..12)]);
+        assert_eq!(slice.pieces()[0].as_ptr(), bytes[5..].as_ptr());
+        assert!(Chunks::from(Vec::new()).is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "range 20..25 is not within 24 bytes")]
+    fn a_range_beyond_the_bytes_panics_as_a_slice_does() {
+        let _ = cut(&Bytes::from_iter(0..24), &[5]).slice(20..25);
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub struct ServerConfig {
     pub host: IpAddr,
     /// HTTP port for clients; 0 takes a free one.
     pub port: u16,
-    /// gRPC port for clients. Reserved: nothing listens on it yet.
+    /// gRPC port for clients; 0 takes a free one.
     pub grpc_port: u16,
     /// Plain HTTP for probes and scrapes, on a thread of its own; 0 takes a free one.
     pub metrics_port: u16,

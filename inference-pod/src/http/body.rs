@@ -6,10 +6,9 @@ use axum::{
 };
 use bytes::BytesMut;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Body as _;
 
 use super::error::ApiError;
-use crate::{model::PredictError, worker::Reservation};
+use crate::{model::PredictError, tensor::Chunks, worker::Reservation};
 
 /// What a body holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,9 +23,6 @@ pub enum BodyKind {
 
 /// Content types that hold an image's bytes. Which format it is, the bytes themselves tell.
 const IMAGE_TYPES: [&str; 5] = ["image/png", "image/jpeg", "image/jpg", "image/webp", "application/octet-stream"];
-
-/// Memory taken before a body has come, however long it says it is.
-const MOST_BYTES_AT_ONCE: usize = 1 << 20;
 
 const EXPECTED: &str = "expected content type application/json, multipart/form-data, image/png, image/jpeg, image/webp or \
                         application/octet-stream";
@@ -92,15 +88,15 @@ fn body_too_large(got: &str, max_body_bytes: u64) -> ApiError {
     ApiError::too_large(format!("body is {got}; expected at most {max_body_bytes} bytes"))
 }
 
-/// Reads a body up to the limit, holding room for its bytes as they come: what is only announced costs nothing.
+/// Reads a body up to the limit, holding room for its bytes as they come: what is only announced costs nothing. The
+/// pieces stay as they came.
 ///
 /// # Errors
 /// 413 where it is longer, however it was announced; 400 where it ends early; 429 where there is no room.
-pub async fn read(body: Body, max_body_bytes: u64, reservation: &mut Reservation) -> Result<Bytes, ApiError> {
+pub async fn read(body: Body, max_body_bytes: u64, reservation: &mut Reservation) -> Result<Chunks, ApiError> {
     let limit = usize::try_from(max_body_bytes).unwrap_or(usize::MAX);
-    let announced = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
     let mut body = Limited::new(body, limit);
-    let mut bytes = BytesMut::with_capacity(announced.unwrap_or(0).min(MOST_BYTES_AT_ONCE));
+    let mut pieces = Pieces::default();
     while let Some(frame) = body.frame().await {
         let frame = match frame {
             Ok(frame) => frame,
@@ -111,11 +107,45 @@ pub async fn read(body: Body, max_body_bytes: u64, reservation: &mut Reservation
         };
         if let Ok(data) = frame.into_data() {
             reservation.hold(data.len()).map_err(PredictError::Refused)?;
-            bytes.extend_from_slice(&data);
+            pieces.push(data);
         }
     }
     reservation.complete();
-    Ok(bytes.freeze())
+    Ok(pieces.finish())
+}
+
+/// The pieces of a body as they come. Small ones are laid together: one by one they would cost more memory than they
+/// hold, and each keeps the buffer that it was read into.
+#[derive(Debug, Default)]
+pub struct Pieces {
+    whole: Vec<Bytes>,
+    small: BytesMut,
+}
+
+impl Pieces {
+    /// Puts a piece behind the others.
+    pub fn push(&mut self, piece: Bytes) {
+        const SMALL: usize = 4 << 10;
+        if piece.len() < SMALL {
+            self.small.extend_from_slice(&piece);
+        } else {
+            self.end_small();
+            self.whole.push(piece);
+        }
+    }
+
+    /// All that came.
+    #[must_use]
+    pub fn finish(mut self) -> Chunks {
+        self.end_small();
+        Chunks::from(self.whole)
+    }
+
+    fn end_small(&mut self) {
+        if !self.small.is_empty() {
+            self.whole.push(self.small.split().freeze());
+        }
+    }
 }
 
 /// The files of a form.

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::Failure;
 use crate::{
     metrics::{Outcome, Reason},
-    model::PredictError,
+    model::{InvalidInput, PredictError},
     picture::DecodeError,
     queue::{Bound, Refused},
     worker::JobError,
@@ -20,6 +20,8 @@ use crate::{
 
 /// Milliseconds to wait, beside the standard header that knows whole seconds only.
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+
+const LONGEST_MESSAGE: usize = 1000;
 
 /// A request that gets no prediction.
 #[derive(Debug)]
@@ -104,6 +106,29 @@ impl ApiError {
         self
     }
 
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The sentence for the client, cut so that an answer stays small: it quotes what came, however long that was.
+    #[must_use]
+    pub fn message(&self) -> String {
+        cut(&self.message, LONGEST_MESSAGE)
+    }
+
+    /// When to try again, where that is known.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// What the client is not told, to be put into the log.
+    pub fn take_failure(&mut self) -> Option<String> {
+        self.failure.take()
+    }
+
     /// How the request ended, and why, for the metrics.
     #[must_use]
     pub fn counted_as(&self) -> (Outcome, Reason) {
@@ -134,6 +159,12 @@ impl ApiError {
     }
 }
 
+/// A wait in milliseconds; at least one, for 0 invites to retry at once.
+#[must_use]
+pub fn millis(wait: Duration) -> u64 {
+    u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
 /// A client's own text, cut so that an answer stays small.
 fn shortened(text: &str) -> String {
     cut(text, 100)
@@ -147,10 +178,16 @@ fn cut(text: &str, longest: usize) -> String {
     }
 }
 
+impl From<InvalidInput> for ApiError {
+    fn from(invalid: InvalidInput) -> Self {
+        Self::bad_input(invalid.0)
+    }
+}
+
 impl From<PredictError> for ApiError {
     fn from(error: PredictError) -> Self {
         match error {
-            PredictError::Invalid(invalid) => Self::bad_input(invalid.0),
+            PredictError::Invalid(invalid) => invalid.into(),
             PredictError::TooManySamples { .. } => Self::too_large(error.to_string()),
             PredictError::Refused(refused) => Self::queue_full(&refused),
             PredictError::Job(JobError::Expired) => {
@@ -180,16 +217,14 @@ impl From<DecodeError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        // Messages quote what came; however long that was, an answer stays small.
-        const LONGEST: usize = 1000;
-        let mut response = (self.status, Json(json!({"error": cut(&self.message, LONGEST)}))).into_response();
+        let mut response = (self.status, Json(json!({"error": self.message()}))).into_response();
         if let Some(failure) = self.failure {
             response.extensions_mut().insert(Failure(failure));
         }
         let headers = response.headers_mut();
         if let Some(wait) = self.retry_after {
-            // Whole seconds, rounded up; at least one of each unit, for 0 invites to retry at once.
-            let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+            let millis = millis(wait);
+            // Whole seconds, rounded up.
             headers.insert(header::RETRY_AFTER, HeaderValue::from(millis.div_ceil(1000)));
             headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis));
         }

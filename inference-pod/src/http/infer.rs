@@ -1,25 +1,80 @@
-//! Tensors in, tensors out: the JSON form of the Open Inference Protocol's infer request.
+//! Tensors in, tensors out: the Open Inference Protocol's infer request as JSON, and with tensors as bytes behind the JSON.
 
-use std::fmt;
+use std::ops::Range;
 
-use axum::body::Bytes;
-use serde::{
-    Deserialize, Serialize, Serializer,
-    de::{DeserializeSeed, Deserializer, SeqAccess, Visitor},
+use axum::{
+    body::Bytes,
+    http::{HeaderMap, HeaderName, HeaderValue, header},
+    response::{IntoResponse, Response},
 };
+use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 
-use super::error::ApiError;
+use super::{error::ApiError, numbers};
 use crate::{
+    infer::{NamedInput, in_model_order, outputs_named, refuse_unsupported},
     model::Model,
+    probe::Batching,
     session::Port,
-    tensor::{ElementType, Tensor},
+    tensor::{Chunks, Tensor, elements},
 };
+
+/// Bytes of the JSON before the tensors; 0 where there is none and the body is the one input's tensor.
+const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+
+/// A body, told apart by its headers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Framed {
+    /// All of it is JSON.
+    Json(Bytes),
+    /// JSON, then the tensors that it announces.
+    Binary {
+        /// The JSON.
+        json: Bytes,
+        /// The tensors, one behind the other.
+        tensors: Chunks,
+    },
+    /// The tensor of a model's only input.
+    Raw(Chunks),
+}
+
+impl Framed {
+    /// Tells the parts of a body apart. Tensors are shared, not copied.
+    ///
+    /// # Errors
+    /// 400 where the header is no number, or says more than there is.
+    pub fn new(headers: &HeaderMap, body: &Chunks) -> Result<Self, ApiError> {
+        let Some(value) = headers.get(JSON_LENGTH) else { return Ok(Self::Json(body.contiguous())) };
+        let text = String::from_utf8_lossy(value.as_bytes());
+        let wrong = |message: String| ApiError::bad_input(format!("{JSON_LENGTH}: {message}"));
+        let length: usize =
+            text.trim().parse().map_err(|_| wrong(format!("expected a number of bytes, got {text:?}")))?;
+        let size = body.len();
+        if length > size {
+            return Err(wrong(format!("expected at most the {size} bytes of the body, got {length}")));
+        }
+        Ok(match length {
+            0 => Self::Raw(body.clone()),
+            _ => Self::Binary { json: body.slice(0..length).contiguous(), tensors: body.slice(length..size) },
+        })
+    }
+
+    /// Bytes of JSON that are to be read.
+    #[must_use]
+    pub fn json_bytes(&self) -> usize {
+        match self {
+            Self::Json(json) | Self::Binary { json, .. } => json.len(),
+            Self::Raw(_) => 0,
+        }
+    }
+}
 
 #[derive(Deserialize)]
 struct Request<'a> {
     #[serde(default)]
     id: Option<String>,
+    #[serde(default)]
+    parameters: Map<String, Value>,
     #[serde(borrow)]
     inputs: Vec<RequestInput<'a>>,
     #[serde(default)]
@@ -44,291 +99,263 @@ struct RequestOutput {
     parameters: Map<String, Value>,
 }
 
+/// Where the elements of an input are.
+enum Data<'a> {
+    Numbers(&'a RawValue),
+    /// Among the tensors behind the JSON.
+    Bytes(Range<usize>),
+}
+
 /// A request of tensors that fits its model by name.
 #[derive(Debug)]
 pub struct InferRequest {
-    /// The client's own name for the request, given back.
-    id: Option<String>,
     /// One tensor for each input of the model, in the model's order.
     pub inputs: Vec<Tensor>,
-    /// The outputs asked for, as positions in the model's order.
-    outputs: Vec<usize>,
+    /// How it is to be answered.
+    pub form: AnswerForm,
+}
+
+/// What the answer to a request holds, and in which form.
+#[derive(Debug)]
+pub struct AnswerForm {
+    /// The client's own name for the request, given back.
+    id: Option<String>,
+    outputs: Vec<WantedOutput>,
+}
+
+#[derive(Debug)]
+struct WantedOutput {
+    /// Its position in the model's order.
+    at: usize,
+    binary: bool,
 }
 
 impl InferRequest {
-    /// Reads the JSON form.
+    /// Reads a body.
     ///
     /// # Errors
     /// 400 with the input, what was expected and what came.
-    pub fn from_json(body: &[u8], model: &Model) -> Result<Self, ApiError> {
-        let request: Request<'_> = serde_json::from_slice(body).map_err(|error| {
-            ApiError::bad_input(format!(r#"expected {{"inputs": [{{"name", "shape", "datatype", "data"}}]}}; {error}"#))
-        })?;
-        let ports = &model.signature.inputs;
-        let known = || ports.iter().map(|port| port.name.as_str()).collect::<Vec<_>>().join(", ");
-        if let Some(unknown) = request.inputs.iter().find(|input| ports.iter().all(|port| port.name != input.name)) {
-            let message = format!("unknown input `{}`; the model's inputs are {}", unknown.name, known());
-            return Err(ApiError::bad_input(message));
+    pub fn read(body: Framed, model: &Model) -> Result<Self, ApiError> {
+        match body {
+            Framed::Json(json) => Self::from_json(&json, None, model),
+            Framed::Binary { json, tensors } => Self::from_json(&json, Some(tensors), model),
+            Framed::Raw(tensor) => Self::from_raw(tensor, model),
         }
-        let inputs = ports.iter().map(|port| input_of(port, &request.inputs)).collect::<Result<_, _>>()?;
-        let outputs = outputs_of(&model.signature.outputs, &request.outputs)?;
-        Ok(Self { id: request.id, inputs, outputs })
     }
 
-    /// Writes the JSON form of the answer.
+    fn from_json(json: &[u8], tensors: Option<Chunks>, model: &Model) -> Result<Self, ApiError> {
+        let request: Request<'_> = serde_json::from_slice(json).map_err(|error| {
+            ApiError::bad_input(format!(r#"expected {{"inputs": [{{"name", "shape", "datatype", "data"}}]}}; {error}"#))
+        })?;
+        let form = AnswerForm::of(request.id, &request.parameters, &request.outputs, &model.signature.outputs)?;
+        let available = tensors.as_ref().map(Chunks::len);
+        let tensors = tensors.unwrap_or_else(|| Chunks::from(Bytes::new()));
+        let named = with_data(request.inputs, available).map_err(ApiError::bad_input)?;
+        let inputs = in_model_order(&model.signature.inputs, named, |element, data| match data {
+            Data::Bytes(range) => Ok(tensors.slice(range)),
+            Data::Numbers(numbers) => {
+                numbers::read(element, numbers).map(Chunks::from).map_err(|error| format!("data: {error}"))
+            }
+        })?;
+        Ok(Self { inputs, form })
+    }
+
+    fn from_raw(tensor: Chunks, model: &Model) -> Result<Self, ApiError> {
+        let [port] = model.signature.inputs.as_slice() else {
+            let count = model.signature.inputs.len();
+            let message = format!("{JSON_LENGTH}: expected more than 0, for the model has {count} inputs");
+            return Err(ApiError::bad_input(message));
+        };
+        let batches = matches!(model.batching, Batching::On(_));
+        let wrong = |message: String| ApiError::bad_input(format!("input `{}`: {message}", port.name));
+        let shape = raw_shape(port, batches, tensor.len()).map_err(wrong)?;
+        let tensor = Tensor::new(port.element, shape, tensor).map_err(|error| wrong(error.to_string()))?;
+        let all = (0..model.signature.outputs.len()).map(|at| WantedOutput { at, binary: true });
+        Ok(Self { inputs: vec![tensor], form: AnswerForm { id: None, outputs: all.collect() } })
+    }
+}
+
+/// Shape of a tensor that came without one: a single sample, and at most one size that its length tells.
+fn raw_shape(port: &Port, batches: bool, bytes: usize) -> Result<Vec<usize>, String> {
+    let mut dims = port.dims.clone();
+    if let Some(first) = dims.first_mut().filter(|_| batches) {
+        *first = Some(1);
+    }
+    let open = dims.iter().filter(|size| size.is_none()).count();
+    if open > 1 {
+        return Err(format!("expected JSON with its shape, for {open} of its sizes are open"));
+    }
+    let known: Vec<usize> = dims.iter().copied().flatten().collect();
+    let step = elements(&known).saturating_mul(port.element.size_bytes()).max(1);
+    if open == 1 && (bytes == 0 || !bytes.is_multiple_of(step)) {
+        return Err(format!("expected a multiple of {step} bytes, got {bytes}"));
+    }
+    Ok(dims.into_iter().map(|size| size.unwrap_or(bytes / step)).collect())
+}
+
+/// Gives each input its elements: those in the JSON, or the next of the bytes behind it, where there are any.
+fn with_data(inputs: Vec<RequestInput<'_>>, available: Option<usize>) -> Result<Vec<NamedInput<Data<'_>>>, String> {
+    let mut behind = Behind { available, announced: 0 };
+    let mut named = Vec::with_capacity(inputs.len());
+    for input in inputs {
+        let RequestInput { name, shape, datatype, parameters, data } = input;
+        let data =
+            refuse_unsupported(parameters.keys()).and_then(|()| match (data, parameters.get("binary_data_size")) {
+                (Some(numbers), None) => Ok(Data::Numbers(numbers)),
+                (None, Some(size)) => behind.next(size).map(Data::Bytes),
+                (Some(_), Some(_)) => Err("expected `data` or `binary_data_size`, got both".to_owned()),
+                (None, None) => Err("expected `data` or `binary_data_size`, got neither".to_owned()),
+            });
+        let data = data.map_err(|message| format!("input `{name}`: {message}"))?;
+        named.push(NamedInput { name, datatype, shape, data });
+    }
+    behind.end().map(|()| named)
+}
+
+/// The bytes behind the JSON, as the inputs announce them one after another.
+struct Behind {
+    /// None where nothing says that there are any.
+    available: Option<usize>,
+    announced: usize,
+}
+
+impl Behind {
+    fn next(&mut self, size: &Value) -> Result<Range<usize>, String> {
+        let Some(available) = self.available else {
+            return Err(format!("binary_data_size: expected the header {JSON_LENGTH} too, got none"));
+        };
+        let bytes = size.as_u64().and_then(|size| usize::try_from(size).ok());
+        let bytes = bytes.ok_or_else(|| format!("binary_data_size: expected a number of bytes, got {size}"))?;
+        let left = available - self.announced;
+        if bytes > left {
+            return Err(format!("binary_data_size: expected at most the {left} bytes left, got {bytes}"));
+        }
+        let begin = self.announced;
+        self.announced += bytes;
+        Ok(begin..self.announced)
+    }
+
+    fn end(&self) -> Result<(), String> {
+        let (available, announced) = (self.available.unwrap_or(0), self.announced);
+        if announced == available {
+            return Ok(());
+        }
+        Err(format!(
+            "binary_data_size: expected {available} bytes in all inputs together, as follow the JSON, got {announced}"
+        ))
+    }
+}
+
+/// A parameter that says yes or no.
+fn switch(parameters: &Map<String, Value>, name: &str) -> Result<Option<bool>, String> {
+    match parameters.get(name) {
+        None => Ok(None),
+        Some(Value::Bool(value)) => Ok(Some(*value)),
+        Some(other) => Err(format!("{name}: expected true or false, got {other}")),
+    }
+}
+
+impl AnswerForm {
+    fn of(
+        id: Option<String>,
+        parameters: &Map<String, Value>,
+        wanted: &[RequestOutput],
+        ports: &[Port],
+    ) -> Result<Self, ApiError> {
+        let otherwise = switch(parameters, "binary_data_output").map_err(ApiError::bad_input)?.unwrap_or(false);
+        let names: Vec<&str> = wanted.iter().map(|output| output.name.as_str()).collect();
+        let outputs = outputs_named(ports, &names)?.into_iter().enumerate().map(|(index, at)| {
+            let Some(output) = wanted.get(index) else { return Ok(WantedOutput { at, binary: otherwise }) };
+            let wrong = |message: String| ApiError::bad_input(format!("output `{}`: {message}", output.name));
+            refuse_unsupported(output.parameters.keys()).map_err(wrong)?;
+            let binary = switch(&output.parameters, "binary_data").map_err(wrong)?.unwrap_or(otherwise);
+            Ok(WantedOutput { at, binary })
+        });
+        Ok(Self { id: id.filter(|id| !id.is_empty()), outputs: outputs.collect::<Result<_, ApiError>>()? })
+    }
+
+    /// Bytes of the outputs that are to be written as JSON.
+    #[must_use]
+    pub fn json_bytes(&self, outputs: &[Tensor]) -> usize {
+        self.outputs.iter().filter(|wanted| !wanted.binary).map(|wanted| outputs[wanted.at].data().len()).sum()
+    }
+
+    /// Writes the answer.
     ///
     /// # Errors
     /// 500 where the outputs cannot be written.
-    pub fn answer(&self, model: &Model, outputs: &[Tensor]) -> Result<Vec<u8>, ApiError> {
-        let written = |at: &usize| {
-            let (port, tensor) = (&model.signature.outputs[*at], &outputs[*at]);
-            AnswerOutput {
-                name: &port.name,
-                datatype: tensor.element().datatype(),
-                shape: tensor.shape(),
-                data: Numbers(tensor),
+    pub fn write(&self, model: &Model, outputs: &[Tensor]) -> Result<Answer, ApiError> {
+        let mut body =
+            Vec::with_capacity(256 + self.outputs.iter().map(|wanted| written_bytes(wanted, outputs)).sum::<usize>());
+        self.write_json(model, outputs, &mut body)
+            .map_err(|error| ApiError::internal(format!("cannot write the answer: {error}")))?;
+        let json_length = body.len();
+        let binary = self.outputs.iter().filter(|wanted| wanted.binary);
+        for piece in binary.clone().flat_map(|wanted| outputs[wanted.at].data().pieces()) {
+            body.extend_from_slice(piece);
+        }
+        Ok(Answer { body, json_length: (binary.count() > 0).then_some(json_length) })
+    }
+
+    /// By hand around the numbers, for these are many.
+    fn write_json(&self, model: &Model, outputs: &[Tensor], json: &mut Vec<u8>) -> serde_json::Result<()> {
+        json.push(b'{');
+        if let Some(id) = &self.id {
+            json.extend_from_slice(b"\"id\":");
+            serde_json::to_writer(&mut *json, id)?;
+            json.push(b',');
+        }
+        json.extend_from_slice(b"\"model_name\":");
+        serde_json::to_writer(&mut *json, &model.name)?;
+        json.extend_from_slice(b",\"model_version\":");
+        serde_json::to_writer(&mut *json, super::MODEL_VERSION)?;
+        json.extend_from_slice(b",\"outputs\":[");
+        for (index, wanted) in self.outputs.iter().enumerate() {
+            let (port, tensor) = (&model.signature.outputs[wanted.at], &outputs[wanted.at]);
+            json.extend_from_slice(if index == 0 { b"{\"name\":" } else { b",{\"name\":" });
+            serde_json::to_writer(&mut *json, &port.name)?;
+            json.extend_from_slice(b",\"datatype\":");
+            serde_json::to_writer(&mut *json, tensor.element().datatype())?;
+            json.extend_from_slice(b",\"shape\":");
+            serde_json::to_writer(&mut *json, tensor.shape())?;
+            if wanted.binary {
+                json.extend_from_slice(b",\"parameters\":{\"binary_data_size\":");
+                serde_json::to_writer(&mut *json, &tensor.data().len())?;
+                json.push(b'}');
+            } else {
+                json.extend_from_slice(b",\"data\":");
+                numbers::write(tensor, json);
             }
-        };
-        let answer = Answer {
-            id: self.id.as_deref(),
-            model_name: &model.name,
-            model_version: super::MODEL_VERSION,
-            outputs: self.outputs.iter().map(written).collect(),
-        };
-        serde_json::to_vec(&answer).map_err(|error| ApiError::internal(format!("cannot write the answer: {error}")))
-    }
-}
-
-#[derive(Serialize)]
-struct Answer<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<&'a str>,
-    model_name: &'a str,
-    model_version: &'static str,
-    outputs: Vec<AnswerOutput<'a>>,
-}
-
-#[derive(Serialize)]
-struct AnswerOutput<'a> {
-    name: &'a str,
-    datatype: &'static str,
-    shape: &'a [usize],
-    data: Numbers<'a>,
-}
-
-fn input_of(port: &Port, inputs: &[RequestInput<'_>]) -> Result<Tensor, ApiError> {
-    let name = &port.name;
-    let wrong = |message: String| ApiError::bad_input(format!("input `{name}`: {message}"));
-    let mut named = inputs.iter().filter(|input| input.name == *name);
-    let input = named.next().ok_or_else(|| wrong("required, but missing".to_owned()))?;
-    if named.next().is_some() {
-        return Err(wrong("comes twice".to_owned()));
-    }
-    if input.parameters.contains_key("binary_data_size") {
-        return Err(wrong("binary data is not built yet; send `data`".to_owned()));
-    }
-    if input.datatype != port.element.datatype() {
-        return Err(wrong(format!("expected datatype {}, got {}", port.element.datatype(), input.datatype)));
-    }
-    let shape = input.shape.iter().map(|size| usize::try_from(*size)).collect::<Result<Vec<_>, _>>();
-    let shape = shape.map_err(|_| wrong(format!("expected sizes of 0 or more in shape, got {:?}", input.shape)))?;
-    let data = input.data.ok_or_else(|| wrong("expected `data`, got none".to_owned()))?;
-    let bytes = flat(port.element, data).map_err(|error| wrong(format!("data: {error}")))?;
-    Tensor::new(port.element, shape, bytes).map_err(|error| wrong(error.to_string()))
-}
-
-fn outputs_of(ports: &[Port], wanted: &[RequestOutput]) -> Result<Vec<usize>, ApiError> {
-    if wanted.is_empty() {
-        return Ok((0..ports.len()).collect());
-    }
-    let position = |output: &RequestOutput| {
-        if output.parameters.get("binary_data") == Some(&Value::Bool(true)) {
-            let message = format!("output `{}`: binary data is not built yet; ask for JSON", output.name);
-            return Err(ApiError::bad_input(message));
+            json.push(b'}');
         }
-        ports.iter().position(|port| port.name == output.name).ok_or_else(|| {
-            let known = ports.iter().map(|port| port.name.as_str()).collect::<Vec<_>>().join(", ");
-            ApiError::bad_input(format!("unknown output `{}`; the model's outputs are {known}", output.name))
-        })
-    };
-    // Each output at most once: a name that comes a thousand times would make the answer a thousand times as long.
-    if wanted.len() > ports.len() {
-        let message = format!("outputs: expected at most {}, each once, got {}", ports.len(), wanted.len());
-        return Err(ApiError::bad_input(message));
-    }
-    wanted.iter().map(position).collect()
-}
-
-/// Numbers of a flat or nested list as row-major bytes.
-fn flat(element: ElementType, data: &RawValue) -> Result<Bytes, serde_json::Error> {
-    let mut bytes = Vec::new();
-    let mut reader = serde_json::Deserializer::from_str(data.get());
-    Flat { element, bytes: &mut bytes }.deserialize(&mut reader)?;
-    Ok(Bytes::from(bytes))
-}
-
-/// Appends a number, or every number of a list, to the bytes.
-struct Flat<'a> {
-    element: ElementType,
-    bytes: &'a mut Vec<u8>,
-}
-
-impl<'de> DeserializeSeed<'de> for Flat<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
+        json.extend_from_slice(b"]}");
+        Ok(())
     }
 }
 
-impl Flat<'_> {
-    fn integer<E: serde::de::Error>(&mut self, number: i128) -> Result<(), E> {
-        fn put<T: TryFrom<i128>, const N: usize>(
-            bytes: &mut Vec<u8>,
-            number: i128,
-            write: impl Fn(T) -> [u8; N],
-        ) -> Option<()> {
-            bytes.extend_from_slice(&write(T::try_from(number).ok()?));
-            Some(())
-        }
-        let bytes = &mut *self.bytes;
-        let fits = match self.element {
-            ElementType::U8 => put(bytes, number, u8::to_le_bytes),
-            ElementType::U16 => put(bytes, number, u16::to_le_bytes),
-            ElementType::U32 => put(bytes, number, u32::to_le_bytes),
-            ElementType::U64 => put(bytes, number, u64::to_le_bytes),
-            ElementType::I8 => put(bytes, number, i8::to_le_bytes),
-            ElementType::I16 => put(bytes, number, i16::to_le_bytes),
-            ElementType::I32 => put(bytes, number, i32::to_le_bytes),
-            ElementType::I64 => put(bytes, number, i64::to_le_bytes),
-            ElementType::Bool if number == 0 || number == 1 => put(bytes, number, u8::to_le_bytes),
-            ElementType::Bool => None,
-            ElementType::F16 | ElementType::BF16 | ElementType::F32 | ElementType::F64 => {
-                return self.real(number as f64);
+/// About the room that an output takes: a number of JSON is about three times as long as its bytes.
+fn written_bytes(wanted: &WantedOutput, outputs: &[Tensor]) -> usize {
+    let bytes = outputs[wanted.at].data().len();
+    if wanted.binary { bytes } else { bytes.saturating_mul(3) }
+}
+
+/// A written answer: one piece, so that it leaves in one packet with its headers where it is small.
+#[derive(Debug)]
+pub struct Answer {
+    body: Vec<u8>,
+    /// Where tensors follow the JSON: its length.
+    json_length: Option<usize>,
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        match self.json_length {
+            None => ([(header::CONTENT_TYPE, "application/json")], self.body).into_response(),
+            Some(length) => {
+                let content_type = HeaderValue::from_static("application/octet-stream");
+                let headers = [(header::CONTENT_TYPE, content_type), (JSON_LENGTH, HeaderValue::from(length))];
+                (headers, self.body).into_response()
             }
-        };
-        fits.ok_or_else(|| E::custom(format!("expected {}, got {number}", self.element.datatype())))
-    }
-
-    fn real<E: serde::de::Error>(&mut self, number: f64) -> Result<(), E> {
-        match self.element {
-            ElementType::F16 => self.bytes.extend_from_slice(&half::f16::from_f64(number).to_le_bytes()),
-            ElementType::BF16 => self.bytes.extend_from_slice(&half::bf16::from_f64(number).to_le_bytes()),
-            ElementType::F32 => self.bytes.extend_from_slice(&(number as f32).to_le_bytes()),
-            ElementType::F64 => self.bytes.extend_from_slice(&number.to_le_bytes()),
-            _ => return Err(E::custom(format!("expected {}, got {number}", self.element.datatype()))),
-        }
-        Ok(())
-    }
-}
-
-impl<'de> Visitor<'de> for Flat<'_> {
-    type Value = ();
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "a number of {} or a list of them", self.element.datatype())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        let Self { element, bytes } = self;
-        while items.next_element_seed(Flat { element, bytes: &mut *bytes })?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<(), E> {
-        if self.element != ElementType::Bool {
-            return Err(E::custom(format!("expected {}, got {value}", self.element.datatype())));
-        }
-        self.bytes.push(u8::from(value));
-        Ok(())
-    }
-
-    fn visit_i64<E: serde::de::Error>(mut self, number: i64) -> Result<(), E> {
-        self.integer(i128::from(number))
-    }
-
-    fn visit_u64<E: serde::de::Error>(mut self, number: u64) -> Result<(), E> {
-        self.integer(i128::from(number))
-    }
-
-    fn visit_f64<E: serde::de::Error>(mut self, number: f64) -> Result<(), E> {
-        self.real(number)
-    }
-}
-
-/// The elements of a tensor as JSON numbers, written one after another.
-struct Numbers<'a>(&'a Tensor);
-
-impl Serialize for Numbers<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        fn write<const N: usize, T: Serialize, S: Serializer>(
-            data: &[u8],
-            serializer: S,
-            convert: impl Fn([u8; N]) -> T,
-        ) -> Result<S::Ok, S::Error> {
-            serializer.collect_seq(data.as_chunks::<N>().0.iter().map(|chunk| convert(*chunk)))
-        }
-        let data = self.0.data();
-        match self.0.element() {
-            ElementType::Bool => write(data, serializer, |[byte]| byte != 0),
-            ElementType::U8 => write(data, serializer, |[byte]| byte),
-            ElementType::I8 => write(data, serializer, i8::from_le_bytes),
-            ElementType::U16 => write(data, serializer, u16::from_le_bytes),
-            ElementType::I16 => write(data, serializer, i16::from_le_bytes),
-            ElementType::U32 => write(data, serializer, u32::from_le_bytes),
-            ElementType::I32 => write(data, serializer, i32::from_le_bytes),
-            ElementType::U64 => write(data, serializer, u64::from_le_bytes),
-            ElementType::I64 => write(data, serializer, i64::from_le_bytes),
-            ElementType::F16 => write(data, serializer, |chunk| half::f16::from_le_bytes(chunk).to_f32()),
-            ElementType::BF16 => write(data, serializer, |chunk| half::bf16::from_le_bytes(chunk).to_f32()),
-            ElementType::F32 => write(data, serializer, f32::from_le_bytes),
-            ElementType::F64 => write(data, serializer, f64::from_le_bytes),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn read(element: ElementType, text: &str) -> Result<Vec<u8>, String> {
-        let raw: Box<RawValue> = serde_json::from_str(text).unwrap();
-        flat(element, &raw).map(|bytes| bytes.to_vec()).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn nested_and_flat_lists_give_the_same_bytes() {
-        let flat = read(ElementType::F32, "[1, 2.5, -3, 4e1]").unwrap();
-        assert_eq!(flat, [1.0_f32, 2.5, -3.0, 40.0].iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<_>>());
-        assert_eq!(read(ElementType::F32, "[[1, 2.5], [-3, 4e1]]").unwrap(), flat);
-    }
-
-    #[test]
-    fn numbers_that_do_not_fit_their_type_are_refused() {
-        assert_eq!(read(ElementType::U8, "[255]").unwrap(), [255]);
-        assert!(read(ElementType::U8, "[256]").unwrap_err().starts_with("expected UINT8, got 256"));
-        assert!(read(ElementType::I64, "[1.5]").unwrap_err().starts_with("expected INT64, got 1.5"));
-        assert!(read(ElementType::U64, "[-1]").unwrap_err().starts_with("expected UINT64, got -1"));
-        assert_eq!(read(ElementType::U64, "[18446744073709551615]").unwrap(), [255; 8]);
-        assert!(read(ElementType::F32, "[true]").unwrap_err().starts_with("expected FP32, got true"));
-        assert!(read(ElementType::F32, "[\"1\"]").unwrap_err().contains("a number of FP32 or a list of them"));
-        assert_eq!(read(ElementType::Bool, "[true, false, 1, 0]").unwrap(), [1, 0, 1, 0]);
-        assert!(read(ElementType::Bool, "[2]").is_err());
-    }
-
-    #[test]
-    fn every_type_is_written_as_it_is_read() {
-        for element in ElementType::ALL {
-            let bytes = read(element, "[0, 1, 1]").unwrap();
-            let tensor = Tensor::new(element, vec![3], Bytes::from(bytes)).unwrap();
-            let expected = match element {
-                ElementType::Bool => json!([false, true, true]),
-                ElementType::F16 | ElementType::BF16 | ElementType::F32 | ElementType::F64 => json!([0.0, 1.0, 1.0]),
-                _ => json!([0, 1, 1]),
-            };
-            assert_eq!(json!(Numbers(&tensor)), expected, "{element:?}");
         }
     }
 }

@@ -4,6 +4,7 @@ pub mod body;
 pub mod error;
 pub mod images;
 pub mod infer;
+pub mod numbers;
 pub mod predict;
 pub mod probes;
 
@@ -27,9 +28,16 @@ use self::error::ApiError;
 use crate::{lifecycle::Lifecycle, metrics::Metrics, registry::Registry};
 
 /// Models have one version here: what their path leads to.
-const MODEL_VERSION: &str = "1";
+pub const MODEL_VERSION: &str = "1";
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What kind of model ours are, in the words of other servers.
+pub const PLATFORM: &str = "onnxruntime_onnx";
+
+/// What the server knows beyond the Open Inference Protocol itself, by the names that clients look for.
+pub const EXTENSIONS: [&str; 1] = ["binary_tensor_data"];
+
+/// The client's own name for a request, or ours.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What all handlers share.
 pub struct App {
@@ -86,7 +94,7 @@ fn finished(routes: Router<Arc<App>>, app: Arc<App>) -> Router {
         .method_not_allowed_fallback(wrong_verb)
         .fallback(unknown_path)
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), request_scope))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), scope))
         .with_state(app)
 }
 
@@ -100,35 +108,72 @@ async fn unknown_path(request: Request) -> ApiError {
 }
 
 fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
-    let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-    tracing::error!(message, "a handler panicked");
+    log_panic(panic.as_ref());
     ApiError::internal("internal error").into_response()
 }
 
-/// Gives a request its id and its span, and counts its response.
-async fn request_scope(State(app): State<Arc<App>>, request: Request<Body>, next: Next) -> Response {
-    let id = request_id(&request);
-    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
-    let route = route_label(route);
-    let trace = request.headers().get("traceparent").filter(|value| trace_id(value).is_some()).cloned();
-    let trace_id = trace.as_ref().and_then(trace_id);
-    let text = id.to_str().unwrap_or_default();
-    // At a level that is off by default: making one for each request would cost more than the rest of what is done here.
-    let span = tracing::debug_span!("request", request_id = text, trace_id, method = request.method().as_str(), route);
-    let mut response = next.run(request).instrument(span.clone()).await;
-    let status = response.status();
-    app.metrics.responded(route, status.as_u16());
-    span.in_scope(|| tracing::debug!(status = status.as_u16(), "answered"));
-    if let Some(Failure(error)) = response.extensions().get() {
-        tracing::error!(request_id = text, trace_id, route, status = status.as_u16(), error, "a request failed");
-    }
-    response.headers_mut().insert(REQUEST_ID, id);
-    response
+/// The caller of a handler that panicked is told little; this is where the rest goes.
+pub fn log_panic(panic: &(dyn Any + Send)) {
+    let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    tracing::error!(message, "a handler panicked");
 }
 
 /// What a response does not tell its client: for the log.
 #[derive(Clone)]
 pub struct Failure(pub String);
+
+/// The names by which the log knows a request.
+pub struct Scope {
+    id: HeaderValue,
+    traceparent: Option<HeaderValue>,
+    span: tracing::Span,
+}
+
+impl Scope {
+    /// A request's id, the client's or ours, and its span.
+    pub fn of(request: &Request<Body>, route: &str) -> Self {
+        let id = request_id(request);
+        let traceparent = request.headers().get("traceparent").cloned();
+        // At a level that is off by default: making one for each request would cost more than the rest of what is done
+        // here.
+        let span = tracing::debug_span!(
+            "request",
+            request_id = id.to_str().unwrap_or_default(),
+            trace_id = traceparent.as_ref().and_then(trace_id),
+            method = request.method().as_str(),
+            route
+        );
+        Self { id, traceparent, span }
+    }
+
+    /// Runs the handlers of a request.
+    pub async fn run(&self, next: Next, request: Request<Body>) -> Response {
+        next.run(request).instrument(self.span.clone()).await
+    }
+
+    /// Logs how the request ended, and gives the response its id.
+    pub fn end(self, response: &mut Response, route: &str, status: impl std::fmt::Debug) {
+        self.span.in_scope(|| tracing::debug!(?status, "answered"));
+        if let Some(Failure(error)) = response.extensions().get() {
+            let request_id = self.id.to_str().unwrap_or_default();
+            let trace_id = self.traceparent.as_ref().and_then(trace_id);
+            tracing::error!(request_id, trace_id, route, ?status, error, "a request failed");
+        }
+        response.headers_mut().insert(REQUEST_ID, self.id);
+    }
+}
+
+/// Gives a request its id and its span, and counts its response.
+async fn scope(State(app): State<Arc<App>>, request: Request<Body>, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let route = route_label(route);
+    let scope = Scope::of(&request, route);
+    let mut response = scope.run(next, request).await;
+    let status = response.status();
+    app.metrics.responded(route, status.as_u16());
+    scope.end(&mut response, route, status.as_u16());
+    response
+}
 
 /// The client's id where it is fit for a log line, else a new one.
 fn request_id(request: &Request<Body>) -> HeaderValue {

@@ -9,7 +9,7 @@ use axum::{
     Json,
     body::{Body, Bytes},
     extract::{FromRequestParts, Path, State},
-    http::{HeaderName, HeaderValue, Request, header, request::Parts},
+    http::{HeaderName, HeaderValue, Request, request::Parts},
     response::{IntoResponse, Response},
 };
 
@@ -20,7 +20,7 @@ use super::{
     body::{self, BodyKind},
     error::ApiError,
     images::{Images, ListAnswer, answers, decode},
-    infer::InferRequest,
+    infer::{Answer, AnswerForm, Framed, InferRequest},
 };
 use crate::{
     metrics::{ModelMetrics, Outcome},
@@ -31,43 +31,45 @@ use crate::{
 };
 
 /// Up to here handing work to another thread takes longer than doing it.
-const SMALL_BYTES: usize = 32 << 10;
+pub const SMALL_BYTES: usize = 32 << 10;
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// `POST /predict/{model}`.
-pub async fn predict(State(app): State<Arc<App>>, name: ModelName, request: Request<Body>) -> Response {
-    let model = match find(&app, &name) {
-        Ok(model) => model,
-        Err(error) => return error.into_response(),
-    };
+pub async fn predict(
+    State(app): State<Arc<App>>,
+    name: ModelName,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let model = find(&app, &name)?;
     let (parts, body) = request.into_parts();
-    measured(&model, async |reservation, began| {
+    measured(&model, model.request_timeout(), async |reservation, deadline| {
         if model.image.is_some() {
-            classify(&app, &model, &parts, body, reservation, began).await
+            classify(&app, &model, &parts, body, reservation, deadline).await
         } else {
-            infer_tensors(&app, &model, &parts, body, reservation, began).await
+            infer_tensors(&app, &model, &parts, body, reservation, deadline).await
         }
     })
     .await
 }
 
 /// `POST /v2/models/{model}[/versions/{version}]/infer`.
-pub async fn infer(State(app): State<Arc<App>>, name: ModelName, request: Request<Body>) -> Response {
-    let model = match find(&app, &name) {
-        Ok(model) => model,
-        Err(error) => return error.into_response(),
-    };
+pub async fn infer(State(app): State<Arc<App>>, name: ModelName, request: Request<Body>) -> Result<Response, ApiError> {
+    let model = find(&app, &name)?;
     let (parts, body) = request.into_parts();
-    measured(&model, async |reservation, began| infer_tensors(&app, &model, &parts, body, reservation, began).await)
-        .await
+    measured(&model, model.request_timeout(), async |reservation, deadline| {
+        infer_tensors(&app, &model, &parts, body, reservation, deadline).await
+    })
+    .await
 }
 
 /// The model that a path names, and its version where the path has one.
 #[derive(Debug, Deserialize)]
 pub struct ModelName {
-    model: String,
-    version: Option<String>,
+    /// The model.
+    pub model: String,
+    /// Its version.
+    pub version: Option<String>,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for ModelName {
@@ -115,36 +117,36 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// Holds a place in the queue, runs the request up to its deadline, and counts how it ended.
-async fn measured(
+/// Holds a place in the queue, runs the request up to its deadline, and counts how it ended; whatever protocol it came by.
+///
+/// # Errors
+/// Those of `run`, 429 where the queue is full, 504 where the deadline passed.
+pub async fn measured<T>(
     model: &Model,
-    run: impl AsyncFnOnce(Reservation, Instant) -> Result<Response, ApiError>,
-) -> Response {
+    timeout: Duration,
+    run: impl AsyncFnOnce(Reservation, Instant) -> Result<T, ApiError>,
+) -> Result<T, ApiError> {
     let began = Instant::now();
     let metrics = &model.metrics;
     metrics.received();
     let mut counted = Counted { metrics, began, ended: false };
-    let timeout = model.request_timeout();
     let result = match model.reserve(began) {
         Err(full) => Err(ApiError::from(full)),
-        Ok(reservation) => match tokio::time::timeout(timeout, run(reservation, began)).await {
+        Ok(reservation) => match tokio::time::timeout(timeout, run(reservation, began + timeout)).await {
             Ok(result) => result,
             Err(_) => Err(ApiError::deadline(timeout)),
         },
     };
-    match result {
-        Ok(response) => {
-            counted.end(Outcome::ok);
-            response
-        }
+    match &result {
+        Ok(_) => counted.end(Outcome::ok),
         Err(error) => {
             let (outcome, reason) = error.counted_as();
             metrics.error(reason);
             counted.end(outcome);
             tracing::debug!(?error, model = model.name, "no prediction");
-            error.into_response()
         }
     }
+    result
 }
 
 /// Where the images of a request are; base64 is read with them, away from the loop.
@@ -159,10 +161,10 @@ async fn classify(
     parts: &Parts,
     body: Body,
     mut reservation: Reservation,
-    began: Instant,
+    deadline: Instant,
 ) -> Result<Response, ApiError> {
     let kind = body::kind_of(&parts.headers, app.server.max_body_bytes)?;
-    let bytes = body::read(body, app.server.max_body_bytes, &mut reservation).await?;
+    let bytes = body::read(body, app.server.max_body_bytes, &mut reservation).await?.contiguous();
     let source = match kind {
         BodyKind::Multipart(boundary) => Source::Read(Images::from_form(body::files(bytes, boundary).await?)),
         BodyKind::Image => Source::Read(Images::from_file(bytes)),
@@ -188,7 +190,7 @@ async fn classify(
     }
     let decode_time = began_decoding.elapsed();
     model.metrics.decoded(decode_time);
-    let predicted = model.predict(reservation, groups, began + model.request_timeout()).await?;
+    let predicted = model.predict(reservation, groups, deadline).await?;
     let answer = classified(model, &predicted, images.listed)?;
     Ok(timed(answer, decode_time, &predicted))
 }
@@ -213,49 +215,42 @@ async fn infer_tensors(
     parts: &Parts,
     body: Body,
     mut reservation: Reservation,
-    began: Instant,
+    deadline: Instant,
 ) -> Result<Response, ApiError> {
     body::expect_json(&parts.headers, app.server.max_body_bytes)?;
     let bytes = body::read(body, app.server.max_body_bytes, &mut reservation).await?;
-    let (request, decode_time) = read_tensors(app, model, bytes).await?;
+    let began_decoding = Instant::now();
+    let InferRequest { inputs, form } = read_tensors(app, model, Framed::new(&parts.headers, &bytes)?).await?;
+    let decode_time = began_decoding.elapsed();
     model.metrics.decoded(decode_time);
-    let deadline = began + model.request_timeout();
-    let predicted = model.predict(reservation, vec![request.inputs.clone()], deadline).await?;
-    let answer = written(app, model, request, &predicted).await?;
-    Ok(timed(answer, decode_time, &predicted))
+    let predicted = model.predict(reservation, vec![inputs], deadline).await?;
+    let answer = written(app, model, form, &predicted).await?;
+    Ok(timed(answer.into_response(), decode_time, &predicted))
 }
 
 /// Writes the answer; a large one away from the loop.
-async fn written(
-    app: &App,
-    model: &Arc<Model>,
-    request: InferRequest,
-    predicted: &Predicted,
-) -> Result<Response, ApiError> {
-    let size: usize = predicted.outputs.iter().map(|output| output.data().len()).sum();
-    let json = if size <= SMALL_BYTES {
-        request.answer(model, &predicted.outputs)?
-    } else {
-        let (work, outputs) = (Arc::clone(model), predicted.outputs.clone());
-        off_the_loop(app, move || request.answer(&work, &outputs)).await?
-    };
-    Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
+async fn written(app: &App, model: &Arc<Model>, form: AnswerForm, predicted: &Predicted) -> Result<Answer, ApiError> {
+    if form.json_bytes(&predicted.outputs) <= SMALL_BYTES {
+        return form.write(model, &predicted.outputs);
+    }
+    let (work, outputs) = (Arc::clone(model), predicted.outputs.clone());
+    off_the_loop(app, move || form.write(&work, &outputs)).await
 }
 
-/// A small body is read on the spot: handing it to another thread would take longer.
-async fn read_tensors(app: &App, model: &Arc<Model>, bytes: Bytes) -> Result<(InferRequest, Duration), ApiError> {
-    let began = Instant::now();
-    let request = if bytes.len() <= SMALL_BYTES {
-        InferRequest::from_json(&bytes, model)?
-    } else {
-        let work = Arc::clone(model);
-        off_the_loop(app, move || InferRequest::from_json(&bytes, &work)).await?
-    };
-    Ok((request, began.elapsed()))
+/// Little JSON is read on the spot: handing it to another thread would take longer.
+async fn read_tensors(app: &App, model: &Arc<Model>, body: Framed) -> Result<InferRequest, ApiError> {
+    if body.json_bytes() <= SMALL_BYTES {
+        return InferRequest::read(body, model);
+    }
+    let work = Arc::clone(model);
+    off_the_loop(app, move || InferRequest::read(body, &work)).await
 }
 
 /// Does what keeps a core busy away from the loop that serves connections, no more at a time than there are threads.
-async fn off_the_loop<T: Send + 'static>(
+///
+/// # Errors
+/// Those of the work, 503 where the server stops.
+pub async fn off_the_loop<T: Send + 'static>(
     app: &App,
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
@@ -271,7 +266,7 @@ async fn off_the_loop<T: Send + 'static>(
 }
 
 /// Says where the time went, as browsers and curl show it.
-fn timed(mut response: Response, decode: Duration, predicted: &Predicted) -> Response {
+pub fn timed(mut response: Response, decode: Duration, predicted: &Predicted) -> Response {
     let text = format!(
         "decode;dur={:.3}, queue;dur={:.3}, inference;dur={:.3}",
         milliseconds(decode),

@@ -14,7 +14,7 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{
-    App, MODEL_VERSION,
+    App, EXTENSIONS, MODEL_VERSION, PLATFORM,
     error::ApiError,
     predict::{ModelName, find},
 };
@@ -29,7 +29,8 @@ pub async fn health(State(app): State<Arc<App>>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"error": faults.join("; ")}))).into_response()
 }
 
-fn faults(app: &App) -> Vec<String> {
+/// What is wrong with the process; nothing while it works.
+pub fn faults(app: &App) -> Vec<String> {
     let stuck = app.lifecycle.stuck_for().map(|still| format!("the serving loop has not moved for {still:.1?}"));
     let lost = app.registry.loaded().filter(|model| !model.shared().healthy());
     stuck.into_iter().chain(lost.map(|model| format!("a run of model '{}' does not come back", model.name))).collect()
@@ -43,7 +44,8 @@ pub async fn ready(State(app): State<Arc<App>>) -> Response {
     }
 }
 
-fn not_ready(app: &App) -> Option<String> {
+/// Why the process is not ready; `None` while it is.
+pub fn not_ready(app: &App) -> Option<String> {
     let missing = app.registry.missing();
     match app.lifecycle.phase() {
         Phase::Draining | Phase::Closing => Some("the server is stopping".to_owned()),
@@ -126,9 +128,13 @@ fn latency_objective(model: &Model, objective: Duration) -> Value {
 
 /// Metadata of an input or output as the Open Inference Protocol writes it: -1 where a dimension is open.
 fn port(port: &Port) -> Value {
-    let shape: Vec<i64> =
-        port.dims.iter().map(|size| size.and_then(|size| i64::try_from(size).ok()).unwrap_or(-1)).collect();
-    json!({"name": port.name, "datatype": port.element.datatype(), "shape": shape})
+    json!({"name": port.name, "datatype": port.element.datatype(), "shape": open_shape(port)})
+}
+
+/// Size of each dimension, -1 where it is open.
+#[must_use]
+pub fn open_shape(port: &Port) -> Vec<i64> {
+    port.dims.iter().map(|size| size.and_then(|size| i64::try_from(size).ok()).unwrap_or(-1)).collect()
 }
 
 /// OpenMetrics where the scraper takes it, else the older text form.
@@ -149,7 +155,7 @@ pub async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Respons
 
 /// `GET /v2`.
 pub async fn server_metadata(State(app): State<Arc<App>>) -> Response {
-    Json(json!({"name": app.server.server_name, "version": env!("CARGO_PKG_VERSION"), "extensions": []}))
+    Json(json!({"name": app.server.server_name, "version": env!("CARGO_PKG_VERSION"), "extensions": EXTENSIONS}))
         .into_response()
 }
 
@@ -177,7 +183,7 @@ pub async fn model_metadata(State(app): State<Arc<App>>, name: ModelName) -> Res
     Ok(Json(json!({
         "name": model.name,
         "versions": [MODEL_VERSION],
-        "platform": "onnxruntime_onnx",
+        "platform": PLATFORM,
         "inputs": model.signature.inputs.iter().map(port).collect::<Vec<_>>(),
         "outputs": model.signature.outputs.iter().map(port).collect::<Vec<_>>(),
     }))

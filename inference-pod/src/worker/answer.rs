@@ -23,7 +23,8 @@ pub(super) fn stack<'a>(jobs: &[&'a [Tensor]]) -> Vec<Stacked<'a>> {
         if let Some(rows) = shape.first_mut() {
             *rows = jobs.iter().map(|job| job[input].shape().first().copied().unwrap_or(1)).sum();
         }
-        Stacked { element: head.element(), shape, parts: jobs.iter().map(|job| &job[input].data()[..]).collect() }
+        let pieces = jobs.iter().flat_map(|job| job[input].data().pieces());
+        Stacked { element: head.element(), shape, parts: pieces.map(|piece| &piece[..]).collect() }
     };
     (0..first.len()).map(one).collect()
 }

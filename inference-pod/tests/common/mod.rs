@@ -81,6 +81,7 @@ pub struct Server {
     child: Child,
     folder: tempfile::TempDir,
     pub address: SocketAddr,
+    pub grpc: SocketAddr,
     pub admin: SocketAddr,
     log: Option<JoinHandle<String>>,
 }
@@ -114,12 +115,13 @@ impl Server {
         let (sender, receiver) = mpsc::sync_channel(1);
         let stderr = child.stderr.take().unwrap();
         let log = std::thread::spawn(move || collect_log(stderr, &sender));
-        let Ok((port, admin_port)) = receiver.recv_timeout(PATIENCE) else {
+        let Ok([port, grpc_port, admin_port]) = receiver.recv_timeout(PATIENCE) else {
             let _ = child.kill();
             panic!("the server did not start:\n{}", log.join().unwrap());
         };
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        Self { child, folder, address: local(port), admin: local(admin_port), log: Some(log) }
+        let (address, grpc, admin) = (local(port), local(grpc_port), local(admin_port));
+        Self { child, folder, address, grpc, admin, log: Some(log) }
     }
 
     pub fn id(&self) -> u32 {
@@ -189,13 +191,14 @@ impl Drop for Server {
     }
 }
 
-fn collect_log(stderr: impl Read, ports: &mpsc::SyncSender<(u16, u16)>) -> String {
+fn collect_log(stderr: impl Read, ports: &mpsc::SyncSender<[u16; 3]>) -> String {
     let mut log = String::new();
     for line in BufReader::new(stderr).lines().map_while(Result::ok) {
         if let Ok(event) = serde_json::from_str::<Value>(&line)
-            && let (Some(port), Some(admin)) = (event["port"].as_u64(), event["metrics_port"].as_u64())
+            && let [Some(port), Some(grpc), Some(admin)] =
+                ["port", "grpc_port", "metrics_port"].map(|name| event[name].as_u64())
         {
-            let _ = ports.try_send((port as u16, admin as u16));
+            let _ = ports.try_send([port, grpc, admin].map(|port| port as u16));
         }
         log.push_str(&line);
         log.push('\n');

@@ -1,0 +1,293 @@
+//! `ModelInfer`: tensors in, tensors out.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    body::{Body, Bytes},
+    extract::State,
+    http::{HeaderMap, Request},
+    response::Response,
+};
+use prost::Message as _;
+use tonic::Status;
+
+use super::{
+    message::{self, Incoming, Parted},
+    model_name,
+    protocol::{
+        InferTensorContents, ModelInferRequest, ModelInferResponse,
+        model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
+        model_infer_response::InferOutputTensor,
+    },
+};
+use crate::{
+    http::{
+        App, Failure, MODEL_VERSION,
+        error::ApiError,
+        predict::{SMALL_BYTES, find, measured, off_the_loop, timed},
+    },
+    infer::{NamedInput, in_model_order, outputs_named, refuse_unsupported},
+    model::Model,
+    tensor::{Chunks, ElementType, Tensor},
+    worker::Reservation,
+};
+
+/// A client that does not even say which model it wants is waited for no longer.
+const NAME_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Answers the call.
+pub async fn model_infer(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
+    let (parts, body) = request.into_parts();
+    infer(&app, &parts.headers, body).await.unwrap_or_else(|mut error| {
+        let failure = error.take_failure();
+        let mut response = Status::from(error).into_http();
+        if let Some(failure) = failure {
+            response.extensions_mut().insert(Failure(failure));
+        }
+        response
+    })
+}
+
+async fn infer(app: &App, headers: &HeaderMap, body: Body) -> Result<Response, ApiError> {
+    let patience = message::timeout_of(headers)?;
+    let mut message = Incoming::new(body, app.server.max_body_bytes);
+    let wait = patience.unwrap_or(NAME_TIMEOUT).min(NAME_TIMEOUT);
+    let name = tokio::time::timeout(wait, message.model_name()).await.map_err(|_| ApiError::deadline(wait))??;
+    let model = find(app, &model_name(name, String::new()))?;
+    let timeout = patience.unwrap_or(Duration::MAX).min(model.request_timeout());
+    measured(&model, timeout, async |reservation, deadline| predict(app, &model, message, reservation, deadline).await)
+        .await
+}
+
+async fn predict(
+    app: &App,
+    model: &Arc<Model>,
+    message: Incoming,
+    mut reservation: Reservation,
+    deadline: Instant,
+) -> Result<Response, ApiError> {
+    let message = message.whole(&mut reservation).await?;
+    let began = Instant::now();
+    let parted = message::parted(&message)?;
+    let InferCall { inputs, form } = if parted.head.len() <= SMALL_BYTES {
+        InferCall::read(parted, model)?
+    } else {
+        let work = Arc::clone(model);
+        off_the_loop(app, move || InferCall::read(parted, &work)).await?
+    };
+    find(app, &model_name(model.name.clone(), form.version.clone()))?;
+    let decode_time = began.elapsed();
+    model.metrics.decoded(decode_time);
+    let predicted = model.predict(reservation, vec![inputs], deadline).await?;
+    let answer = if form.raw || form.bytes(&predicted.outputs) <= SMALL_BYTES {
+        message::answer(&form.answer(model, &predicted.outputs))?
+    } else {
+        let (work, outputs) = (Arc::clone(model), predicted.outputs.clone());
+        off_the_loop(app, move || message::answer(&form.answer(&work, &outputs))).await?
+    };
+    Ok(timed(answer, decode_time, &predicted))
+}
+
+/// A request that fits its model by name.
+struct InferCall {
+    inputs: Vec<Tensor>,
+    form: AnswerForm,
+}
+
+/// What the answer holds, and in which form.
+struct AnswerForm {
+    version: String,
+    id: String,
+    /// Positions in the model's order.
+    outputs: Vec<usize>,
+    /// As bytes, because the request's tensors were.
+    raw: bool,
+}
+
+/// Where the elements of an input are.
+enum Data {
+    Raw(Chunks),
+    Typed(InferTensorContents),
+}
+
+impl InferCall {
+    fn read(parted: Parted, model: &Model) -> Result<Self, ApiError> {
+        let Parted { head, raw } = parted;
+        let request = ModelInferRequest::decode(head)
+            .map_err(|error| ApiError::bad_input(format!("expected a ModelInferRequest; {error}")))?;
+        let ModelInferRequest { model_name: _, model_version, id, parameters, inputs, outputs, raw_input_contents: _ } =
+            request;
+        refuse_unsupported(parameters.keys()).map_err(ApiError::bad_input)?;
+        let is_raw = !raw.is_empty();
+        let named = with_data(inputs, raw).map_err(ApiError::bad_input)?;
+        let inputs = in_model_order(&model.signature.inputs, named, |element, data| match data {
+            Data::Raw(bytes) => Ok(bytes),
+            Data::Typed(contents) => typed(element, &contents).map(Chunks::from),
+        })?;
+        let names = outputs.iter().map(wanted).collect::<Result<Vec<_>, _>>().map_err(ApiError::bad_input)?;
+        let outputs = outputs_named(&model.signature.outputs, &names)?;
+        Ok(Self { inputs, form: AnswerForm { version: model_version, id, outputs, raw: is_raw } })
+    }
+}
+
+fn wanted(output: &InferRequestedOutputTensor) -> Result<&str, String> {
+    let wrong = |message| format!("output `{}`: {message}", output.name);
+    refuse_unsupported(output.parameters.keys()).map_err(wrong).map(|()| output.name.as_str())
+}
+
+/// Gives each input its elements: its own, or the next of the raw ones.
+fn with_data(inputs: Vec<InferInputTensor>, raw: Vec<Chunks>) -> Result<Vec<NamedInput<Data>>, String> {
+    if !raw.is_empty() && raw.len() != inputs.len() {
+        let (expected, got) = (inputs.len(), raw.len());
+        return Err(format!("raw_input_contents: expected {expected}, one for each input, got {got}"));
+    }
+    let mut raw = raw.into_iter();
+    let one = |input: InferInputTensor| {
+        let InferInputTensor { name, datatype, shape, parameters, contents } = input;
+        let wrong = |message: String| format!("input `{name}`: {message}");
+        refuse_unsupported(parameters.keys()).map_err(wrong)?;
+        let data = match (contents, raw.next()) {
+            (Some(_), Some(_)) => {
+                return Err(wrong("expected contents or raw_input_contents, got both".to_owned()));
+            }
+            (None, None) => {
+                return Err(wrong("expected contents or raw_input_contents, got neither".to_owned()));
+            }
+            (Some(contents), None) => Data::Typed(contents),
+            (None, Some(bytes)) => Data::Raw(bytes),
+        };
+        Ok(NamedInput { name, datatype, shape, data })
+    };
+    inputs.into_iter().map(one).collect()
+}
+
+/// The bytes of elements that came in the list of their type.
+fn typed(element: ElementType, contents: &InferTensorContents) -> Result<Bytes, String> {
+    fn bytes<T: Copy, const N: usize>(numbers: &[T], convert: impl Fn(T) -> [u8; N]) -> Result<Vec<u8>, String> {
+        Ok(numbers.iter().flat_map(|number| convert(*number)).collect())
+    }
+    fn narrow<T: Copy + std::fmt::Display, U: TryFrom<T>, const N: usize>(
+        numbers: &[T],
+        element: ElementType,
+        convert: impl Fn(U) -> [u8; N],
+    ) -> Result<Vec<u8>, String> {
+        let mut bytes = Vec::with_capacity(numbers.len() * N);
+        for number in numbers {
+            let fits = U::try_from(*number).map_err(|_| format!("expected {}, got {number}", element.datatype()))?;
+            bytes.extend_from_slice(&convert(fits));
+        }
+        Ok(bytes)
+    }
+    let c = contents;
+    let (used, bytes) = match element {
+        ElementType::Bool => (c.bool_contents.len(), bytes(&c.bool_contents, |yes| [u8::from(yes)])),
+        ElementType::U8 => (c.uint_contents.len(), narrow(&c.uint_contents, element, u8::to_le_bytes)),
+        ElementType::U16 => (c.uint_contents.len(), narrow(&c.uint_contents, element, u16::to_le_bytes)),
+        ElementType::U32 => (c.uint_contents.len(), bytes(&c.uint_contents, u32::to_le_bytes)),
+        ElementType::U64 => (c.uint64_contents.len(), bytes(&c.uint64_contents, u64::to_le_bytes)),
+        ElementType::I8 => (c.int_contents.len(), narrow(&c.int_contents, element, i8::to_le_bytes)),
+        ElementType::I16 => (c.int_contents.len(), narrow(&c.int_contents, element, i16::to_le_bytes)),
+        ElementType::I32 => (c.int_contents.len(), bytes(&c.int_contents, i32::to_le_bytes)),
+        ElementType::I64 => (c.int64_contents.len(), bytes(&c.int64_contents, i64::to_le_bytes)),
+        ElementType::F32 => (c.fp32_contents.len(), bytes(&c.fp32_contents, f32::to_le_bytes)),
+        ElementType::F64 => (c.fp64_contents.len(), bytes(&c.fp64_contents, f64::to_le_bytes)),
+        ElementType::F16 | ElementType::BF16 => {
+            return Err(format!("expected raw_input_contents, for contents have no list for {}", element.datatype()));
+        }
+    };
+    let all = c.bool_contents.len()
+        + c.int_contents.len()
+        + c.int64_contents.len()
+        + c.uint_contents.len()
+        + c.uint64_contents.len()
+        + c.fp32_contents.len()
+        + c.fp64_contents.len()
+        + c.bytes_contents.len();
+    if used != all {
+        return Err(format!("contents: expected elements in the list of {} alone, got others", element.datatype()));
+    }
+    bytes.map(Bytes::from)
+}
+
+/// Elements in the list of their type; none where there is no such list.
+fn typed_contents(tensor: &Tensor) -> Option<InferTensorContents> {
+    fn numbers<const N: usize, T>(data: &[u8], convert: impl Fn([u8; N]) -> T) -> Vec<T> {
+        data.as_chunks::<N>().0.iter().map(|chunk| convert(*chunk)).collect()
+    }
+    let data = &tensor.data().contiguous();
+    let mut c = InferTensorContents::default();
+    match tensor.element() {
+        ElementType::Bool => c.bool_contents = numbers(data, |[byte]| byte != 0),
+        ElementType::U8 => c.uint_contents = numbers(data, |[byte]| u32::from(byte)),
+        ElementType::U16 => c.uint_contents = numbers(data, |chunk| u32::from(u16::from_le_bytes(chunk))),
+        ElementType::U32 => c.uint_contents = numbers(data, u32::from_le_bytes),
+        ElementType::U64 => c.uint64_contents = numbers(data, u64::from_le_bytes),
+        ElementType::I8 => c.int_contents = numbers(data, |chunk| i32::from(i8::from_le_bytes(chunk))),
+        ElementType::I16 => c.int_contents = numbers(data, |chunk| i32::from(i16::from_le_bytes(chunk))),
+        ElementType::I32 => c.int_contents = numbers(data, i32::from_le_bytes),
+        ElementType::I64 => c.int64_contents = numbers(data, i64::from_le_bytes),
+        ElementType::F32 => c.fp32_contents = numbers(data, f32::from_le_bytes),
+        ElementType::F64 => c.fp64_contents = numbers(data, f64::from_le_bytes),
+        ElementType::F16 | ElementType::BF16 => return None,
+    }
+    Some(c)
+}
+
+impl AnswerForm {
+    fn bytes(&self, outputs: &[Tensor]) -> usize {
+        self.outputs.iter().map(|at| outputs[*at].data().len()).sum()
+    }
+
+    fn answer(&self, model: &Model, outputs: &[Tensor]) -> ModelInferResponse {
+        let typed: Option<Vec<InferTensorContents>> =
+            if self.raw { None } else { self.outputs.iter().map(|at| typed_contents(&outputs[*at])).collect() };
+        let raw_output_contents = match typed {
+            Some(_) => Vec::new(),
+            None => self.outputs.iter().map(|at| outputs[*at].data().contiguous()).collect(),
+        };
+        let mut typed = typed.into_iter().flatten();
+        let output = |at: &usize| InferOutputTensor {
+            name: model.signature.outputs[*at].name.clone(),
+            datatype: outputs[*at].element().datatype().to_owned(),
+            shape: outputs[*at].shape().iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect(),
+            parameters: Default::default(),
+            contents: typed.next(),
+        };
+        ModelInferResponse {
+            model_name: model.name.clone(),
+            model_version: MODEL_VERSION.to_owned(),
+            id: self.id.clone(),
+            parameters: Default::default(),
+            outputs: self.outputs.iter().map(output).collect(),
+            raw_output_contents,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_with_a_list_comes_back_as_it_was() {
+        for element in ElementType::ALL {
+            let bytes: Vec<u8> = (0..element.size_bytes() * 3).map(|number| (number % 2) as u8).collect();
+            let tensor = Tensor::new(element, vec![3], Bytes::from(bytes.clone())).unwrap();
+            match typed_contents(&tensor) {
+                Some(contents) => assert_eq!(typed(element, &contents).unwrap(), bytes, "{element:?}"),
+                None => assert!(typed(element, &InferTensorContents::default()).is_err(), "{element:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_in_another_list_or_too_large_are_refused() {
+        let contents = InferTensorContents { uint_contents: vec![256], ..Default::default() };
+        assert_eq!(typed(ElementType::U8, &contents).unwrap_err(), "expected UINT8, got 256");
+        let other = "contents: expected elements in the list of FP32 alone, got others";
+        assert_eq!(typed(ElementType::F32, &contents).unwrap_err(), other);
+    }
+}

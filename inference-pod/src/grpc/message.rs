@@ -1,0 +1,449 @@
+//! Messages as they travel: five bytes before each, frames that end anywhere, and the fields of the protocol's encoding.
+
+use std::{collections::VecDeque, time::Duration};
+
+use axum::{
+    body::{Body, Bytes},
+    http::{HeaderMap, HeaderValue, header},
+    response::Response,
+};
+use http_body_util::{BodyExt as _, Full};
+use prost::Message;
+
+use crate::{
+    http::{body::Pieces, error::ApiError},
+    model::PredictError,
+    tensor::Chunks,
+    worker::Reservation,
+};
+
+/// Compressed or not, and the length.
+const PREFIX: usize = 5;
+
+/// The name of the model is the first field of a request, and all known clients write fields in their order.
+const NAME_WITHIN: usize = 4 << 10;
+
+/// More fields than any model has inputs and outputs; each costs memory beyond its bytes.
+const MOST_FIELDS: usize = 4096;
+
+const MODEL_NAME: u64 = 1;
+const RAW_INPUT_CONTENTS: u64 = 7;
+
+/// How long the client waits, where it says so: at most eight digits and a unit.
+///
+/// # Errors
+/// 400 where it cannot be read.
+pub fn timeout_of(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
+    let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default();
+    let wrong =
+        || ApiError::bad_input(format!("grpc-timeout: expected digits and one of H, M, S, m, u, n, got {text:?}"));
+    let (digits, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
+    let count: u64 = digits.parse().ok().filter(|_| digits.len() <= 8).ok_or_else(wrong)?;
+    Ok(Some(match unit {
+        "H" => Duration::from_secs(count * 3600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return Err(wrong()),
+    }))
+}
+
+/// The only message of a call, while it comes.
+pub struct Incoming {
+    body: Body,
+    /// What came before the model was known.
+    start: Vec<Bytes>,
+    limit: usize,
+}
+
+impl Incoming {
+    /// Nothing is read yet.
+    #[must_use]
+    pub fn new(body: Body, max_body_bytes: u64) -> Self {
+        let limit = usize::try_from(max_body_bytes).unwrap_or(usize::MAX).saturating_sub(PREFIX);
+        Self { body, start: Vec::new(), limit }
+    }
+
+    /// Reads no more than it takes to know the model.
+    ///
+    /// # Errors
+    /// 400 where the message begins without a name, 413 where it says that it is too large.
+    pub async fn model_name(&mut self) -> Result<String, ApiError> {
+        loop {
+            let start = Chunks::from(self.start.clone());
+            let enough = start.len().min(PREFIX + NAME_WITHIN);
+            if let Some(length) = message_length(&start, self.limit)? {
+                let known = start.slice(PREFIX..enough.min(length.saturating_add(PREFIX)).max(PREFIX));
+                if let Some(name) = name_in(&known) {
+                    return Ok(name);
+                }
+            }
+            match self.frame().await? {
+                Some(frame) if enough < PREFIX + NAME_WITHIN => self.start.push(frame),
+                _ => return Err(ApiError::bad_input("model_name: expected at the beginning of the message, got none")),
+            }
+        }
+    }
+
+    /// Reads the whole message, holding room for its bytes as they come.
+    ///
+    /// # Errors
+    /// 400 where it ends early or goes on beyond its length, 413 where it is too large, 429 where there is no room.
+    pub async fn whole(mut self, reservation: &mut Reservation) -> Result<Chunks, ApiError> {
+        let mut pieces = Pieces::default();
+        let mut came = 0_usize;
+        let mut start = std::mem::take(&mut self.start).into_iter();
+        loop {
+            let frame = match start.next() {
+                Some(frame) => frame,
+                None => match self.frame().await? {
+                    Some(frame) => frame,
+                    None => break,
+                },
+            };
+            reservation.hold(frame.len()).map_err(PredictError::Refused)?;
+            came += frame.len();
+            if came > self.limit.saturating_add(PREFIX) {
+                return Err(too_large(came - PREFIX, self.limit));
+            }
+            pieces.push(frame);
+        }
+        reservation.complete();
+        let all = pieces.finish();
+        let got = came.saturating_sub(PREFIX);
+        match message_length(&all, self.limit)? {
+            Some(length) if length == got => Ok(all.slice(PREFIX..came)),
+            Some(length) if length < got => {
+                Err(ApiError::bad_input(format!("expected one message of {length} bytes, got {got} bytes")))
+            }
+            _ => Err(ApiError::ended_early(format!("message ended early, after {got} bytes"))),
+        }
+    }
+
+    async fn frame(&mut self) -> Result<Option<Bytes>, ApiError> {
+        loop {
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(ApiError::ended_early(format!("message ended early: {error}"))),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn too_large(got: usize, limit: usize) -> ApiError {
+    ApiError::too_large(format!("message has {got} bytes; expected at most {limit} bytes"))
+}
+
+/// The length that the five bytes before a message say, once they are there.
+fn message_length(start: &Chunks, limit: usize) -> Result<Option<usize>, ApiError> {
+    if start.len() < PREFIX {
+        return Ok(None);
+    }
+    let prefix = start.slice(0..PREFIX).contiguous();
+    if prefix[0] != 0 {
+        return Err(ApiError::unsupported_type("expected a message that is not compressed, got a compressed one"));
+    }
+    let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
+    if length > limit { Err(too_large(length, limit)) } else { Ok(Some(length)) }
+}
+
+/// The model's name, where it is among these bytes.
+fn name_in(start: &Chunks) -> Option<String> {
+    let mut fields = Fields::new(start);
+    while let Some(Field { number, value }) = fields.next() {
+        if let (MODEL_NAME, Value::Bytes(name)) = (number, value) {
+            return String::from_utf8(name.contiguous().to_vec()).ok();
+        }
+    }
+    None
+}
+
+/// A request without its tensors, and the tensors.
+#[derive(Debug, PartialEq)]
+pub struct Parted {
+    /// All other fields, as a message.
+    pub head: Bytes,
+    /// The elements of each input, shared with the message.
+    pub raw: Vec<Chunks>,
+}
+
+/// Takes the tensors out of a request, so that only what is left has to be in one piece.
+///
+/// # Errors
+/// 400 where the message is broken.
+pub fn parted(message: &Chunks) -> Result<Parted, ApiError> {
+    let mut fields = Fields::new(message);
+    let mut head = Vec::new();
+    let mut raw = Vec::new();
+    let mut count = 0;
+    while !fields.is_at_end() {
+        let broken = || ApiError::bad_input("expected a ModelInferRequest, got a message that is broken");
+        let Field { number, value } = fields.next().ok_or_else(broken)?;
+        count += 1;
+        if count > MOST_FIELDS {
+            return Err(ApiError::bad_input(format!("expected at most {MOST_FIELDS} fields in the message, got more")));
+        }
+        match value {
+            Value::Bytes(bytes) if number == RAW_INPUT_CONTENTS => raw.push(bytes),
+            value => value.write(number, &mut head),
+        }
+    }
+    Ok(Parted { head: Bytes::from(head), raw })
+}
+
+/// A field of a message.
+struct Field {
+    number: u64,
+    value: Value,
+}
+
+enum Value {
+    Number(u64),
+    Eight(Chunks),
+    Bytes(Chunks),
+    Four(Chunks),
+}
+
+impl Value {
+    fn write(&self, number: u64, head: &mut Vec<u8>) {
+        let (kind, bytes) = match self {
+            Self::Number(_) => (0, None),
+            Self::Eight(bytes) => (1, Some(bytes)),
+            Self::Bytes(bytes) => (2, Some(bytes)),
+            Self::Four(bytes) => (5, Some(bytes)),
+        };
+        write_varint(number << 3 | kind, head);
+        match self {
+            Self::Number(number) => write_varint(*number, head),
+            Self::Bytes(bytes) => write_varint(bytes.len() as u64, head),
+            Self::Eight(_) | Self::Four(_) => {}
+        }
+        for piece in bytes.into_iter().flat_map(Chunks::pieces) {
+            head.extend_from_slice(piece);
+        }
+    }
+}
+
+fn write_varint(mut number: u64, head: &mut Vec<u8>) {
+    while number > 0x7F {
+        head.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    head.push(number as u8);
+}
+
+/// The fields of a message, one after another.
+struct Fields(VecDeque<Bytes>);
+
+impl Fields {
+    fn new(message: &Chunks) -> Self {
+        Self(message.pieces().iter().filter(|piece| !piece.is_empty()).cloned().collect())
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The next field; none where the bytes end, within a field or after it, or are no field.
+    fn next(&mut self) -> Option<Field> {
+        let key = self.varint()?;
+        let value = match key & 7 {
+            0 => Value::Number(self.varint()?),
+            1 => Value::Eight(self.take(8)?),
+            2 => {
+                let length = usize::try_from(self.varint()?).ok()?;
+                Value::Bytes(self.take(length)?)
+            }
+            5 => Value::Four(self.take(4)?),
+            _ => return None,
+        };
+        Some(Field { number: key >> 3, value })
+    }
+
+    fn varint(&mut self) -> Option<u64> {
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            number |= u64::from(byte & 0x7F) << shift;
+            if byte & 0x80 == 0 {
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        let front = self.0.front_mut()?;
+        let byte = front.split_to(1)[0];
+        if front.is_empty() {
+            self.0.pop_front();
+        }
+        Some(byte)
+    }
+
+    fn take(&mut self, mut length: usize) -> Option<Chunks> {
+        let mut pieces = Vec::new();
+        while length > 0 {
+            let front = self.0.front_mut()?;
+            let piece = front.split_to(length.min(front.len()));
+            length -= piece.len();
+            pieces.push(piece);
+            if front.is_empty() {
+                self.0.pop_front();
+            }
+        }
+        Some(Chunks::from(pieces))
+    }
+}
+
+/// The answer to a call that went well: one message, then the status.
+///
+/// # Errors
+/// 500 where the message is longer than gRPC can say.
+pub fn answer(message: &impl Message) -> Result<Response, ApiError> {
+    let length = message.encoded_len();
+    let prefix = u32::try_from(length).map_err(|_| ApiError::internal("the answer is longer than 4 GiB"))?;
+    let mut bytes = Vec::with_capacity(PREFIX + length);
+    bytes.push(0);
+    bytes.extend_from_slice(&prefix.to_be_bytes());
+    message.encode(&mut bytes).map_err(|error| ApiError::internal(format!("cannot write the answer: {error}")))?;
+    let trailers = HeaderMap::from_iter([(tonic::Status::GRPC_STATUS, HeaderValue::from_static("0"))]);
+    let body = Full::new(Bytes::from(bytes)).with_trailers(std::future::ready(Some(Ok(trailers))));
+    let mut response = Response::new(Body::new(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grpc::protocol::{ModelInferRequest, model_infer_request::InferInputTensor};
+
+    fn request() -> ModelInferRequest {
+        let input = |name: &str| InferInputTensor {
+            name: name.to_owned(),
+            datatype: "FP32".to_owned(),
+            shape: vec![2, 300],
+            ..Default::default()
+        };
+        ModelInferRequest {
+            model_name: "tiny".to_owned(),
+            id: "seven".to_owned(),
+            inputs: vec![input("a"), input("b")],
+            raw_input_contents: vec![Bytes::from(vec![1; 2400]), Bytes::from(vec![2; 2400])],
+            ..Default::default()
+        }
+    }
+
+    fn pieces_of(bytes: &Bytes, size: usize) -> Vec<Bytes> {
+        (0..bytes.len()).step_by(size).map(|at| bytes.slice(at..bytes.len().min(at + size))).collect()
+    }
+
+    #[test]
+    fn a_message_cut_anywhere_gives_the_same_parts() {
+        let request = request();
+        let bytes = Bytes::from(request.encode_to_vec());
+        for size in [1, 2, 3, 7, 100, 2399, 2400, 2401, 10_000] {
+            let parts = parted(&Chunks::from(pieces_of(&bytes, size))).unwrap();
+            let head = ModelInferRequest { raw_input_contents: Vec::new(), ..request.clone() };
+            assert_eq!(ModelInferRequest::decode(parts.head).unwrap(), head, "{size}");
+            let raw: Vec<Bytes> = parts.raw.iter().map(Chunks::contiguous).collect();
+            assert_eq!(raw, request.raw_input_contents, "{size}");
+        }
+    }
+
+    #[test]
+    fn tensors_are_slices_of_the_message() {
+        let bytes = Bytes::from(request().encode_to_vec());
+        let raw = parted(&Chunks::from(bytes.clone())).unwrap().raw;
+        assert_eq!(raw[1].pieces()[0].as_ptr(), bytes[bytes.len() - 2400..].as_ptr());
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused() {
+        let bytes = Bytes::from(request().encode_to_vec());
+        for broken in [bytes.slice(..bytes.len() - 1), Bytes::from_static(&[0xFF; 20]), Bytes::from_static(&[0x0B])] {
+            assert!(parted(&Chunks::from(broken)).is_err());
+        }
+        let many = Bytes::from([8, 0].repeat(MOST_FIELDS + 1));
+        assert!(format!("{:?}", parted(&Chunks::from(many)).unwrap_err()).contains("at most 4096 fields"));
+    }
+
+    fn framed(message: &[u8]) -> Bytes {
+        let length = u32::try_from(message.len()).unwrap();
+        Bytes::from([&[0], &length.to_be_bytes()[..], message].concat())
+    }
+
+    fn incoming(bytes: &Bytes, size: usize, limit: u64) -> Incoming {
+        let mut frames = VecDeque::from(pieces_of(bytes, size));
+        let stream = body_of(move || frames.pop_front());
+        Incoming::new(stream, limit)
+    }
+
+    /// A body of frames.
+    fn body_of(next: impl FnMut() -> Option<Bytes> + Send + Unpin + 'static) -> Body {
+        struct Frames<F>(F);
+        impl<F: FnMut() -> Option<Bytes> + Unpin> hyper::body::Body for Frames<F> {
+            type Data = Bytes;
+            type Error = std::convert::Infallible;
+            fn poll_frame(
+                mut self: std::pin::Pin<&mut Self>,
+                _: &mut std::task::Context<'_>,
+            ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+                std::task::Poll::Ready((self.0)().map(|data| Ok(hyper::body::Frame::data(data))))
+            }
+        }
+        Body::new(Frames(next))
+    }
+
+    #[tokio::test]
+    async fn the_model_is_known_before_the_message_is_read() {
+        let bytes = framed(&request().encode_to_vec());
+        for size in [1, 4, 5, 6, 11, 4000] {
+            let mut message = incoming(&bytes, size, 10_000);
+            assert_eq!(message.model_name().await.unwrap(), "tiny");
+            let read: usize = message.start.iter().map(Bytes::len).sum();
+            assert!(read < 12 + size, "{read} bytes were read in frames of {size}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_without_a_name_or_too_large_is_refused_by_its_beginning() {
+        let said =
+            async |bytes: Bytes, limit| format!("{:?}", incoming(&bytes, 100, limit).model_name().await.unwrap_err());
+        let nameless = ModelInferRequest { model_name: String::new(), ..request() };
+        assert!(
+            said(framed(&nameless.encode_to_vec()), 10_000).await.contains("model_name: expected at the beginning")
+        );
+        let large = said(framed(&request().encode_to_vec()), 4005).await;
+        assert!(large.contains("bytes; expected at most 4000 bytes"), "{large}");
+        assert!(said(Bytes::from_static(&[1, 0, 0, 0, 1, 0]), 4005).await.contains("not compressed"));
+        assert!(said(Bytes::new(), 4005).await.contains("model_name"));
+    }
+
+    #[test]
+    fn the_time_a_client_waits_is_read_in_every_unit() {
+        let read = |text: &str| {
+            let headers =
+                HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), HeaderValue::from_str(text).unwrap())]);
+            timeout_of(&headers)
+        };
+        for (text, time) in
+            [("2H", 7200.0), ("3M", 180.0), ("4S", 4.0), ("150m", 0.15), ("7u", 7e-6), ("99999999n", 0.099_999_999)]
+        {
+            assert_eq!(read(text).unwrap(), Some(Duration::from_secs_f64(time)), "{text}");
+        }
+        assert_eq!(timeout_of(&HeaderMap::new()).unwrap(), None);
+        for text in ["", "m", "5", "5x", "123456789m", "-5m", "5µ"] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! gRPC: the calls of the Open Inference Protocol, beside HTTP and over the same path.
+//!
+//! Tonic answers what is asked in a few words. `ModelInfer` is read here ([`infer`], [`message`]): so a request is admitted
+//! by the first bytes of its message, before the rest is read, and its tensors stay the slices of the frames that they
+//! came in.
+
+pub mod infer;
+pub mod message;
+#[rustfmt::skip]
+#[allow(missing_docs, unused_qualifications, clippy::all, clippy::allow_attributes_without_reason, reason = "generated")]
+pub mod protocol;
+pub mod status;
+
+use std::{any::Any, sync::Arc};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::Request as HttpRequest,
+    middleware::{self, Next},
+    response::Response as HttpResponse,
+    routing::post,
+};
+use tonic::{Request, Response, Status, service::Routes};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse,
+    health_check_response::ServingStatus,
+    health_server::{Health, HealthServer},
+};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use self::protocol::{
+    ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ServerLiveRequest,
+    ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+    grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer, SERVICE_NAME},
+    model_metadata_response::TensorMetadata,
+};
+use crate::{
+    http::{
+        App, EXTENSIONS, MODEL_VERSION, PLATFORM, Scope,
+        predict::{ModelName, find},
+        probes,
+    },
+    model::Model,
+    registry::Found,
+    session::Port,
+};
+
+/// The routes of the gRPC port.
+pub fn router(app: Arc<App>) -> Router {
+    let calls = Calls(Arc::clone(&app));
+    Routes::new(GrpcInferenceServiceServer::new(calls.clone()))
+        .add_service(HealthServer::new(calls))
+        .into_axum_router()
+        // More exact than the route of the whole service, so it is the one that is taken.
+        .route(&format!("/{SERVICE_NAME}/ModelInfer"), post(infer::model_infer).with_state(Arc::clone(&app)))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn(scope))
+}
+
+fn panicked(panic: Box<dyn Any + Send + 'static>) -> HttpResponse {
+    crate::http::log_panic(panic.as_ref());
+    Status::internal("internal error").into_http()
+}
+
+/// Gives a call its id and its span. Its path is no label: clients may call what is not there.
+async fn scope(request: HttpRequest<Body>, next: Next) -> HttpResponse {
+    let path: String = request.uri().path().chars().take(100).collect();
+    let scope = Scope::of(&request, &path);
+    let mut response = scope.run(next, request).await;
+    let status = response.extensions().get::<Status>().map_or(tonic::Code::Ok, Status::code);
+    scope.end(&mut response, &path, status);
+    response
+}
+
+/// The calls that tonic reads and writes.
+#[derive(Clone)]
+struct Calls(Arc<App>);
+
+impl Calls {
+    fn find(&self, name: String, version: String) -> Result<Arc<Model>, Status> {
+        Ok(find(&self.0, &model_name(name, version))?)
+    }
+}
+
+/// A model as a message names it: without a version where that is empty.
+fn model_name(model: String, version: String) -> ModelName {
+    ModelName { model, version: Some(version).filter(|version| !version.is_empty()) }
+}
+
+#[tonic::async_trait]
+impl GrpcInferenceService for Calls {
+    async fn server_live(&self, _: Request<ServerLiveRequest>) -> Result<Response<ServerLiveResponse>, Status> {
+        Ok(Response::new(ServerLiveResponse { live: probes::faults(&self.0).is_empty() }))
+    }
+
+    async fn server_ready(&self, _: Request<ServerReadyRequest>) -> Result<Response<ServerReadyResponse>, Status> {
+        Ok(Response::new(ServerReadyResponse { ready: probes::not_ready(&self.0).is_none() }))
+    }
+
+    async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Result<Response<ModelReadyResponse>, Status> {
+        let ModelReadyRequest { name, version } = request.into_inner();
+        if matches!(self.0.registry.find(&name), Found::Loading) {
+            return Ok(Response::new(ModelReadyResponse { ready: false }));
+        }
+        self.find(name, version).map(|_| Response::new(ModelReadyResponse { ready: true }))
+    }
+
+    async fn server_metadata(
+        &self,
+        _: Request<ServerMetadataRequest>,
+    ) -> Result<Response<ServerMetadataResponse>, Status> {
+        Ok(Response::new(ServerMetadataResponse {
+            name: self.0.server.server_name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            extensions: EXTENSIONS.map(str::to_owned).to_vec(),
+        }))
+    }
+
+    async fn model_metadata(
+        &self,
+        request: Request<ModelMetadataRequest>,
+    ) -> Result<Response<ModelMetadataResponse>, Status> {
+        let ModelMetadataRequest { name, version } = request.into_inner();
+        let model = self.find(name, version)?;
+        let tensor = |port: &Port| TensorMetadata {
+            name: port.name.clone(),
+            datatype: port.element.datatype().to_owned(),
+            shape: probes::open_shape(port),
+        };
+        Ok(Response::new(ModelMetadataResponse {
+            name: model.name.clone(),
+            versions: vec![MODEL_VERSION.to_owned()],
+            platform: PLATFORM.to_owned(),
+            inputs: model.signature.inputs.iter().map(tensor).collect(),
+            outputs: model.signature.outputs.iter().map(tensor).collect(),
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl Health for Calls {
+    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        let service = &request.get_ref().service;
+        if !service.is_empty() && service != SERVICE_NAME {
+            return Err(Status::not_found("expected no service, or inference.GRPCInferenceService"));
+        }
+        let ready = probes::not_ready(&self.0).is_none();
+        let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+        Ok(Response::new(HealthCheckResponse { status: status.into() }))
+    }
+
+    /// Never made: clients that are told so ask by `check`, as the health protocol says.
+    type WatchStream = tonic::Streaming<HealthCheckResponse>;
+
+    async fn watch(&self, _: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("expected Check, got Watch"))
+    }
+}
