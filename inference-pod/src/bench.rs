@@ -7,20 +7,23 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     fs, io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Barrier,
     time::{Duration, Instant},
 };
 
-use crds::serving::ModelOptions;
+use crds::serving::{ModelConfig, ModelOptions};
 use serde::Serialize;
 
 use crate::{
     cli::{Bench, Through},
     files::{FilesError, ModelFiles},
+    queue::Limits,
     session::{Port, Runtime, Session, SessionError, SessionFactory, SessionSettings, Stacked},
+    simulate::{Simulation, simulate},
     surroundings,
     tensor::{ElementType, elements},
+    times::{BucketTimes, Times},
 };
 
 /// Latencies that are kept for the percentiles: of the latest runs, so that a fast model's do not fill the memory which is
@@ -55,6 +58,14 @@ pub enum BenchError {
         /// What would fit.
         expected: String,
     },
+    /// The arrivals.
+    #[error("cannot read arrivals from {}", path.display())]
+    Arrivals {
+        /// Their file.
+        path: PathBuf,
+        /// What the system said, or which line is no number of seconds.
+        source: io::Error,
+    },
     /// The memory of the process cannot be read.
     #[error("cannot read /proc/self/smaps_rollup")]
     Memory(#[source] io::Error),
@@ -80,6 +91,9 @@ pub struct Report {
     pub best: Best,
     /// Memory of the process.
     pub memory: MemoryUse,
+    /// What the scheduler makes of the arrivals, where some were given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub simulated: Option<Simulated>,
 }
 
 /// One batch size.
@@ -106,6 +120,23 @@ pub struct Best {
     pub samples: usize,
     /// Samples per second.
     pub samples_per_second: f64,
+}
+
+/// What the scheduler makes of given arrivals when runs take what was measured and nothing else takes time.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Simulated {
+    /// Requests that were answered.
+    pub answered: usize,
+    /// Requests that were not let in.
+    pub refused: usize,
+    /// Requests that could not make their deadline.
+    pub expired: usize,
+    /// Runs.
+    pub runs: usize,
+    /// Median latency of those that were answered.
+    pub p50_ms: f64,
+    /// 99 of 100 took no longer.
+    pub p99_ms: f64,
 }
 
 /// Memory of the process: proportional set size, and the resident one beside it.
@@ -142,7 +173,9 @@ pub fn bench(args: &Bench) -> Result<Report, BenchError> {
         buckets.push(bucket(&mut sessions, &ports, &shapes, size, args)?);
     }
     let after = Footprint::now()?;
+    let simulated = args.arrivals.as_deref().map(|file| simulated(file, &buckets, sessions.len())).transpose()?;
     Ok(Report {
+        simulated,
         model: files.model,
         threads: args.threads as usize,
         instances: sessions.len(),
@@ -185,6 +218,10 @@ impl Report {
         }
         let _ =
             writeln!(text, "best    {} samples: {:.1} samples/s\n", self.best.samples, self.best.samples_per_second);
+        if let Some(Simulated { answered, refused, expired, runs, p50_ms, p99_ms }) = &self.simulated {
+            let _ = writeln!(text, "simulated  {answered} answered, {refused} refused, {expired} expired, {runs} runs");
+            let _ = writeln!(text, "           p50 {p50_ms:.3} ms, p99 {p99_ms:.3} ms\n");
+        }
         let memory = &self.memory;
         let proportional = [memory.before_bytes, memory.loaded_bytes, memory.after_bytes];
         let _ = writeln!(text, "MiB            before     loaded      after");
@@ -202,6 +239,47 @@ fn best(buckets: &[Bucket]) -> Best {
         samples: bucket.samples,
         samples_per_second: bucket.samples_per_second,
     })
+}
+
+/// Plays arrivals through the scheduler, with the bounds that are shipped and the median time of each bucket.
+fn simulated(file: &Path, buckets: &[Bucket], instances: usize) -> Result<Simulated, BenchError> {
+    let failed = |source| BenchError::Arrivals { path: file.to_owned(), source };
+    let text = fs::read_to_string(file).map_err(failed)?;
+    let mut arrivals = text.lines().map(arrival).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    arrivals.sort_unstable();
+    let mut times = BucketTimes::default();
+    buckets.iter().for_each(|bucket| times.set(bucket.samples, Duration::from_secs_f64(bucket.p50_ms / 1e3)));
+    let shipped = ModelConfig::named("bench", "");
+    let fared = simulate(&Simulation {
+        arrivals,
+        times: Times::warmed_up(1, times),
+        length: 1,
+        limits: Limits {
+            max_wait: Duration::from_millis(shipped.max_queue_ms),
+            samples: shipped.queue_size as usize,
+            bytes: usize::MAX,
+            batch_size: buckets.iter().map(|bucket| bucket.samples).max().unwrap_or(1),
+            batch_timeout: Duration::ZERO,
+            latency_objective: None,
+        },
+        instances,
+        request_timeout: Duration::from_millis(shipped.request_timeout_ms),
+    });
+    let millis = |share: f64| fared.quantile(share).as_secs_f64() * 1e3;
+    Ok(Simulated {
+        answered: fared.latencies.len(),
+        refused: fared.refused,
+        expired: fared.expired,
+        runs: fared.runs,
+        p50_ms: millis(0.5),
+        p99_ms: millis(0.99),
+    })
+}
+
+fn arrival(line: &str) -> io::Result<Duration> {
+    let seconds = line.trim().parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let wrong = || io::Error::new(io::ErrorKind::InvalidData, format!("expected seconds in each line, got `{line}`"));
+    seconds.ok_or_else(wrong)
 }
 
 /// The batch that a model fixes, or 1 where an input has no dimension to batch.

@@ -3,7 +3,6 @@
 use std::{fmt::Write as _, path::PathBuf};
 
 use crds::serving::{ModelConfig, Task};
-use serde_json::json;
 
 use crate::{
     cli::Check,
@@ -40,11 +39,7 @@ pub fn check(args: &Check) -> Result<String, LoadError> {
 }
 
 fn config(args: &Check, task: Task) -> ModelConfig {
-    let tree = json!({"name": "model", "path": args.path, "task": task.as_str(), "batch_size": args.batch_size});
-    match serde_json::from_value(tree) {
-        Ok(config) => config,
-        Err(error) => unreachable!("the config is made here: {error}"),
-    }
+    ModelConfig { task, batch_size: args.batch_size, ..ModelConfig::named("model", &args.path) }
 }
 
 fn describe(model: &Model) -> String {

@@ -115,6 +115,10 @@ pub struct Bench {
     /// What is measured: the bare loop, or with the laying out of samples and slicing of outputs that a server adds.
     #[arg(long, value_enum, default_value_t = Through::Bare)]
     pub through: Through,
+    /// Play these arrivals, seconds from the start, one a line, through the scheduler with the measured times: what a
+    /// server that costs nothing would make of them, with the bounds that are shipped.
+    #[arg(long, value_name = "FILE")]
+    pub arrivals: Option<PathBuf>,
     /// Print JSON instead of a table.
     #[arg(long)]
     pub json: bool,

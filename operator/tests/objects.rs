@@ -245,11 +245,11 @@ fn what_a_pod_template_may_not_set_is_refused_with_its_field() {
 fn what_is_not_built_and_what_the_server_refuses_is_refused_with_all_fields() {
     let mut spec = plain();
     spec["route"] = json!({"parentRefs": [{"name": "gate"}]});
-    spec["models"][0]["latencyObjective"] = json!("100ms");
+    spec["networkPolicy"] = json!({"enabled": true});
     let not_built = model(spec);
     let refusal = validate(&not_built.spec).unwrap_err();
     assert_eq!(refusal.reason, accepted::NOT_IMPLEMENTED);
-    assert!(refusal.message.contains("spec.route") && refusal.message.contains("latencyObjective"), "{refusal:?}");
+    assert!(refusal.message.contains("spec.route") && refusal.message.contains("spec.networkPolicy"), "{refusal:?}");
 
     let mut spec = plain();
     spec["models"][0]["options"] = json!({"image": {"mean": [0.5], "std": [0.5, 0.5]}});

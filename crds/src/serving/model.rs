@@ -66,6 +66,29 @@ pub struct ModelConfig {
     pub options: ModelOptions,
 }
 
+impl ModelConfig {
+    /// A model of that name and path, with everything else as it is shipped.
+    #[must_use]
+    pub fn named(name: &str, path: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.to_owned(),
+            path: path.into(),
+            task: Task::default(),
+            batch_size: default_batch_size(),
+            batch_timeout_ms: 0,
+            max_queue_ms: default_max_queue_ms(),
+            queue_size: default_queue_size(),
+            queue_bytes: default_queue_bytes(),
+            request_timeout_ms: default_request_timeout_ms(),
+            run_timeout_ms: default_run_timeout_ms(),
+            instances: default_instances(),
+            latency_objective_ms: None,
+            execution_providers: Vec::new(),
+            options: ModelOptions::default(),
+        }
+    }
+}
+
 fn default_batch_size() -> u32 {
     8
 }
