@@ -57,6 +57,10 @@ impl Bucket {
         self.median = *median;
     }
 
+    fn is_estimated(&self) -> bool {
+        self.count == 0
+    }
+
     fn per_sample(&self) -> f64 {
         self.median / self.samples as f64
     }
@@ -81,7 +85,16 @@ impl BucketTimes {
     /// Corrects a bucket's time by a run while serving. Other sizes than a bucket's teach nothing, unless nothing is known.
     pub fn record(&mut self, samples: usize, time: Duration) {
         match self.position(samples) {
-            Ok(at) => self.buckets[at].record(time.as_secs_f64()),
+            Ok(at) => {
+                let time = time.as_secs_f64();
+                // By as much as the first run of an estimated bucket differs, the others that are estimated will.
+                let factor = time / self.buckets[at].median;
+                if self.buckets[at].is_estimated() && factor.is_finite() {
+                    let others = self.buckets.iter_mut().filter(|bucket| bucket.is_estimated());
+                    others.for_each(|bucket| bucket.median *= factor);
+                }
+                self.buckets[at].record(time);
+            }
             Err(_) if self.buckets.is_empty() => self.set(samples, time),
             Err(_) => {}
         }
@@ -195,10 +208,10 @@ impl BucketTimes {
         cheapest.map(|(at, _)| at)
     }
 
-    /// The same buckets, each at `factor` times its time, as estimates.
-    fn scaled(&self, factor: f64) -> Self {
-        let scaled = |bucket: &Bucket| Bucket::estimated(bucket.samples, bucket.median * factor);
-        Self { buckets: self.buckets.iter().map(scaled).collect() }
+    /// The same buckets with the same times, as estimates.
+    fn estimates(&self) -> Self {
+        let estimated = |bucket: &Bucket| Bucket::estimated(bucket.samples, bucket.median);
+        Self { buckets: self.buckets.iter().map(estimated).collect() }
     }
 }
 
@@ -211,11 +224,6 @@ impl LengthClass {
     #[must_use]
     pub fn of(length: usize) -> Self {
         Self(length.max(1).next_power_of_two().trailing_zeros())
-    }
-
-    /// How many times longer this class is.
-    fn ratio(self, other: Self) -> f64 {
-        2_f64.powi(self.0.cast_signed() - other.0.cast_signed())
     }
 }
 
@@ -246,11 +254,11 @@ impl Times {
         self.classes.get(&self.recent?)
     }
 
-    /// The times of a class, made up from the nearest known one where it has never run: in proportion to the length, but
-    /// never less, for a shorter sample may cost as much.
+    /// The times of a class. Where it has never run they are those of the nearest that has: too low an estimate is corrected
+    /// by the first run, too high a one would refuse requests and let none happen.
     pub fn class(&mut self, class: LengthClass) -> &mut BucketTimes {
         let nearest = self.classes.iter().min_by_key(|(known, _)| known.0.abs_diff(class.0));
-        let estimate = nearest.map(|(known, times)| times.scaled(class.ratio(*known).max(1.0)));
+        let estimate = nearest.map(|(_, times)| times.estimates());
         self.classes.entry(class).or_insert_with(|| estimate.unwrap_or_default())
     }
 
@@ -368,10 +376,12 @@ mod tests {
     #[test]
     fn a_length_that_never_ran_is_estimated_and_then_measured() {
         let mut known = Times::warmed_up(16, times(&[(1, 4), (2, 6)]));
-        assert_eq!(known.class(LengthClass::of(60)).of(2), Duration::from_millis(24), "four times as long");
-        assert_eq!(known.class(LengthClass::of(2)).of(1), Duration::from_millis(4), "never less");
+        assert_eq!(known.class(LengthClass::of(60)).of(2), Duration::from_millis(6), "as the nearest");
         known.record(LengthClass::of(60), 2, Duration::from_millis(9));
         assert_eq!(known.class(LengthClass::of(64)).of(2), Duration::from_millis(9), "the first run replaces a guess");
+        assert_eq!(known.class(LengthClass::of(64)).of(1), Duration::from_millis(6), "and corrects the others");
+        known.record(LengthClass::of(60), 1, Duration::from_millis(20));
+        assert_eq!(known.class(LengthClass::of(64)).of(2), Duration::from_millis(9), "but not what was measured");
         assert_eq!(known.class(LengthClass::of(16)).of(2), Duration::from_millis(6));
         assert_eq!(known.recent().map(|times| times.of(2)), Some(Duration::from_millis(9)));
     }
