@@ -90,7 +90,6 @@ fn every_request_is_answered_once_with_its_own_numbers_and_nothing_is_left_behin
     let [enqueued, dequeued] =
         ["enqueued", "dequeued"].map(|what| server.metric(&format!("ortolan_samples_{what}_total{{model=\"slow\"}}")));
     assert_eq!(enqueued, dequeued);
-    println!("{answered} answered, {refused} refused, {late} late, {left} left");
 }
 
 #[test]

@@ -43,7 +43,7 @@ fn model_config(spec: &InferenceModelSpec, model: &Model) -> Value {
         "queue_size": batching.queue_size,
         "request_timeout_ms": model.request_timeout.as_millis(),
         "instances": model.instances,
-        "latency_objective_ms": model.latency_objective.map(Duration::as_millis),
+        "latency_objective_ms": model.latency_objective.map(crds::resource::Duration::as_millis),
         "execution_providers": providers(spec),
         "options": model.options.as_ref().map(|options| &options.keys),
     });
