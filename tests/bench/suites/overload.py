@@ -18,6 +18,8 @@ from ..workloads import LITE0, MINILM, Request
 from . import Claim, attempt, mean
 
 GROUP = "overload"
+# What the config has where nobody says otherwise.
+SHIPPED_BATCH_SIZE = 8
 # The first answer after the load is waited for as long as this.
 RECOVERY_SECONDS = 30
 
@@ -37,8 +39,9 @@ class Case:
 
 def rows(bench: Bench) -> Iterator[Row]:
     """MiniLM at 3 and at 10 times what it can do, images at 3 times."""
-    text = model(MINILM), MINILM.json("minilm"), 32
-    image = model(LITE0, task="image-classification"), workloads.jpeg_in_json(LITE0.folder), 8
+    shipped = {"batch_size": SHIPPED_BATCH_SIZE}
+    text = model(MINILM, **shipped), MINILM.json("minilm"), 32
+    image = model(LITE0, task="image-classification", **shipped), workloads.jpeg_in_json(LITE0.folder), 8
     cases = [
         Case("MiniLM at 3x", *text, 3, 0.95),
         Case("MiniLM at 10x", *text, 10, 0.85),
