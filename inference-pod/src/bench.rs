@@ -83,6 +83,8 @@ pub struct Report {
     pub threads: usize,
     /// Sessions that ran at the same time.
     pub instances: usize,
+    /// Execution provider in use.
+    pub provider: &'static str,
     /// Version of ONNX Runtime.
     pub onnxruntime: String,
     /// Each bucket, in the order asked for.
@@ -160,12 +162,17 @@ pub fn bench(args: &Bench) -> Result<Report, BenchError> {
     let runtime = Runtime::load(surroundings::variable("ORT_DYLIB_PATH").map(PathBuf::from))?;
     let files = ModelFiles::find(&args.model)?;
     let shapes = files.options(&ModelOptions::default())?.warmup.shapes;
-    let settings = SessionSettings { threads: args.threads as usize, spinning: false, providers: Vec::new() };
+    let settings = SessionSettings {
+        threads: args.threads as usize,
+        spinning: false,
+        providers: args.execution_providers.clone(),
+    };
     let factory = SessionFactory::new(&runtime, &files.model, settings);
     let before = Footprint::now()?;
     let mut sessions = (0..args.instances).map(|_| factory.open()).collect::<Result<Vec<_>, _>>()?;
     let loaded = Footprint::now()?;
     let ports = sessions.first().map(|session| session.signature().inputs.clone()).unwrap_or_default();
+    let provider = sessions.first().map_or("none", |session| session.provider().as_str());
     let shapes = sample_shapes(&ports, shapes, &args.shape)?;
     let sizes = fixed_batch(&ports).map_or_else(|| args.batch_sizes.clone(), |size| vec![size]);
     let mut buckets = Vec::with_capacity(sizes.len());
@@ -173,12 +180,17 @@ pub fn bench(args: &Bench) -> Result<Report, BenchError> {
         buckets.push(bucket(&mut sessions, &ports, &shapes, size, args)?);
     }
     let after = Footprint::now()?;
-    let simulated = args.arrivals.as_deref().map(|file| simulated(file, &buckets, sessions.len())).transpose()?;
+    let times = match args.times.as_slice() {
+        [] => buckets.iter().map(|bucket| (bucket.samples, bucket.p50_ms)).collect(),
+        given => given.to_vec(),
+    };
+    let simulated = args.arrivals.as_deref().map(|file| simulated(file, &times, sessions.len())).transpose()?;
     Ok(Report {
         simulated,
         model: files.model,
         threads: args.threads as usize,
         instances: sessions.len(),
+        provider,
         onnxruntime: runtime.version().to_owned(),
         best: best(&buckets),
         buckets,
@@ -196,10 +208,11 @@ impl Report {
     #[must_use]
     pub fn table(&self) -> String {
         let mut text = format!(
-            "model      {}\nthreads    {}, instances {}, onnxruntime {}\n\n",
+            "model      {}\nthreads    {}, instances {}, provider {}, onnxruntime {}\n\n",
             self.model.display(),
             self.threads,
             self.instances,
+            self.provider,
             self.onnxruntime
         );
         let _ = writeln!(text, "samples     runs    mean ms     p50 ms     p99 ms  ms/sample  samples/s");
@@ -241,14 +254,14 @@ fn best(buckets: &[Bucket]) -> Best {
     })
 }
 
-/// Plays arrivals through the scheduler, with the bounds that are shipped and the median time of each bucket.
-fn simulated(file: &Path, buckets: &[Bucket], instances: usize) -> Result<Simulated, BenchError> {
+/// Plays arrivals through the scheduler, with the bounds that are shipped and the milliseconds of each bucket.
+fn simulated(file: &Path, buckets: &[(usize, f64)], instances: usize) -> Result<Simulated, BenchError> {
     let failed = |source| BenchError::Arrivals { path: file.to_owned(), source };
     let text = fs::read_to_string(file).map_err(failed)?;
     let mut arrivals = text.lines().map(arrival).collect::<Result<Vec<_>, _>>().map_err(failed)?;
     arrivals.sort_unstable();
     let mut times = BucketTimes::default();
-    buckets.iter().for_each(|bucket| times.set(bucket.samples, Duration::from_secs_f64(bucket.p50_ms / 1e3)));
+    buckets.iter().for_each(|(samples, millis)| times.set(*samples, Duration::from_secs_f64(millis / 1e3)));
     let shipped = ModelConfig::named("bench", "");
     let fared = simulate(&Simulation {
         arrivals,
@@ -258,7 +271,7 @@ fn simulated(file: &Path, buckets: &[Bucket], instances: usize) -> Result<Simula
             max_wait: Duration::from_millis(shipped.max_queue_ms),
             samples: shipped.queue_size as usize,
             bytes: usize::MAX,
-            batch_size: buckets.iter().map(|bucket| bucket.samples).max().unwrap_or(1),
+            batch_size: buckets.iter().map(|(samples, _)| *samples).max().unwrap_or(1),
             batch_timeout: Duration::ZERO,
             latency_objective: None,
         },
@@ -505,6 +518,22 @@ mod tests {
         assert_eq!(bytes("flags", ElementType::Bool), [1; 15]);
         assert_eq!(bytes("x", ElementType::F16).len(), 30);
         assert!(whole("input_ids").windows(2).any(|pair| pair[0] != pair[1]));
+    }
+
+    #[test]
+    fn arrivals_are_played_with_the_times_that_are_given() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("arrivals");
+        fs::write(&file, "0.0\n0.001\n0.002\n").unwrap();
+        let simulated = simulated(&file, &[(1, 10.0), (2, 12.0)], 1).unwrap();
+        assert_eq!((simulated.answered, simulated.runs), (3, 2), "one alone, then two together");
+        assert!((simulated.p99_ms - 21.0).abs() < 1e-6, "{simulated:?}");
+        fs::write(&file, "soon\n").unwrap();
+        let error = super::simulated(&file, &[(1, 10.0)], 1).unwrap_err();
+        assert!(
+            crate::termination::error_chain(&error).contains("expected seconds in each line, got `soon`"),
+            "{error}"
+        );
     }
 
     #[test]

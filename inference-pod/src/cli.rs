@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use crds::serving::Task;
+use crds::serving::{ExecutionProvider, Task};
 
 /// Serves ONNX models over HTTP, batched, with or without Kubernetes.
 #[derive(Debug, Parser)]
@@ -112,6 +112,9 @@ pub struct Bench {
     /// Sessions that run at the same time, each on a thread of its own.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub instances: u32,
+    /// Execution providers, best first, as in the config.
+    #[arg(long, value_name = "PROVIDER,…", value_delimiter = ',', default_value = "cpu", value_parser = provider)]
+    pub execution_providers: Vec<ExecutionProvider>,
     /// What is measured: the bare loop, or with the laying out of samples and slicing of outputs that a server adds.
     #[arg(long, value_enum, default_value_t = Through::Bare)]
     pub through: Through,
@@ -119,6 +122,10 @@ pub struct Bench {
     /// server that costs nothing would make of them, with the bounds that are shipped.
     #[arg(long, value_name = "FILE")]
     pub arrivals: Option<PathBuf>,
+    /// With --arrivals: milliseconds of a batch of so many samples, as a server has measured them (see its /info), instead
+    /// of those measured here.
+    #[arg(long, value_name = "SAMPLES=MS,…", value_delimiter = ',', requires = "arrivals", value_parser = batch_time)]
+    pub times: Vec<(usize, f64)>,
     /// Print JSON instead of a table.
     #[arg(long)]
     pub json: bool,
@@ -138,6 +145,13 @@ fn shape(text: &str) -> Result<(String, Vec<usize>), String> {
     Ok((name.to_owned(), sizes.split(',').map(size).collect::<Result<_, _>>()?))
 }
 
+fn batch_time(text: &str) -> Result<(usize, f64), String> {
+    let wrong = || format!("expected SAMPLES=MS, for example 8=12.5, got `{text}`");
+    let (samples, millis) = text.split_once('=').ok_or_else(wrong)?;
+    let millis = millis.parse().ok().filter(|millis: &f64| millis.is_finite() && *millis > 0.0).ok_or_else(wrong)?;
+    Ok((size(samples)?, millis))
+}
+
 fn size(text: &str) -> Result<usize, String> {
     text.trim()
         .parse()
@@ -152,6 +166,14 @@ fn seconds(text: &str) -> Result<f64, String> {
         .ok()
         .filter(|seconds| limits.contains(seconds))
         .ok_or_else(|| format!("expected 0 to 3600, got `{text}`"))
+}
+
+fn provider(name: &str) -> Result<ExecutionProvider, String> {
+    let known = [ExecutionProvider::Cpu, ExecutionProvider::Cuda];
+    known
+        .into_iter()
+        .find(|provider| provider.as_str() == name)
+        .ok_or_else(|| format!("expected cpu or cuda, got {name}"))
 }
 
 fn task(name: &str) -> Result<Task, String> {

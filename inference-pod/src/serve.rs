@@ -13,7 +13,7 @@ use tokio::{
 use crate::{
     connection::{self, Terms},
     grpc,
-    http::{App, admin_router, client_router},
+    http::{App, admin_router, client_router, refusals::Refusals},
     lifecycle::{Lifecycle, Phase},
     metrics::Metrics,
     model::{LoadError, Model, Surroundings},
@@ -130,6 +130,7 @@ pub fn serve(config: ServingConfig) -> Result<(), ServeError> {
         registry: Registry::new(models.iter().map(|model| model.name.clone())),
         lifecycle: Arc::new(Lifecycle::default()),
         metrics: Metrics::new(runtime.version()),
+        refusals: Refusals::default(),
         decoders: Arc::new(Semaphore::new(threads)),
         runtime_version: runtime.version().to_owned(),
         threads,

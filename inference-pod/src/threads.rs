@@ -6,7 +6,7 @@ const PROMPT_SLICE_NS: u64 = 100_000;
 
 /// How much a thread that runs a model is nice to the others, from 0 to 19. The kernel lets a waking thread take a core only
 /// from one that has had more than its share, and next to one that runs models all the time the serving loop would often have
-/// to wait for the next tick: at 0 refusals under overload take up to 14 ms, at 5 about 1 ms, and at 10 it is no better.
+/// to wait for the next tick of the kernel's clock.
 const NICE: libc::c_int = 5;
 
 /// Makes the calling thread, one that runs a model, stand back: it starts only when those that are at work are done, so whoever

@@ -131,11 +131,16 @@ impl BucketTimes {
         self.buckets.last().map_or(Duration::ZERO, |bucket| Duration::from_secs_f64(bucket.median))
     }
 
+    /// Time of the best bucket, the one that the batches of a long queue are of.
+    #[must_use]
+    pub fn best(&self) -> Duration {
+        self.cheapest_of_all().map_or(Duration::ZERO, |bucket| Duration::from_secs_f64(bucket.median))
+    }
+
     /// Time per sample at the best bucket; what a long queue costs.
     #[must_use]
     pub fn best_per_sample(&self) -> Duration {
-        let best = self.buckets.iter().map(Bucket::per_sample).min_by(f64::total_cmp);
-        best.map_or(Duration::ZERO, Duration::from_secs_f64)
+        self.cheapest_of_all().map_or(Duration::ZERO, |bucket| Duration::from_secs_f64(bucket.per_sample()))
     }
 
     /// Of the buckets that `waiting` samples fill and that take no longer than `limit`, the one with the best time per
@@ -208,6 +213,10 @@ impl BucketTimes {
         cheapest.map(|(at, _)| at)
     }
 
+    fn cheapest_of_all(&self) -> Option<&Bucket> {
+        self.cheapest(usize::MAX, Duration::MAX).map(|at| &self.buckets[at])
+    }
+
     /// The same buckets with the same times, as estimates.
     fn estimates(&self) -> Self {
         let estimated = |bucket: &Bucket| Bucket::estimated(bucket.samples, bucket.median);
@@ -266,11 +275,6 @@ impl Times {
     pub fn record(&mut self, class: LengthClass, samples: usize, time: Duration) {
         self.class(class).record(samples, time);
         self.recent = Some(class);
-    }
-
-    /// Each class that has run or been asked for.
-    pub fn iter(&self) -> impl Iterator<Item = (LengthClass, &BucketTimes)> {
-        self.classes.iter().map(|(class, times)| (*class, times))
     }
 }
 

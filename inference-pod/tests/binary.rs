@@ -4,19 +4,12 @@
 
 mod common;
 
-use common::{Response, Server, SharedServer, item, request};
+use common::{Response, Server, SharedServer, request};
 use serde_json::{Value, json};
 
 const LENGTH: &str = "inference-header-content-length";
 
-static SHARED: SharedServer = SharedServer::new(|| {
-    let mini = item(
-        "mini",
-        "minilm",
-        "options: {warmup: {shapes: {input_ids: [16], attention_mask: [16], token_type_ids: [16]}}}",
-    );
-    Server::start(&(item("tiny", "tiny", "") + &mini))
-});
+static SHARED: SharedServer = SharedServer::new(common::tiny_and_mini);
 
 fn floats(numbers: &[f32]) -> Vec<u8> {
     numbers.iter().flat_map(|number| number.to_le_bytes()).collect()

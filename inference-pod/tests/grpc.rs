@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{Server, SharedServer, eventually, item};
+use common::{Server, SharedServer, eventually, item, leaving_costs_no_run};
 use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use inference_pod::grpc::protocol::{
@@ -27,14 +27,7 @@ use tonic::{Code, Request, Status};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
 use tonic_prost::ProstCodec;
 
-static SHARED: SharedServer = SharedServer::new(|| {
-    let mini = item(
-        "mini",
-        "minilm",
-        "options: {warmup: {shapes: {input_ids: [16], attention_mask: [16], token_type_ids: [16]}}}",
-    );
-    Server::start(&(item("tiny", "tiny", "") + &mini))
-});
+static SHARED: SharedServer = SharedServer::new(common::tiny_and_mini);
 
 /// A connection; calls share it.
 #[derive(Clone)]
@@ -364,16 +357,7 @@ async fn a_call_that_is_dropped_costs_no_run() {
         let client = client.clone();
         calls.spawn(async move { client.infer(raw("slow", 1, floats(&[0.0; 4]))).await });
     }
-    eventually("all are in", || server.metric("ortolan_samples_enqueued_total{model=\"slow\"}") == 24.0);
-    calls.shutdown().await;
-    eventually("the queue is empty", || server.metric("ortolan_queue_depth{model=\"slow\"}") == 0.0);
-    let ended = || {
-        server.metric("ortolan_requests_total{model=\"slow\",outcome=\"cancelled\"}")
-            + server.metric("ortolan_requests_total{model=\"slow\",outcome=\"ok\"}")
-    };
-    eventually("all are counted", || ended() == 24.0);
-    let runs = server.metric("ortolan_batch_size_count{model=\"slow\"}");
-    assert!(runs < 20.0, "{runs} runs for 24 calls that were dropped");
+    leaving_costs_no_run(&server, || calls.abort_all());
     assert!(client.infer(raw("slow", 1, floats(&[0.0; 4]))).await.is_ok(), "the connection goes on");
 }
 

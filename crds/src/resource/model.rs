@@ -165,7 +165,8 @@ pub struct Batching {
     pub batch_size: u32,
     /// Upper bound of an idle instance's wait for company; 0s never waits. A lone request never waits.
     pub batch_timeout: Duration,
-    /// Requests whose predicted wait is longer are refused with 429. At least two runs of the largest batch are let in.
+    /// Requests whose predicted wait, with their own run, is longer are refused with 429. A wait of two runs of the largest
+    /// batch is always let in.
     pub max_queue_time: Duration,
     /// Most samples that wait, whatever their predicted wait.
     #[schemars(range(min = 1, max = 1_000_000))]

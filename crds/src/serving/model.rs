@@ -28,7 +28,8 @@ pub struct ModelConfig {
     #[serde(default)]
     #[schemars(range(max = 1000))]
     pub batch_timeout_ms: u64,
-    /// Requests whose predicted wait is longer are refused with 429. At least two runs of the largest batch are let in.
+    /// Requests whose predicted wait, with their own run, is longer are refused with 429. A wait of two runs of the largest
+    /// batch is always let in.
     #[serde(default = "default_max_queue_ms")]
     #[schemars(range(min = 1, max = 3_600_000))]
     pub max_queue_ms: u64,

@@ -58,8 +58,10 @@ async fn infer(app: &App, headers: &HeaderMap, body: Body) -> Result<Response, A
     let name = tokio::time::timeout(wait, message.model_name()).await.map_err(|_| ApiError::deadline(wait))??;
     let model = find(app, &model_name(name, String::new()))?;
     let timeout = patience.unwrap_or(Duration::MAX).min(model.request_timeout());
-    measured(&model, timeout, async |reservation, deadline| predict(app, &model, message, reservation, deadline).await)
-        .await
+    measured(app, &model, timeout, async |reservation, deadline| {
+        predict(app, &model, message, reservation, deadline).await
+    })
+    .await
 }
 
 async fn predict(

@@ -147,7 +147,7 @@ impl ApiError {
     fn queue_full(refused: &Refused) -> Self {
         let message = match refused.bound {
             Bound::Wait { predicted, limit } => format!(
-                "queue is full: a request would wait {} ms, the limit is {} ms",
+                "queue is full: a request would be answered after {} ms, the limit is {} ms",
                 predicted.as_millis(),
                 limit.as_millis()
             ),

@@ -1,6 +1,6 @@
 //! Images in, predictions out: the body of `POST /predict/{model}` for image classification.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::VecDeque};
 
 use axum::body::Bytes;
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Images {
     /// The bytes of each image file, with the field to name where it is broken.
-    pub files: Vec<(String, Bytes)>,
+    pub files: VecDeque<(String, Bytes)>,
     /// Whether they came as a list.
     pub listed: bool,
 }
@@ -44,7 +44,7 @@ impl Images {
             serde_json::from_slice(body).map_err(|error| ApiError::bad_input(format!("{EXPECTED}; {error}")))?;
         match (body.image, body.images) {
             (Some(image), None) => {
-                Ok(Self { files: vec![("image".to_owned(), decode_base64("image", &image.0)?)], listed: false })
+                Ok(Self { files: [("image".to_owned(), decode_base64("image", &image.0)?)].into(), listed: false })
             }
             (None, Some(images)) if images.is_empty() => {
                 Err(ApiError::bad_input("images: expected at least one image, got none"))
@@ -64,7 +64,7 @@ impl Images {
     /// A body that is an image file.
     #[must_use]
     pub fn from_file(body: Bytes) -> Self {
-        Self { files: vec![("body".to_owned(), body)], listed: false }
+        Self { files: [("body".to_owned(), body)].into(), listed: false }
     }
 
     /// The files of a form.

@@ -7,6 +7,7 @@ pub mod infer;
 pub mod numbers;
 pub mod predict;
 pub mod probes;
+pub mod refusals;
 
 use std::{any::Any, sync::Arc};
 
@@ -24,7 +25,7 @@ use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
 
-use self::error::ApiError;
+use self::{error::ApiError, refusals::Refusals};
 use crate::{lifecycle::Lifecycle, metrics::Metrics, registry::Registry};
 
 /// Models have one version here: what their path leads to.
@@ -49,6 +50,8 @@ pub struct App {
     pub lifecycle: Arc<Lifecycle>,
     /// What it exports.
     pub metrics: Metrics,
+    /// When the next request may be refused.
+    pub refusals: Refusals,
     /// Bodies that are decoded at a time.
     pub decoders: Arc<Semaphore>,
     /// Version of ONNX Runtime.

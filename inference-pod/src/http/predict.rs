@@ -9,7 +9,7 @@ use axum::{
     Json,
     body::{Body, Bytes},
     extract::{FromRequestParts, Path, State},
-    http::{HeaderName, HeaderValue, Request, request::Parts},
+    http::{HeaderName, HeaderValue, Request, StatusCode, request::Parts},
     response::{IntoResponse, Response},
 };
 
@@ -26,6 +26,7 @@ use crate::{
     metrics::{ModelMetrics, Outcome},
     model::{Model, PredictError, Predicted},
     registry::Found,
+    tensor::Tensor,
     threads,
     worker::Reservation,
 };
@@ -43,7 +44,7 @@ pub async fn predict(
 ) -> Result<Response, ApiError> {
     let model = find(&app, &name)?;
     let (parts, body) = request.into_parts();
-    measured(&model, model.request_timeout(), async |reservation, deadline| {
+    measured(&app, &model, model.request_timeout(), async |reservation, deadline| {
         if model.image.is_some() {
             classify(&app, &model, &parts, body, reservation, deadline).await
         } else {
@@ -57,7 +58,7 @@ pub async fn predict(
 pub async fn infer(State(app): State<Arc<App>>, name: ModelName, request: Request<Body>) -> Result<Response, ApiError> {
     let model = find(&app, &name)?;
     let (parts, body) = request.into_parts();
-    measured(&model, model.request_timeout(), async |reservation, deadline| {
+    measured(&app, &model, model.request_timeout(), async |reservation, deadline| {
         infer_tensors(&app, &model, &parts, body, reservation, deadline).await
     })
     .await
@@ -122,6 +123,7 @@ impl Drop for Counted<'_> {
 /// # Errors
 /// Those of `run`, 429 where the queue is full, 504 where the deadline passed.
 pub async fn measured<T>(
+    app: &App,
     model: &Model,
     timeout: Duration,
     run: impl AsyncFnOnce(Reservation, Instant) -> Result<T, ApiError>,
@@ -130,9 +132,15 @@ pub async fn measured<T>(
     let metrics = &model.metrics;
     metrics.received();
     let mut counted = Counted { metrics, began, ended: false };
+    let usable = in_time(timeout);
+    let deadline = began + usable;
     let result = match model.reserve(began) {
-        Err(full) => Err(ApiError::from(full)),
-        Ok(reservation) => match tokio::time::timeout(timeout, run(reservation, began + timeout)).await {
+        Err(full) => {
+            // And with it the body, which nobody will read.
+            drop(run);
+            Err(ApiError::from(full))
+        }
+        Ok(reservation) => match tokio::time::timeout(usable, run(reservation, deadline)).await {
             Ok(result) => result,
             Err(_) => Err(ApiError::deadline(timeout)),
         },
@@ -144,15 +152,34 @@ pub async fn measured<T>(
             metrics.error(reason);
             counted.end(outcome);
             tracing::debug!(?error, model = model.name, "no prediction");
+            if error.status() == StatusCode::TOO_MANY_REQUESTS {
+                app.refusals.turn(deadline).await;
+            }
         }
     }
     result
+}
+
+/// What is left of a time-out, so that the answer is there when it is over: timers know milliseconds only, and are never
+/// early. Half of it, where it is so short.
+fn in_time(timeout: Duration) -> Duration {
+    const STEP: Duration = Duration::from_millis(1);
+    timeout.saturating_sub(STEP).max(timeout / 2)
 }
 
 /// Where the images of a request are; base64 is read with them, away from the loop.
 enum Source {
     Read(Images),
     Json(Bytes),
+}
+
+impl Source {
+    fn read(self) -> Result<Images, ApiError> {
+        match self {
+            Self::Read(images) => Ok(images),
+            Self::Json(bytes) => Images::from_json(&bytes),
+        }
+    }
 }
 
 async fn classify(
@@ -171,28 +198,41 @@ async fn classify(
         BodyKind::Json => Source::Json(bytes),
     };
     let began_decoding = Instant::now();
-    let images = match source {
-        Source::Read(images) => images,
-        Source::Json(bytes) => off_the_loop(app, move || Images::from_json(&bytes)).await?,
-    };
-    model.check_count(images.files.len())?;
-    let mut groups = Vec::with_capacity(images.files.len());
+    let work = Arc::clone(model);
+    // The first image with what holds it: each way to another thread and back costs.
+    let (mut images, mut decoded) = off_the_loop(app, move || {
+        let mut images = source.read()?;
+        work.check_count(images.files.len())?;
+        let first = decode_next(&work, &mut images)?;
+        Ok((images, first))
+    })
+    .await?;
+    let mut groups = Vec::with_capacity(1 + images.files.len());
     // One at a time: a caller who leaves takes what is not decoded yet with them, and others get their turn in between.
-    for (field, file) in images.files {
-        let work = Arc::clone(model);
-        let sample = off_the_loop(app, move || {
-            let input = work.image.as_ref().ok_or_else(|| ApiError::internal("the model takes no images"))?;
-            decode(&field, &file, input)
-        })
-        .await?;
+    while let Some(sample) = decoded {
         reservation.hold(sample.data().len()).map_err(PredictError::Refused)?;
         groups.push(vec![sample]);
+        if images.files.is_empty() {
+            break;
+        }
+        let work = Arc::clone(model);
+        (images, decoded) = off_the_loop(app, move || {
+            let next = decode_next(&work, &mut images)?;
+            Ok((images, next))
+        })
+        .await?;
     }
     let decode_time = began_decoding.elapsed();
     model.metrics.decoded(decode_time);
     let predicted = model.predict(reservation, groups, deadline).await?;
     let answer = classified(model, &predicted, images.listed)?;
     Ok(timed(answer, decode_time, &predicted))
+}
+
+/// The next image as a sample; `None` where there is none left.
+fn decode_next(model: &Model, images: &mut Images) -> Result<Option<Tensor>, ApiError> {
+    let input = model.image.as_ref().ok_or_else(|| ApiError::internal("the model takes no images"))?;
+    images.files.pop_front().map(|(field, file)| decode(&field, &file, input)).transpose()
 }
 
 fn classified(model: &Model, predicted: &Predicted, listed: bool) -> Result<Response, ApiError> {

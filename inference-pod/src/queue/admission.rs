@@ -8,7 +8,7 @@ use crate::times::BucketTimes;
 /// How much may wait, and how batches are made of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Longest predicted wait; at least two runs of the largest bucket are always let in.
+    /// Longest predicted time from admission to answer; a wait of two runs of the largest bucket is always let in.
     pub max_wait: Duration,
     /// Most samples.
     pub samples: usize,
@@ -34,7 +34,7 @@ pub struct Refused {
 /// The bounds of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
-    /// The predicted wait.
+    /// The predicted wait, with the run that ends it.
     Wait {
         /// What was predicted.
         predicted: Duration,
@@ -91,7 +91,7 @@ impl<T> Queue<T> {
         }
         let running: Duration = self.busy_until.iter().flatten().map(|end| end.saturating_duration_since(now)).sum();
         let queued = self.admitted.work.saturating_add(self.usual_cost(complete));
-        running.saturating_add(queued) / as_u32(self.busy_until.len())
+        running.saturating_add(self.pace.of(queued)) / as_u32(self.busy_until.len())
     }
 
     /// Holds a place for a request whose body is not read yet, so that admission needs the headers alone.
@@ -130,8 +130,13 @@ impl<T> Queue<T> {
     }
 
     pub(super) fn admit(&self, samples: usize, bytes: usize, now: Instant) -> Result<(), Refused> {
-        let predicted = self.predicted_wait(now);
-        let limit = self.limits.max_wait.max(self.usual_times().map_or(Duration::ZERO, BucketTimes::largest) * 2);
+        let (best, largest) =
+            self.times.recent().map_or_else(Default::default, |times| (times.best(), times.largest()));
+        // Of the run that answers it, those before it in the queue fill half on average, and that half is in the wait.
+        let own = best / 2;
+        // Two runs may always wait, else there were no full batches where a run takes as long as the bound.
+        let least = self.pace.of(largest * 2) + own;
+        let (predicted, limit) = (self.predicted_wait(now) + own, self.limits.max_wait.max(least));
         if predicted > limit {
             return Err(Refused { bound: Bound::Wait { predicted, limit }, retry_after: predicted - limit });
         }
@@ -155,11 +160,11 @@ impl<T> Queue<T> {
 
     /// How long that many samples take by the measured times.
     fn drain_time(&self, samples: usize) -> Duration {
-        self.usual_cost(samples) / as_u32(self.busy_until.len())
+        self.pace.of(self.usual_cost(samples)) / as_u32(self.busy_until.len())
     }
 
     fn usual_cost(&self, samples: usize) -> Duration {
-        let best = self.usual_times().map_or(Duration::ZERO, BucketTimes::best_per_sample);
+        let best = self.times.recent().map_or(Duration::ZERO, BucketTimes::best_per_sample);
         best.saturating_mul(as_u32(samples))
     }
 }

@@ -12,6 +12,7 @@
 mod admission;
 mod arrivals;
 mod choice;
+mod pace;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
@@ -25,8 +26,8 @@ use std::{
 use smallvec::SmallVec;
 
 pub use self::admission::{Bound, Limits, Refused};
-use self::{admission::Admitted, arrivals::Arrivals, choice::Choice};
-use crate::times::{BucketTimes, LengthClass, Times};
+use self::{admission::Admitted, arrivals::Arrivals, choice::Choice, pace::Pace};
+use crate::times::{LengthClass, Times};
 
 /// What must be equal for jobs to share a batch: the dimensions of each input, without the batch's and without one that is
 /// padded, one input after the other.
@@ -105,6 +106,7 @@ pub struct Queue<T> {
     admitted: Admitted,
     arrivals: Arrivals,
     arrived: u64,
+    pace: Pace,
     /// When each instance is expected to be free; `None` while it is.
     busy_until: Vec<Option<Instant>>,
 }
@@ -120,6 +122,7 @@ impl<T> Queue<T> {
             admitted: Admitted::default(),
             arrivals: Arrivals::default(),
             arrived: 0,
+            pace: Pace::new(instances.max(1)),
             busy_until: vec![None; instances.max(1)],
         }
     }
@@ -214,9 +217,13 @@ impl<T> Queue<T> {
                 Choice::Run(keys, time) => {
                     taken.batch = keys.into_iter().filter_map(|key| self.remove(key)).collect();
                     self.busy_until[instance] = Some(now + time);
+                    self.pace.begins(instance, now, time);
                     break;
                 }
             }
+        }
+        if taken.batch.is_empty() {
+            self.pace.rests(instance);
         }
         taken
     }
@@ -224,28 +231,29 @@ impl<T> Queue<T> {
     /// An instance has finished a run.
     pub fn finished(&mut self, run: Run) {
         self.busy_until[run.instance] = None;
+        if self.waiting.is_empty() {
+            // What it takes next comes when it comes.
+            self.pace.rests(run.instance);
+        }
         self.times.record(LengthClass::of(run.length), run.samples, run.time);
     }
 
     /// An instance has ended a run from whose time nothing can be learned.
     pub fn gave_up(&mut self, instance: usize) {
         self.busy_until[instance] = None;
+        self.pace.rests(instance);
     }
 
     /// An instance is away until about then.
     pub fn away(&mut self, instance: usize, until: Instant) {
         self.busy_until[instance] = Some(until);
+        self.pace.rests(instance);
     }
 
     /// Takes everything out; for a server that stops.
     pub fn clear(&mut self) -> Vec<Waiting<T>> {
         self.admitted.empty();
         std::mem::take(&mut self.waiting).into_values().collect()
-    }
-
-    /// The times that a job which is yet unknown would have.
-    fn usual_times(&self) -> Option<&BucketTimes> {
-        self.times.recent()
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::times::BucketTimes;
 
 /// One thing that happens, some time after the one before.
 #[derive(Debug, Clone)]

@@ -1,6 +1,7 @@
 //! The queue by example.
 
 use super::*;
+use crate::times::BucketTimes;
 
 const BATCH_SIZE: usize = 8;
 
@@ -119,7 +120,10 @@ fn the_queue_is_bounded_in_time_first() {
             Err((refused, back)) => break (refused, back),
         }
     };
-    assert_eq!(let_in, 41, "100 ms at 2.5 ms a sample, and the one that finds exactly 100 ms ahead");
+    assert_eq!(
+        let_in, 37,
+        "100 ms less half a run of 20, at 2.5 ms a sample, and the one that finds exactly 90 ms ahead"
+    );
     assert_eq!(refused.1.len(), 1, "a refused job comes back");
     let Bound::Wait { predicted, limit } = refused.0.bound else { panic!("{:?}", refused.0) };
     assert_eq!((predicted, limit), (Duration::from_micros(102_500), Duration::from_millis(100)));
@@ -147,6 +151,41 @@ fn a_running_batch_counts_in_the_predicted_wait() {
     assert_eq!(queue.predicted_wait(later(now, 15)), Duration::from_millis(5));
     queue.finished(Run { instance: 0, samples: 8, length: 4, time: Duration::from_millis(20) });
     assert_eq!(queue.predicted_wait(now), Duration::ZERO);
+}
+
+#[test]
+fn a_queue_that_drains_more_slowly_than_its_runs_promise_lets_fewer_in() {
+    let (mut queue, mut now) = queue();
+    let fill = |queue: &mut Queue<&'static str>, now| {
+        (0..1000).take_while(|_| queue.push(vec![job("x", 1, later(now, 60_000))], now).is_ok()).count();
+        queue.samples()
+    };
+    let before = fill(&mut queue, now);
+    for _ in 0..100 {
+        fill(&mut queue, now);
+        let samples = queue.take(0, now).batch.len();
+        queue.finished(Run { instance: 0, samples, length: 4, time: Duration::from_millis(20) });
+        now = later(now, 40);
+    }
+    let after = fill(&mut queue, now);
+    assert!(after < before * 6 / 10, "{before} then {after}: as much as is drained in the same time");
+}
+
+#[test]
+fn a_slow_queue_lets_two_runs_in_all_the_same() {
+    let slow = Limits { max_wait: Duration::from_millis(1), ..limits() };
+    let mut now = Instant::now();
+    let mut queue: Queue<&'static str> = Queue::new(slow, measured_times(), 1);
+    let mut batches = Vec::new();
+    for _ in 0..100 {
+        (0..1000).take_while(|_| queue.push(vec![job("x", 1, later(now, 60_000))], now).is_ok()).count();
+        let samples = queue.take(0, now).batch.len();
+        (0..1000).take_while(|_| queue.push(vec![job("x", 1, later(now, 60_000))], now).is_ok()).count();
+        batches.push(samples);
+        now = later(now, 40);
+        queue.finished(Run { instance: 0, samples, length: 4, time: Duration::from_millis(20) });
+    }
+    assert_eq!(batches, [8; 100], "what is let in fills the batches");
 }
 
 #[test]

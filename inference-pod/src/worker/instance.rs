@@ -170,7 +170,6 @@ pub(super) fn work(shared: &Shared, index: usize, mut runner: Box<dyn Runner>) {
 
 fn run(shared: &Shared, index: usize, runner: &mut dyn Runner, batch: Vec<Waiting<Job>>) -> Ended {
     let began = Instant::now();
-    let samples = batch.iter().map(|job| job.samples).sum();
     let length = batch.iter().map(Waiting::length).max().unwrap_or(1);
     let (mut ways, mut replies, mut inputs) = (Vec::new(), Vec::new(), Vec::new());
     for job in batch {
@@ -181,33 +180,19 @@ fn run(shared: &Shared, index: usize, runner: &mut dyn Runner, batch: Vec<Waitin
         inputs.push(job.payload.inputs);
     }
     let jobs: Vec<&[Tensor]> = inputs.iter().map(Vec::as_slice).collect();
-    let instance = &shared.instances[index];
-    instance.begin(replies);
-    shared.metrics.run_began(samples);
-    let (result, panicked) = run_caught(runner, &jobs);
-    let (replies, terminated) = instance.end();
-    let run_time = began.elapsed();
-    shared.metrics.run_ended(samples, run_time);
-    let result = if terminated { Err(JobError::TooLong(shared.run_timeout)) } else { result };
+    let Outcome { result, replies, time, ended } = run_together(shared, index, runner, &jobs, &ways, replies);
     match &result {
-        Ok(_) => shared.ran(Run { instance: index, samples, length, time: run_time }),
+        Ok(_) => shared.ran(Run { instance: index, samples: samples_of(&ways), length, time }),
         Err(_) => shared.meeting.with(|queue| queue.gave_up(index)),
     }
-    let ended = match &result {
-        _ if panicked => Ended::Panicked,
-        Ok(_) => Ended::Well,
-        // It was told to end, and it did.
-        Err(_) if terminated => Ended::Well,
-        Err(_) => Ended::Badly,
-    };
     if jobs.len() > 1 && matches!(ended, Ended::Badly) {
         return run_apart(shared, index, runner, &jobs, replies, ways);
     }
-    shared.deliver(address(replies, &ways, run_time, &result));
+    shared.deliver(address(replies, &ways, time, &result));
     ended
 }
 
-/// Runs the jobs of a failed batch again, each by itself: a bad one fails alone.
+/// Runs the jobs of a failed batch again, each by itself: a bad one fails alone. Well, if any of them went well.
 fn run_apart(
     shared: &Shared,
     index: usize,
@@ -216,38 +201,77 @@ fn run_apart(
     replies: Vec<Reply>,
     ways: Vec<Way>,
 ) -> Ended {
-    let instance = &shared.instances[index];
-    let mut ended = Ended::Badly;
+    let mut all = Ended::Badly;
     for ((job, reply), way) in jobs.iter().zip(replies).zip(ways) {
-        // A caller who has left needs no run; one after a panic would have none to rely on.
-        if reply.is_closed() || matches!(ended, Ended::Panicked) {
-            let _ = reply.send(Err(JobError::Failed("the worker panicked".to_owned())));
+        // A caller who has left needs no run.
+        if reply.is_closed() {
             continue;
         }
-        let began = instance.begin(vec![reply]);
-        let (result, panicked) = run_caught(runner, &[job]);
-        let (replies, terminated) = instance.end();
-        let result = if terminated { Err(JobError::TooLong(shared.run_timeout)) } else { result };
-        ended = match (&result, ended) {
-            _ if panicked => Ended::Panicked,
-            (Ok(_), _) => Ended::Well,
-            (Err(_), before) => before,
+        if matches!(all, Ended::Panicked) {
+            let _ = reply.send(Err(panicked()));
+            continue;
+        }
+        let way = [way];
+        let Outcome { result, replies, time, ended } = run_together(shared, index, runner, &[job], &way, vec![reply]);
+        all = match (ended, &result) {
+            (Ended::Panicked, _) => Ended::Panicked,
+            (_, Ok(_)) => Ended::Well,
+            (_, Err(_)) => all,
         };
-        shared.deliver(address(replies, &[way], began.elapsed(), &result));
+        shared.deliver(address(replies, &way, time, &result));
     }
-    ended
+    all
+}
+
+/// What came of a run.
+struct Outcome {
+    result: Result<Vec<Tensor>, JobError>,
+    /// Who waits for it; nobody where they were answered meanwhile.
+    replies: Vec<Reply>,
+    time: Duration,
+    ended: Ended,
+}
+
+/// One run, where others can see and end it.
+fn run_together(
+    shared: &Shared,
+    index: usize,
+    runner: &mut dyn Runner,
+    jobs: &[&[Tensor]],
+    ways: &[Way],
+    replies: Vec<Reply>,
+) -> Outcome {
+    let (instance, samples) = (&shared.instances[index], samples_of(ways));
+    let began = instance.begin(replies);
+    shared.metrics.run_began(samples);
+    let (result, ended) = run_caught(runner, jobs);
+    let (replies, terminated) = instance.end();
+    let time = began.elapsed();
+    shared.metrics.run_ended(samples, time);
+    // It was told to end, and it did.
+    let told = || (Err(JobError::TooLong(shared.run_timeout)), Ended::Well);
+    let (result, ended) = if terminated && !matches!(ended, Ended::Panicked) { told() } else { (result, ended) };
+    Outcome { result, replies, time, ended }
+}
+
+fn samples_of(ways: &[Way]) -> usize {
+    ways.iter().map(|way| way.samples).sum()
+}
+
+fn panicked() -> JobError {
+    JobError::Failed("the worker panicked".to_owned())
 }
 
 /// Runs jobs together. A panic of the runtime's bindings answers these callers and nobody else.
-fn run_caught(runner: &mut dyn Runner, jobs: &[&[Tensor]]) -> (Result<Vec<Tensor>, JobError>, bool) {
-    match catch_unwind(AssertUnwindSafe(|| runner.run(&stack(jobs)))) {
-        Ok(Ok(outputs)) if jobs.len() > 1 => {
-            let rows = |job: &&[Tensor]| job.first().and_then(|tensor| tensor.shape().first().copied()).unwrap_or(1);
-            (check_rows(outputs, jobs.iter().map(rows).sum()), false)
-        }
-        Ok(result) => (result.map_err(|error| JobError::Failed(error_chain(&error))), false),
-        Err(_) => (Err(JobError::Failed("the worker panicked".to_owned())), true),
-    }
+fn run_caught(runner: &mut dyn Runner, jobs: &[&[Tensor]]) -> (Result<Vec<Tensor>, JobError>, Ended) {
+    let rows = |job: &&[Tensor]| job.first().and_then(|tensor| tensor.shape().first().copied()).unwrap_or(1);
+    let result = match catch_unwind(AssertUnwindSafe(|| runner.run(&stack(jobs)))) {
+        Ok(Ok(outputs)) if jobs.len() > 1 => check_rows(outputs, jobs.iter().map(rows).sum()),
+        Ok(result) => result.map_err(|error| JobError::Failed(error_chain(&error))),
+        Err(_) => return (Err(panicked()), Ended::Panicked),
+    };
+    let ended = if result.is_ok() { Ended::Well } else { Ended::Badly };
+    (result, ended)
 }
 
 /// Whether a session that failed fails on its warm-up input too. If not, the input was to blame.

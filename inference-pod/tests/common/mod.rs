@@ -337,6 +337,25 @@ pub fn classifier() -> String {
     item("espresso", "efficientnet-lite0", "task: image-classification")
 }
 
+/// The models `tiny` and `mini`, a MiniLM that was warmed up with 16 tokens.
+pub fn tiny_and_mini() -> Server {
+    let shapes = "{input_ids: [16], attention_mask: [16], token_type_ids: [16]}";
+    let mini = item("mini", "minilm", &format!("options: {{warmup: {{shapes: {shapes}}}}}"));
+    Server::start(&(item("tiny", "tiny", "") + &mini))
+}
+
+/// Waits until the requests of 24 callers, which all wait for the model `slow`, are in its queue; then has them `leave`, and
+/// checks that most of them cost no run.
+pub fn leaving_costs_no_run(server: &Server, leave: impl FnOnce()) {
+    eventually("all are in", || server.metric("ortolan_samples_enqueued_total{model=\"slow\"}") == 24.0);
+    leave();
+    eventually("the queue is empty", || server.metric("ortolan_queue_depth{model=\"slow\"}") == 0.0);
+    let outcome = |outcome| server.metric(&format!("ortolan_requests_total{{model=\"slow\",outcome=\"{outcome}\"}}"));
+    eventually("all are counted", || outcome("cancelled") + outcome("ok") == 24.0);
+    let runs = server.metric("ortolan_batch_size_count{model=\"slow\"}");
+    assert!(runs < 20.0, "{runs} runs for 24 callers that left");
+}
+
 /// Waits for a state, and prints how long it took.
 pub fn eventually(what: &str, mut state: impl FnMut() -> bool) {
     let began = Instant::now();

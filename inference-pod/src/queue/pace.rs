@@ -1,0 +1,88 @@
+//! How long runs really take, one after the other, beside what their measured times promise.
+
+use std::time::{Duration, Instant};
+
+/// Weight of one run.
+const WEIGHT: f64 = 0.05;
+
+/// One run says no more than this: a stalled one must not shut the queue.
+const BOUNDS: (f64, f64) = (0.5, 2.0);
+
+/// A batch that an instance took.
+#[derive(Debug, Clone, Copy)]
+struct Begun {
+    at: Instant,
+    expected: Duration,
+}
+
+/// The time from one batch to the next of an instance that always has one, divided by the time that its run was expected to
+/// take: a mean, moving with the last runs.
+///
+/// The expected time is a median, which long runs do not move, and which knows nothing of what is done between runs. A sum of
+/// such times, which the wait at the end of a queue is, comes out too short by both. How full the batches are is no part of it.
+#[derive(Debug)]
+pub(super) struct Pace {
+    factor: f64,
+    /// The last batch of each instance that has not been idle since.
+    last: Vec<Option<Begun>>,
+}
+
+impl Pace {
+    pub(super) fn new(instances: usize) -> Self {
+        Self { factor: 1.0, last: vec![None; instances] }
+    }
+
+    /// An instance takes a batch.
+    pub(super) fn begins(&mut self, instance: usize, now: Instant, expected: Duration) {
+        let last = self.last[instance].replace(Begun { at: now, expected });
+        if let Some(Begun { at, expected }) = last.filter(|last| !last.expected.is_zero()) {
+            let ratio = (now - at).as_secs_f64() / expected.as_secs_f64();
+            self.factor += WEIGHT * (ratio.clamp(BOUNDS.0, BOUNDS.1) - self.factor);
+        }
+    }
+
+    /// An instance has nothing to do, or is away: when it begins again says nothing about how fast it is.
+    pub(super) fn rests(&mut self, instance: usize) {
+        self.last[instance] = None;
+    }
+
+    /// How long that takes which was expected to take so long.
+    pub(super) fn of(&self, expected: Duration) -> Duration {
+        expected.mul_f64(self.factor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUN: Duration = Duration::from_millis(10);
+
+    #[test]
+    fn what_runs_take_beyond_their_time_is_learnt_from_batches_without_a_pause() {
+        let mut pace = Pace::new(1);
+        let mut now = Instant::now();
+        for _ in 0..200 {
+            pace.begins(0, now, RUN);
+            now += RUN.mul_f64(1.5);
+        }
+        assert!((pace.factor - 1.5).abs() < 0.01, "{pace:?}");
+        let learnt = pace.of(RUN);
+        pace.rests(0);
+        now += RUN * 1000;
+        pace.begins(0, now, RUN);
+        assert_eq!(pace.of(RUN), learnt, "a pause is no slow run");
+    }
+
+    #[test]
+    fn one_stalled_run_counts_for_little_and_one_without_a_time_for_nothing() {
+        let mut pace = Pace::new(2);
+        let now = Instant::now();
+        pace.begins(0, now, RUN);
+        pace.begins(0, now + RUN * 1000, Duration::ZERO);
+        assert_eq!(pace.of(RUN), RUN.mul_f64(1.05), "{pace:?}");
+        pace.begins(0, now + RUN * 2000, RUN);
+        pace.begins(1, now, RUN);
+        assert_eq!(pace.of(RUN), RUN.mul_f64(1.05), "{pace:?}");
+    }
+}
