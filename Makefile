@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: build-tools help serve demo test accept bench bench-peers fuzz fmt lint images models cluster-up cluster-down clean
+.PHONY: build-tools help serve demo test accept bench bench-peers gpu-check fuzz fmt lint images models cluster-up cluster-down clean
 
 # ONNX Runtime's own builds send usage events unless told not to; ours never do, and neither do the scripts.
 export ORT_DISABLE_TELEMETRY := 1
@@ -29,7 +29,7 @@ test: build-tools ## Unit, contract, router and end-to-end tests on one local cl
 	@tests/run.sh
 
 accept: build-tools ## Long suites. Today: the server's tests and the cluster's, three times over
-	@for round in 1 2 3; do echo "round $$round of 3"; tests/run.sh; done
+	@for round in 1 2 3; do echo "round $$round of 3"; ORTOLAN_POD_ENDS=20 tests/run.sh; done
 
 bench: build-tools models ## The server beside a bare session loop, cores pinned: ratios, latency, overload; ARGS="--quick" for a look
 	@PYTHONPATH=tests python3 -m bench $(ARGS)
@@ -37,6 +37,11 @@ bench: build-tools models ## The server beside a bare session loop, cores pinned
 bench-peers: build-tools models ## Ours beside Mosec, LitServe, BentoML, MLServer, Triton and FastAPI, in one run; ARGS=…
 	@test -n "$${INFERENCE_POD:-}" || cargo build --quiet --release --locked --package inference-pod
 	@python3 -m tests.bench.compare $(ARGS)
+
+gpu-check: build-tools models ## The server on an NVIDIA GPU beside a bare session loop; ARGS="--help" says what it needs, and how to carry it
+	@python3 deploy/onnxruntime/get.py --gpu --out $(ORTOLAN_CACHE)/onnxruntime/gpu >/dev/null
+	@test -n "$${INFERENCE_POD:-}" || cargo build --quiet --release --locked --package inference-pod
+	@PYTHONPATH=tests python3 -m bench.gpu $(ARGS)
 
 fuzz: build-tools models ## Broken bodies and broken images against a running server
 	@python3 tests/fuzz.py $(ARGS)

@@ -120,6 +120,7 @@ MODELS: dict[str, dict[str, File]] = {
         "labels.txt": imagenet_labels,
     },
     "tiny": {"model.onnx": converted("fixtures", "tiny")},
+    "any-width": {"model.onnx": converted("fixtures", "any-width")},
     "slow": {"model.onnx": converted("fixtures", "slow")},
     "batch-mixing": {"model.onnx": converted("fixtures", "batch-mixing")},
     "fixed-batch": {

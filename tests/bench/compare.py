@@ -32,13 +32,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .load import closed_loop, open_loop
 from .peers import PEERS, WORKLOADS, Peer, Running, StartError, free_port, pypi
 from .peers.ours import OURS
-
-try:
-    from .load import closed_loop, open_loop
-except ImportError:
-    from .peers.own_load import closed_loop, open_loop
 
 CONNECTIONS = 64
 OVERLOAD, PATIENCE_SECONDS = 3, 1.0

@@ -26,7 +26,7 @@ class Bench:
     rounds: int = 3
     seconds: float = 4
     quick: bool = False
-    growth_requests: int = 20_000
+    growth_requests: int = 1_000_000
     # Points for plots, by name.
     curves: dict[str, Any] = field(default_factory=dict)
     best_sizes: dict[str, int] = field(default_factory=dict)

@@ -30,13 +30,21 @@ class NotStarted(Exception):
 
 
 class Server:
-    """`inference-pod serve`, wholly on one core. Use as a context: it is ready inside and gone after."""
+    """`inference-pod serve`, wholly on one core, or on any. Use as a context: it is ready inside and gone after."""
 
-    def __init__(self, binary: Path, core: int, models: list[dict[str, Any]], **settings: Any) -> None:
+    def __init__(
+        self,
+        binary: Path,
+        core: int | None,
+        models: list[dict[str, Any]],
+        environment: dict[str, str] | None = None,
+        **settings: Any,
+    ) -> None:
         self.http_port, self.grpc_port, self.metrics_port = free_ports(3)
         ports = {"port": self.http_port, "grpc_port": self.grpc_port, "metrics_port": self.metrics_port}
         server = {"host": HOST, "threads": 1, "drain_delay_ms": 0, **ports, **settings}
         self.config = {"server": server, "logging": {"level": "warn", "format": "plain"}, "models": models}
+        self.environment = environment or bare.environment()
         self.command = tools.pinned(core, [binary, "serve", "--config"])
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -59,9 +67,7 @@ class Server:
         # JSON is YAML.
         config.write_text(json.dumps(self.config))
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*self.command, str(config)], stdout=log, stderr=log, env=bare.environment()
-            )
+            self.process = subprocess.Popen([*self.command, str(config)], stdout=log, stderr=log, env=self.environment)
 
     def stop(self) -> int:
         """Ends the process and returns its exit status."""
@@ -129,6 +135,16 @@ class Server:
                     total += float(match[2])
         return total
 
+    def bucket_times(self) -> dict[int, float]:
+        """Milliseconds of each batch size, as the scheduler of the only model has measured them."""
+        (model,) = self.info()["models"]
+        return {bucket["samples"]: bucket["milliseconds"] for bucket in model["batching"]["buckets"]}
+
+    def info(self) -> dict[str, Any]:
+        """What the server says of itself."""
+        with urllib.request.urlopen(f"http://{HOST}:{self.metrics_port}/info", timeout=5) as answer:
+            return json.load(answer)
+
     def send(self, request: Request, timeout: float = 60) -> tuple[int, dict[str, str], bytes]:
         """Sends one request on a connection of its own: status, headers in lower case, body."""
         connection = http.client.HTTPConnection(HOST, self.http_port, timeout=timeout)
@@ -190,4 +206,4 @@ def free_ports(count: int) -> list[int]:
 
 def last_words(log: Path) -> str:
     """The end of a log, in one line."""
-    return " ".join(log.read_text(errors="replace").split())[-300:] or "the server said nothing"
+    return " ".join(log.read_text(errors="replace").split())[-1000:] or "the server said nothing"

@@ -137,13 +137,14 @@ def pixels() -> Tensor:
     return Tensor("input", "FP32", (1, 3, 224, 224), tuple(numbers))
 
 
-def rows(count: int) -> tuple[Tensor, ...]:
-    """Samples of the tiny model."""
-    return (Tensor("input", "FP32", (count, 4), (1.0, 2.0, 3.0, 4.0) * count),)
+def rows(count: int, width: int = 4) -> tuple[Tensor, ...]:
+    """Samples of the tiny model, or of one that takes any width."""
+    return (Tensor("input", "FP32", (count, width), tuple(map(float, range(1, width + 1))) * count),)
 
 
 MINILM = Workload("MiniLM", "minilm", 16, tokens(TOKENS))
 TINY = Workload("tiny model", "tiny", 8, rows(1))
+ANY_WIDTH = Workload("tiny model of any width", "any-width", 8, rows(1))
 SLOW = Workload("slow model", "slow", 8, rows(1))
 RESNET = Workload("ResNet-50", "resnet50-random", 8, (pixels(),))
 LITE0 = Workload("Lite0", "efficientnet-lite0", 8, (pixels(),))
@@ -184,6 +185,14 @@ def heavy_resnet() -> Path:
 
         tools.pypi.write_atomically(model, make.convert("random_cnn", ["resnet50"], requirements))
     return model.parent
+
+
+def rows_of_random_shape(model: str, most: int, widest: int, count: int) -> Iterable[bytes]:
+    """Bodies whose number of samples and whose width are drawn at random."""
+    dice = random.Random(7)
+    for _ in range(count):
+        workload = Workload("", "", 1, rows(dice.randint(1, most), dice.randint(1, widest)))
+        yield workload.json(model).body
 
 
 def texts_of_random_length(model: str, longest: int, count: int) -> Iterable[bytes]:

@@ -20,6 +20,13 @@ def tiny() -> onnx.ModelProto:
     return graph.model("tiny", [floats("input", "batch", WIDTH)], [floats("output", "batch", WIDTH)])
 
 
+def any_width() -> onnx.ModelProto:
+    """As tiny, with samples of any width: a million requests of many shapes take a minute."""
+    graph = Graph()
+    graph.output("output", "Mul", "input", graph.constant("two", np.array(2, np.float32)))
+    return graph.model("any-width", [floats("input", "batch", "width")], [floats("output", "batch", "width")])
+
+
 def batch_mixing() -> onnx.ModelProto:
     """Sums over the samples of a batch: whoever batches strangers' samples gives wrong answers.
 
@@ -60,7 +67,7 @@ def slow_step() -> onnx.GraphProto:
     return helper.make_graph(nodes, "step", inputs, outputs, [identity])
 
 
-FIXTURES = {"tiny": tiny, "slow": slow, "batch-mixing": batch_mixing}
+FIXTURES = {"tiny": tiny, "any-width": any_width, "slow": slow, "batch-mixing": batch_mixing}
 
 
 def main() -> None:

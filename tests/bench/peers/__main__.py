@@ -7,8 +7,8 @@ import signal
 import sys
 import time
 
+from ..load import LoadError, closed_loop
 from . import PEERS, WORKLOADS, StartError, free_port, pypi
-from .own_load import LoadError, closed_loop
 
 
 def main() -> int:

@@ -7,9 +7,11 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
+from .. import load
 from ..context import Bench, model
 from ..load import LoadError
 from ..report import Goal, Row, at_most
+from ..server import HOST
 from ..workloads import LITE0, MINILM, TINY
 from . import Claim, attempt, mean, require
 
@@ -23,6 +25,7 @@ def rows(bench: Bench) -> Iterator[Row]:
     tiny = [
         Claim(GROUP, "tiny model, concurrency 1: p50", at_most(150), "µs", compared=True),
         Claim(GROUP, "tiny model, concurrency 1: p99", at_most(1000), "µs"),
+        Claim(GROUP, "GET /health on the same port, concurrency 1: p50", Goal("lower"), "µs"),
     ]
     yield from attempt(tiny, partial(tiny_latency, bench, tiny))
     large = Claim(GROUP, "600 KB tensor by HTTP binary (Lite0), concurrency 1: p50 minus bare run", Goal("lower"), "ms")
@@ -44,9 +47,20 @@ def beside_bare(bench: Bench, claim: Claim) -> Row:
 
 def tiny_latency(bench: Bench, claims: list[Claim]) -> list[Row]:
     with bench.serve(model(TINY)) as server:
-        found = [bench.closed(server, TINY.json("tiny"), clients=1) for _ in range(bench.rounds)]
-    p50, p99 = claims
-    return [p50.row(*(one.p50_ms * 1000 for one in found)), p99.row(*(one.p99_ms * 1000 for one in found))]
+        found, nothing = [], []
+        for _ in range(bench.rounds):
+            found.append(bench.closed(server, TINY.json("tiny"), clients=1))
+            # What the machine takes for a request that asks for nothing.
+            url = f"http://{HOST}:{server.http_port}/health"
+            nothing.append(load.closed_loop(url, None, {}, 1, bench.seconds, bench.cores.load))
+            if nothing[-1].failures:
+                raise LoadError(f"/health did not answer: {nothing[-1].failures}")
+    p50, p99, floor = claims
+    return [
+        p50.row(*(one.p50_ms * 1000 for one in found)),
+        p99.row(*(one.p99_ms * 1000 for one in found)),
+        floor.row(*(one.p50_ms * 1000 for one in nothing), p99_us=mean([one.p99_ms * 1000 for one in nothing])),
+    ]
 
 
 def large_tensor(bench: Bench, claim: Claim) -> Row:

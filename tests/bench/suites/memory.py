@@ -10,14 +10,18 @@ from .. import load, workloads
 from ..context import Bench, model
 from ..report import Row, at_most
 from ..server import MIB, READY_SECONDS, NotStarted
-from ..workloads import MINILM, TINY, Workload
+from ..workloads import ANY_WIDTH, MINILM, TINY, Workload
 from . import Claim, attempt
 from .throughput import PATIENT
 
 GROUP = "memory"
 INSTANCES = 4
-LONGEST_TEXT = 64
+LONGEST_TEXT, WIDEST = 64, 64
 BODIES = 256
+# MiniLM takes about as long for one as the tiny model for a hundred.
+TEXTS_ONE_IN = 100
+# Fewer would say nothing of growth.
+FEWEST_POINTS = 3
 # Warm-up before growth is counted, as a share of all requests.
 WARM_UP = 0.1
 
@@ -30,10 +34,19 @@ def rows(bench: Bench) -> Iterator[Row]:
             Claim(GROUP, f"{workload.title}: exec to first 200", at_most(longest), "s"),
         ]
         yield from attempt(claims, partial(alone, bench, workload, claims))
-    shared = Claim(GROUP, "ResNet-50: memory that instances 2 to 4 add ÷ the file", at_most(0.15))
+    shared = [
+        Claim(GROUP, "ResNet-50: memory that instances 2 to 4 add ÷ the file, before they run: weights", at_most(0.15)),
+        # What a run needs between its operators each instance has for itself.
+        Claim(GROUP, "ResNet-50: the same after each instance has run: and intermediate results", at_most(0.15)),
+    ]
     yield from attempt(shared, partial(instances, bench, shared))
     growth = Claim(GROUP, f"growth over {bench.growth_requests:,} requests of random shapes", at_most(10), "MB")
-    yield from attempt(growth, partial(grown, bench, growth))
+    shapes = workloads.rows_of_random_shape(ANY_WIDTH.folder, ANY_WIDTH.batch_size, WIDEST, BODIES)
+    yield from attempt(growth, partial(grown, bench, growth, ANY_WIDTH, list(shapes), bench.growth_requests))
+    texts = workloads.texts_of_random_length(MINILM.folder, LONGEST_TEXT, BODIES)
+    count = bench.growth_requests // TEXTS_ONE_IN
+    long = Claim(GROUP, f"growth over {count:,} texts of random length, MiniLM", at_most(10), "MB")
+    yield from attempt(long, partial(grown, bench, long, MINILM, list(texts), count))
 
 
 def alone(bench: Bench, workload: Workload, claims: list[Claim]) -> list[Row]:
@@ -69,9 +82,10 @@ def answers(server, request) -> bool:
         return False
 
 
-def instances(bench: Bench, claim: Claim) -> Row:
-    """After each instance has run: what a run needs for itself is counted, too, at a batch of one."""
+def instances(bench: Bench, claims: list[Claim]) -> list[Row]:
+    """At a batch of one."""
     folder = workloads.heavy_resnet()
+    file = (folder / "model.onnx").stat().st_size / MIB
     ready, used = {}, {}
     for count in (1, INSTANCES):
         entry = {"name": "resnet", "path": str(folder), "batch_size": 1, "instances": count, **PATIENT}
@@ -79,19 +93,19 @@ def instances(bench: Bench, claim: Claim) -> Row:
             ready[count] = server.resident_mib()
             bench.closed(server, workloads.jpeg_file("resnet"), clients=2 * INSTANCES)
             used[count] = server.resident_mib()
-    file = (folder / "model.onnx").stat().st_size / MIB
-    figures = {"one_mib": used[1], "four_mib": used[INSTANCES], "file_mib": file}
-    before = (ready[INSTANCES] - ready[1]) / file
-    return claim.row((used[INSTANCES] - used[1]) / file, before_the_first_image=before, **figures)
+    found = []
+    for claim, resident in zip(claims, (ready, used), strict=True):
+        more = (resident[INSTANCES] - resident[1]) / file
+        found.append(claim.row(more, one_mib=resident[1], four_mib=resident[INSTANCES], file_mib=file))
+    return found
 
 
-def grown(bench: Bench, claim: Claim) -> Row:
-    bodies = list(workloads.texts_of_random_length("minilm", LONGEST_TEXT, BODIES))
-    request = MINILM.json("minilm")
+def grown(bench: Bench, claim: Claim, workload: Workload, bodies: list[bytes], count: int) -> Row:
+    request = workload.json(workload.folder)
     points: list[dict[str, float]] = []
     sent = 0
-    with bench.serve(model(MINILM)) as server:
-        while sent < bench.growth_requests:
+    with bench.serve(model(workload)) as server:
+        while sent < count or len(points) < FEWEST_POINTS:
             # wrk knows time and not numbers, so it is run until there are enough.
             seconds = 2 if bench.quick else 10
             found = load.closed_loop(server.url(request), bodies, request.headers, 16, seconds, bench.cores.load)
@@ -99,8 +113,7 @@ def grown(bench: Bench, claim: Claim) -> Row:
                 raise load.LoadError(f"not all were answered: {found.failures}")
             sent += found.requests
             points.append({"requests": sent, "resident_mib": server.resident_mib()})
-    bench.curves["resident memory"] = points
+    bench.curves.setdefault("resident memory", {})[workload.title] = points
     warm = next(point for point in points if point["requests"] >= WARM_UP * sent)
     growth = (points[-1]["resident_mib"] - warm["resident_mib"]) * MIB / 1e6
-    figures = {"requests": sent, "after_warm_up_mib": warm["resident_mib"]}
-    return claim.row(growth, **figures, model="MiniLM, 1 to 64 tokens")
+    return claim.row(growth, requests=sent, after_warm_up_mib=warm["resident_mib"])

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from .. import workloads
+from .. import load, workloads
 from ..context import Bench, model
 from ..load import LoadError, Open
-from ..report import Row, at_least, at_most
+from ..report import Goal, Row, at_least, at_most
 from ..server import Server
 from ..watch import Watch
 from ..workloads import LITE0, MINILM, Request
@@ -20,6 +20,8 @@ from . import Claim, attempt, mean
 GROUP = "overload"
 # What the config has where nobody says otherwise.
 SHIPPED_BATCH_SIZE = 8
+# As many clients as it answers in so many seconds are four times those that the bound of the queue lets wait.
+IMPATIENT_SECONDS = 2
 # The first answer after the load is waited for as long as this.
 RECOVERY_SECONDS = 30
 
@@ -50,6 +52,9 @@ def rows(bench: Bench) -> Iterator[Row]:
     for case in cases:
         claims = claims_of(case)
         yield from attempt(claims, partial(measured, bench, case, claims))
+    title = "MiniLM, clients that ask again at once, four times as many as may wait: answered ÷ peak"
+    storm = Claim(GROUP, title, Goal("higher"))
+    yield from attempt(storm, partial(stormed, bench, storm, cases[0]))
 
 
 def claims_of(case: Case) -> list[Claim]:
@@ -85,6 +90,20 @@ def measured(bench: Bench, case: Case, claims: list[Claim]) -> list[Row]:
         memory.row(max([before, *watch.pss_mib]) - before, before_mib=before),
         first.row(recovery),
     ]
+
+
+def stormed(bench: Bench, claim: Claim, case: Case) -> Row:
+    """Nobody obeys Retry-After: whoever is refused asks again as soon as it is told."""
+    with bench.serve(case.entry) as server:
+        peak = bench.closed(server, case.request, clients=case.clients).per_second
+        url, body, headers = server.url(case.request), case.request.body, case.request.headers
+        clients = round(IMPATIENT_SECONDS * peak)
+        found = load.closed_loop(url, body, headers, clients, bench.seconds, bench.cores.load)
+    refused = found.failures.get("status", 0) / found.seconds
+    if not refused:
+        raise LoadError(f"none of {clients} clients was refused")
+    figures = {"peak_per_s": peak, "answered_per_s": found.per_second, "refused_per_s": refused}
+    return claim.row(found.per_second / peak, clients=clients, **figures)
 
 
 def unwanted(found: Open) -> dict[str, Any]:
