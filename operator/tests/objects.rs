@@ -47,8 +47,9 @@ fn rich() -> Value {
                 "source": {"uri": "https://shelf/folder/"},
                 "files": [{"path": "model.onnx", "sha256": SHA256}, {"path": "labels.txt", "sha256": SHA256}],
                 "task": "image-classification",
-                "batching": {"batchSize": 16, "maxQueueTime": "1s"},
+                "batching": {"batchSize": 16, "batchTimeout": "5ms", "maxQueueTime": "1s"},
                 "requestTimeout": "5s",
+                "latencyObjective": "50ms",
                 "options": {"top_k": 3},
             },
             {"name": "shelved", "source": {"pvc": {"claimName": "shelf", "path": "models/b"}}, "instances": 2},
@@ -135,6 +136,7 @@ fn the_pods_own_parser_reads_what_is_written() {
     assert_eq!(config.server.threads, Some(2));
     assert_eq!(config.server.drain_delay_ms, 1500);
     assert_eq!(config.models[0].options.top_k, Some(3));
+    assert_eq!((config.models[0].batch_timeout_ms, config.models[0].latency_objective_ms), (5, Some(50)));
     assert_eq!(config.models[1].instances, 2);
     assert_eq!(config.logging.level, "debug");
 }

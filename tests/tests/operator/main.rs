@@ -66,6 +66,7 @@ fn trials(fixture: &'static Fixture) -> Vec<Trial> {
         Others "two-on-gpu" "gpu::a_second_model_waits_for_the_gpu_of_the_first" gpu::the_second_waits_for_the_first,
         Others "deleted" "repair::deleted_children_are_made_again" repair::remakes_the_deleted,
         Others "config-maps" "repair::edits_of_config_maps_are_undone" repair::undoes_edits_of_config_maps,
+        Others "ends" "rollout::a_pod_that_ends_costs_no_request" rollout::loses_nothing_when_a_pod_ends,
         Others "foreign" "foreign::what_belongs_to_another_is_left_alone_and_named" foreign::is_left_alone,
         Others "rolled-back" "rollout::a_broken_change_is_taken_back" rollout::rolls_back,
         Others "recreated" "rollout::with_recreate_there_are_never_two_revisions" rollout::recreates,

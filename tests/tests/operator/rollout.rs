@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use ortolan_tests::cluster::wait;
 use serde_json::{Value, json};
@@ -11,6 +12,13 @@ use crate::fixture::{LIMIT, Outcome, tell, tell_time};
 use crate::models::{DOUBLED, NO_DIGEST, UNCHANGED, from_web, inference_model, small, with};
 use crate::space::{Space, no, yes};
 use crate::traffic::Traffic;
+
+const CLIENTS: usize = 32;
+
+/// How often pods are ended or replaced under their clients, at least twice; the long suite does so more often.
+fn repeats() -> usize {
+    std::env::var("ORTOLAN_POD_ENDS").ok().and_then(|text| text.parse().ok()).unwrap_or(2).max(2)
+}
 
 /// A model under the name `tiny` that answers to the same question, with time for clients to turn away from a pod that ends.
 fn served(folder: &str) -> Outcome<Value> {
@@ -23,22 +31,21 @@ pub(crate) async fn disturbs_no_client(space: &Space) -> Outcome {
     space.apply_until_ready(&served("tiny")?).await?;
     let first = space.active_revision("busy").await?;
     assert_eq!(space.numbers("busy").await?, DOUBLED);
-    let traffic = Traffic::start(space.address("busy").await?);
+    let traffic = Traffic::start(space.address("busy").await?, CLIENTS);
 
-    for (folder, answer) in [("batch-mixing", UNCHANGED), ("tiny", DOUBLED)] {
+    for (folder, answer) in [("batch-mixing", UNCHANGED), ("tiny", DOUBLED)].into_iter().cycle().take(repeats()) {
         let (_, time) = space.apply_until_ready(&served(folder)?).await?;
         tell_time(&format!("from the apply of a changed model ({folder}) to Ready, under load"), time);
         let revision = space.active_revision("busy").await?;
         assert_eq!(revision == first, folder == "tiny", "{revision} after {first}");
         // All of them: those of the old revision drain first.
-        let ((), time) = wait::until("only the new pod to be left", LIMIT, async || {
-            match space.of::<k8s_openapi::api::core::v1::Pod>("busy").await {
+        let ((), time) =
+            wait::until("only the new pod to be left", LIMIT, async || match space.of::<Pod>("busy").await {
                 Ok(pods) if pods.len() == 1 => Ok(()),
                 Ok(pods) => Err(format!("{} pods", pods.len())),
                 Err(error) => Err(error.to_string()),
-            }
-        })
-        .await?;
+            })
+            .await?;
         tell_time("until the old pod was gone", time);
         assert_eq!(space.numbers("busy").await?, answer);
     }
@@ -49,6 +56,39 @@ pub(crate) async fn disturbs_no_client(space: &Space) -> Outcome {
     let deployments = space.of::<Deployment>("busy").await?;
     assert_eq!(deployments.len(), 2, "the revision that came back is the one that was there");
     Ok(())
+}
+
+/// Of two pods behind the Service now one ends and now the other, as when a node is drained.
+pub(crate) async fn loses_nothing_when_a_pod_ends(space: &Space) -> Outcome {
+    space.apply_until_ready(&with(served("tiny")?, &json!({"replicas": 2}))).await?;
+    let traffic = Traffic::start(space.address("busy").await?, CLIENTS);
+    let mut longest = Duration::ZERO;
+    for _ in 0..repeats() {
+        let mut pods = space.pods("busy").await?;
+        pods.sort_by_key(|pod| pod.metadata.creation_timestamp.clone());
+        let ending = pods[0].name_any();
+        space.kubectl(&["delete", "pod", &ending, "--wait=false"]).await?;
+        let look = async || {
+            let pods = space.of::<Pod>("busy").await.map_err(|error| error.to_string())?;
+            let names: Vec<_> = pods.iter().map(ResourceExt::name_any).collect();
+            let ready = pods.iter().filter(|pod| is_ready(pod)).count();
+            let replaced = names.len() == 2 && ready == 2 && !names.contains(&ending);
+            if replaced { Ok(()) } else { Err(format!("{ready} ready of {names:?}")) }
+        };
+        let ((), time) = wait::until("the pod to be gone and another to be ready", LIMIT, look).await?;
+        longest = longest.max(time);
+    }
+    let seen = traffic.stop()?;
+    tell_time(&format!("until another pod was in its place, the longest of {}", repeats()), longest);
+    tell(&format!("{:?} over {} connections, {} failures", seen.answers, seen.connections, seen.failures.len()));
+    assert_eq!(seen.failures, Vec::<String>::new());
+    assert!(seen.connections > u64::try_from(CLIENTS)?, "clients have changed to another pod");
+    Ok(())
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 pub(crate) async fn restarts_on_demand(space: &Space) -> Outcome {
@@ -74,7 +114,7 @@ pub(crate) async fn recreates(space: &Space) -> Outcome {
     space.apply(&with(spec, &json!({"server": {"logLevel": "debug"}}))).await?;
     let mut most = 0;
     let look = async || {
-        let pods = space.of::<k8s_openapi::api::core::v1::Pod>("turn").await.map_err(|error| error.to_string())?;
+        let pods = space.of::<Pod>("turn").await.map_err(|error| error.to_string())?;
         let alive = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
         let revisions: std::collections::BTreeSet<_> =
             alive.filter_map(|pod| pod.labels().get(crate::space::REVISION_LABEL)).collect();
@@ -97,12 +137,12 @@ pub(crate) async fn rolls_back(space: &Space) -> Outcome {
     let (good, pod) = (space.active_revision("steady").await?, space.pods("steady").await?[0].name_any());
     let mut model = from_web("tiny", "tiny")?;
     model["files"][0]["sha256"] = NO_DIGEST.into();
-    let broken = with(inference_model("steady", &[model]), &json!({"rollout": {"progressDeadline": "6s"}}));
+    let broken = with(inference_model("steady", &[model]), &json!({"rollout": {"progressDeadline": "10s"}}));
     space.apply(&broken).await?;
     let (rolled_back, time) = space.shows("steady", no("RolledOut", "RolledBack")).await?;
-    tell_time("from a broken change with a deadline of 6 s to RolledBack", time);
+    tell_time("from a broken change with a deadline of 10 s to RolledBack", time);
     assert!(rolled_back.message.contains("sha256") && rolled_back.message.contains(&good), "{}", rolled_back.message);
-    assert!(time > Duration::from_secs(5), "{time:?}: before the deadline");
+    assert!(time > Duration::from_secs(9), "{time:?}: before the deadline");
     space.shows("steady", yes("Stalled", "RolledBack")).await?;
     space.shows("steady", yes("Available", "MinimumReplicas")).await?;
     assert_eq!(space.active_revision("steady").await?, good);

@@ -12,9 +12,7 @@ use crate::fixture::Outcome;
 use crate::models;
 use crate::web::{Answer, Connection};
 
-const CLIENTS: usize = 4;
-
-/// Between two requests of a client.
+/// Between two requests of a client, for each client that there is: all of them together ask as often, however many they are.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// What the clients have seen.
@@ -36,13 +34,14 @@ pub(crate) struct Traffic {
 }
 
 impl Traffic {
-    pub(crate) fn start(address: (IpAddr, u16)) -> Self {
+    pub(crate) fn start(address: (IpAddr, u16), clients: usize) -> Self {
         let (stop, seen) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Seen>>::default());
         let client = |_| {
             let (stop, seen) = (Arc::clone(&stop), Arc::clone(&seen));
-            std::thread::spawn(move || ask_on(address.into(), &stop, &seen))
+            let pause = PAUSE * u32::try_from(clients).unwrap_or(u32::MAX);
+            std::thread::spawn(move || ask_on(address.into(), pause, &stop, &seen))
         };
-        let clients = (0..CLIENTS).map(client).collect();
+        let clients = (0..clients).map(client).collect();
         Self { stop, seen, clients }
     }
 
@@ -57,7 +56,7 @@ impl Traffic {
     }
 }
 
-fn ask_on(address: SocketAddr, stop: &AtomicBool, seen: &Mutex<Seen>) {
+fn ask_on(address: SocketAddr, pause: Duration, stop: &AtomicBool, seen: &Mutex<Seen>) {
     let question = models::question();
     let mut kept: Option<Connection> = None;
     while !stop.load(Ordering::Relaxed) {
@@ -70,7 +69,7 @@ fn ask_on(address: SocketAddr, stop: &AtomicBool, seen: &Mutex<Seen>) {
             Ok(answer)
         });
         seen.lock().unwrap_or_else(PoisonError::into_inner).count(is_new, asked);
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(pause);
     }
 }
 
