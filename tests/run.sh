@@ -74,7 +74,7 @@ suites() {
     return "$failed"
 }
 
-echo "free on this disk: $(df --output=avail --block-size=G . | tail -1 | tr -d ' '); the first time takes about 16G"
+df -Pk . | awk 'NR == 2 { printf "%.0f GB are free here; the first time takes about 16\n", $4 / 1e6 }'
 step "library and models" make --no-print-directory models
 step "tools" cargo build --quiet --package ortolan-tests --bin cluster --bin images
 step "build" build_beside
