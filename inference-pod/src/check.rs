@@ -6,8 +6,8 @@ use crds::serving::{ModelConfig, Task};
 
 use crate::{
     cli::Check,
-    metrics::Metrics,
     model::{LoadError, Model, Surroundings},
+    observe::Observer,
     probe::Batching,
     session::{Port, Runtime},
     surroundings,
@@ -19,13 +19,13 @@ use crate::{
 /// [`LoadError`] where it cannot be served.
 pub fn check(args: &Check) -> Result<String, LoadError> {
     let runtime = Runtime::load(surroundings::variable("ORT_DYLIB_PATH").map(PathBuf::from))?;
-    let metrics = Metrics::new(runtime.version());
+    let observer = Observer::quiet(runtime.version());
     let around = Surroundings {
         runtime: &runtime,
         threads: surroundings::threads(&crds::serving::ServerConfig::default()),
         spinning: false,
         max_pixels: crds::serving::ServerConfig::default().max_pixels,
-        metrics: &metrics,
+        observer: &observer,
     };
     let load = |task| Model::load(&config(args, task), &around);
     let model = match args.task {

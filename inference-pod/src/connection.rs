@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, body::Body};
+use axum::{Extension, Router, body::Body};
 use hyper::{
     Request, Version,
     body::Incoming,
@@ -90,7 +90,13 @@ pub struct Terms {
     pub max_age: Duration,
     /// Connections at a time. Further ones wait in the kernel, so that there are files left for everything else.
     pub max_connections: usize,
+    /// Whether handlers are told where a connection comes from ([`Peer`]).
+    pub tells_peer: bool,
 }
+
+/// Where a connection comes from.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub SocketAddr);
 
 /// Serves connections until the process closes its listeners, and then until each connection has ended.
 pub async fn serve(listener: TcpListener, router: Router, terms: Terms) {
@@ -196,6 +202,10 @@ async fn connection(stream: TcpStream, router: Router, terms: Terms) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot switch delays off");
     }
+    let router = match stream.peer_addr() {
+        Ok(address) if terms.tells_peer => router.layer(Extension(Peer(address))),
+        _ => router,
+    };
     let shared = Arc::new(Shared {
         opened: Instant::now(),
         requests: AtomicUsize::new(0),

@@ -38,7 +38,7 @@ fn measure(args: &cli::Bench) -> anyhow::Result<()> {
 }
 
 fn fetch(args: &cli::Fetch) -> anyhow::Result<()> {
-    logging::start(&LoggingConfig::default(), surroundings::variable("RUST_LOG").as_deref())
+    let _logging = logging::start(&LoggingConfig::default(), surroundings::variable("RUST_LOG").as_deref())
         .context("RUST_LOG is no filter")?;
     let report =
         fetch::fetch(args).inspect_err(|error| error.termination(&args.model).write(&args.termination_message))?;
@@ -47,6 +47,8 @@ fn fetch(args: &cli::Fetch) -> anyhow::Result<()> {
 
 fn serve(files: &[PathBuf]) -> anyhow::Result<()> {
     let config = serve::read_config(files)?;
-    logging::start(&config.logging, surroundings::variable("RUST_LOG").as_deref()).map_err(serve::ServeError::from)?;
-    Ok(serve::serve(config)?)
+    let rust_log = surroundings::variable("RUST_LOG");
+    let logging = logging::start(&config.logging, rust_log.as_deref()).map_err(serve::ServeError::from)?;
+    let (level, _writer) = logging.parts();
+    Ok(serve::serve(config, Some(level))?)
 }

@@ -13,13 +13,15 @@ use crate::{
     classify::{Classes, are_probabilities},
     decode::{ImageInput, ImageInputError},
     files::{FilesError, ModelFiles},
-    metrics::{Metrics, ModelMetrics},
+    observe::{
+        Bounds, ModelObserver, Observer, events::Timings, health::ModelFacts, metrics::ModelMetrics, span::Span,
+    },
     probe::{self, Batching, Probed},
     queue::{Limits, Queue, Refused},
     session::{Port, Runtime, Session, SessionError, SessionFactory, SessionSettings, Signature},
     tensor::Tensor,
     times::{BucketTimes, Times},
-    worker::{JobError, PushError, Reservation, Runner, Shared, Terms, Warmed},
+    worker::{Due, JobError, PushError, Reservation, Runner, Shared, Terms, Warmed},
 };
 
 /// Classes in an answer where nobody says otherwise.
@@ -119,6 +121,27 @@ pub struct Predicted {
     pub queue_time: Duration,
     /// Longest run of its samples.
     pub run_time: Duration,
+    /// When its jobs came into the queue.
+    pub entered: Instant,
+    /// Samples that shared its longest run.
+    pub batch_samples: usize,
+    /// That run's span, where it has one.
+    pub batch: Option<Span>,
+}
+
+impl Predicted {
+    /// Where the time of its request went, which began and was decoded then.
+    #[must_use]
+    pub fn timings(&self, began: Instant, decode: (Instant, Duration)) -> Timings {
+        let since = |moment: Instant| moment.saturating_duration_since(began);
+        Timings {
+            decode: (since(decode.0), decode.1),
+            queue: (since(self.entered), self.queue_time),
+            run: self.run_time,
+            batch_samples: self.batch_samples,
+            batch: self.batch,
+        }
+    }
 }
 
 /// What the whole process gives to its models.
@@ -132,8 +155,8 @@ pub struct Surroundings<'a> {
     pub spinning: bool,
     /// Largest image.
     pub max_pixels: u64,
-    /// Where its numbers go.
-    pub metrics: &'a Metrics,
+    /// What is told of it.
+    pub observer: &'a Observer,
 }
 
 /// A model ready to serve.
@@ -162,11 +185,13 @@ pub struct Model {
     pub load_time: Duration,
     /// Time of probe and warm-up.
     pub warmup_time: Duration,
-    /// Its numbers.
-    pub metrics: ModelMetrics,
+    /// What is told of it.
+    pub observer: ModelObserver,
+    /// The provider that it was to use.
+    wanted_provider: ExecutionProvider,
     request_timeout: Duration,
     queue_size: usize,
-    latency_objective: Option<Duration>,
+    bounds: Bounds,
     shared: Arc<Shared>,
 }
 
@@ -226,9 +251,7 @@ impl Model {
         let warmup_time = began.elapsed();
 
         let instances = runners.len();
-        let metrics = around.metrics.model(&config.name);
-        metrics.loaded(load_time, warmup_time, instances);
-        around.metrics.provider_in_use(&config.name, provider.as_str());
+        let wanted_provider = config.execution_providers.first().copied().unwrap_or(ExecutionProvider::Cpu);
         let limits = Limits {
             max_wait: Duration::from_millis(config.max_queue_ms),
             samples: config.queue_size as usize,
@@ -237,15 +260,23 @@ impl Model {
             batch_timeout: Duration::from_millis(config.batch_timeout_ms),
             latency_objective: config.latency_objective_ms.map(Duration::from_millis),
         };
+        let bounds = Bounds {
+            batch_size: limits.batch_size,
+            max_wait: limits.max_wait,
+            latency_objective: limits.latency_objective,
+        };
+        let observer = around.observer.model(&config.name, &bounds);
+        observer.loaded(load_time, warmup_time, instances, provider.as_str(), &format!("{:?}", probed.batching));
+        around.observer.metrics.provider_in_use(&config.name, provider.as_str(), provider != wanted_provider);
         let times = Times::warmed_up(probe::sample_length(&signature.inputs, &open.shapes), probed.times);
         let queue = Queue::new(limits, times, instances);
         if queue.has_objective() {
-            metrics.objective_feasible(queue.objective_bucket().is_some());
+            observer.metrics().objective_feasible(queue.objective_bucket().is_some());
         }
         let terms = Terms {
             name: config.name.clone(),
             run_timeout: Duration::from_millis(config.run_timeout_ms),
-            metrics: metrics.clone(),
+            observer: observer.clone(),
             open: Box::new(move || {
                 // What broke may be what was shared.
                 open.factory.part();
@@ -266,10 +297,11 @@ impl Model {
             instances,
             load_time,
             warmup_time,
-            metrics,
+            observer,
+            wanted_provider,
             request_timeout: Duration::from_millis(config.request_timeout_ms),
             queue_size: config.queue_size as usize,
-            latency_objective: limits.latency_objective,
+            bounds,
             shared,
         })
     }
@@ -289,7 +321,43 @@ impl Model {
     /// The latency that the choice of batches is to keep.
     #[must_use]
     pub fn latency_objective(&self) -> Option<Duration> {
-        self.latency_objective
+        self.bounds.latency_objective
+    }
+
+    /// Its numbers.
+    #[must_use]
+    pub fn metrics(&self) -> &ModelMetrics {
+        self.observer.metrics()
+    }
+
+    /// Whether a word in a message is the model's own, not its client's.
+    #[must_use]
+    pub fn knows(&self, word: &str) -> bool {
+        let mut ports = self.signature.inputs.iter().chain(&self.signature.outputs);
+        self.name == word || ports.any(|port| port.name == word || port.element.datatype() == word)
+    }
+
+    /// What `/health/detailed` is made of.
+    #[must_use]
+    pub fn facts(&self, now: Instant) -> ModelFacts {
+        let (available, busy) = self.shared.working();
+        let (queued, predicted_wait, bucket) =
+            self.shared.with_queue(|queue| (queue.samples(), queue.predicted_wait(now), queue.objective_bucket()));
+        ModelFacts {
+            name: self.name.clone(),
+            instances: self.instances,
+            available,
+            busy,
+            queued,
+            predicted_wait,
+            max_wait: self.bounds.max_wait,
+            seen: self.observer.seen(now),
+            latency_objective: self.bounds.latency_objective,
+            objective_feasible: bucket.is_some(),
+            memory_bytes: None,
+            provider: self.provider.as_str(),
+            wanted_provider: self.wanted_provider.as_str(),
+        }
     }
 
     /// Its queue and instances.
@@ -321,7 +389,7 @@ impl Model {
         &self,
         reservation: Reservation,
         groups: Vec<Vec<Tensor>>,
-        deadline: Instant,
+        due: Due,
     ) -> Result<Predicted, PredictError> {
         let mut jobs = Vec::with_capacity(groups.len());
         let mut total = 0_usize;
@@ -331,15 +399,18 @@ impl Model {
             self.check_count(total)?;
             self.cut(inputs, samples, &mut jobs);
         }
-        let mut tickets = self.shared.push(reservation, jobs, deadline, Instant::now())?;
+        let entered = Instant::now();
+        let mut tickets = self.shared.push(reservation, jobs, due, entered)?;
         let mut parts = Vec::with_capacity(tickets.len());
         for ticket in &mut tickets {
             parts.push(ticket.answer().await?);
         }
         let queue_time = parts.iter().map(|part| part.queue_time).max().unwrap_or_default();
-        let run_time = parts.iter().map(|part| part.run_time).max().unwrap_or_default();
+        let longest = parts.iter().max_by_key(|part| part.run_time);
+        let (run_time, batch_samples, batch) =
+            longest.map_or_else(Default::default, |part| (part.run_time, part.batch_samples, part.batch));
         let outputs = joined(parts.into_iter().map(|part| part.outputs).collect())?;
-        Ok(Predicted { outputs, queue_time, run_time })
+        Ok(Predicted { outputs, queue_time, run_time, entered, batch_samples, batch })
     }
 
     /// Whether a request may have that many samples.

@@ -58,9 +58,12 @@ impl Registry {
         self.slots.iter().filter(|(_, slot)| slot.get().is_none()).map(|(name, _)| name.as_str()).collect()
     }
 
-    /// Ends runs that take too long. To be called now and then.
+    /// Ends runs that take too long, and sees overloads end. To be called now and then.
     pub fn watch_runs(&self, now: Instant) {
-        self.loaded().for_each(|model| model.shared().watch_runs(now));
+        for model in self.loaded() {
+            model.shared().watch_runs(now);
+            model.observer.watch(now);
+        }
     }
 
     /// Ends the worker threads after their current run.

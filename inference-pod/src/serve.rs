@@ -1,8 +1,8 @@
 //! `serve`: from a config to a serving process, and from a signal to its end.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use crds::serving::{Faults, ModelConfig, ServingConfig};
+use crds::serving::{AuditConfig, EventsConfig, Faults, ModelConfig, ObservabilityConfig, ServingConfig};
 use tokio::{
     net::TcpListener,
     runtime::{self, Runtime as AsyncRuntime},
@@ -13,16 +13,36 @@ use tokio::{
 use crate::{
     connection::{self, Terms},
     grpc,
-    http::{App, admin_router, client_router, refusals::Refusals},
+    http::{App, HealthTerms, admin_router, client_router, probes::health_report, refusals::Refusals},
     lifecycle::{Lifecycle, Phase},
-    metrics::Metrics,
+    logging::LogLevel,
     model::{LoadError, Model, Surroundings},
+    observe::{
+        Observer, Parts,
+        events::{
+            Events, Subscription,
+            audit::Audit,
+            log::Log,
+            redact::Redactor,
+            trace::{TraceError, Traces},
+        },
+        health::Status,
+        span::Sampler,
+    },
     registry::Registry,
     session::{Runtime, SessionError},
     surroundings::{self, UnreadableConfig},
     termination::{Termination, error_chain},
     threads,
 };
+
+/// Lines of the audit file, and spans, are written together that come within so long.
+const AUDIT_GATHER: Duration = Duration::from_millis(200);
+/// See [`AUDIT_GATHER`].
+const TRACE_GATHER: Duration = Duration::from_secs(1);
+
+/// Health is looked at this often, to tell when it changes.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Runs are looked at this often; how late a run that takes too long is ended at most.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
@@ -69,6 +89,9 @@ pub enum ServeError {
         /// What is wrong with it.
         source: LoadError,
     },
+    /// Traces cannot be sent.
+    #[error(transparent)]
+    Traces(#[from] TraceError),
     /// Threads or signals.
     #[error("cannot set the process up")]
     Process(#[from] std::io::Error),
@@ -89,7 +112,9 @@ impl ServeError {
     pub fn termination(&self) -> Termination {
         let (model, reason) = match self {
             Self::Load { model, source } => (Some(model.clone()), source.reason()),
-            Self::Unreadable(_) | Self::Config(_) | Self::LogFilter(_) | Self::NoModels => (None, "InvalidConfig"),
+            Self::Unreadable(_) | Self::Config(_) | Self::LogFilter(_) | Self::NoModels | Self::Traces(_) => {
+                (None, "InvalidConfig")
+            }
             Self::Listen { .. } | Self::Runtime(_) | Self::Process(_) => (None, "ServerFailed"),
             Self::DrainTimeout(_) | Self::SecondSignal => (None, "DrainTimeout"),
         };
@@ -109,7 +134,7 @@ pub fn read_config(files: &[PathBuf]) -> Result<ServingConfig, ServeError> {
 ///
 /// # Errors
 /// [`ServeError`] where it cannot start, a model cannot be loaded, or requests stay unanswered at the end.
-pub fn serve(config: ServingConfig) -> Result<(), ServeError> {
+pub fn serve(config: ServingConfig, log_level: Option<LogLevel>) -> Result<(), ServeError> {
     if config.models.is_empty() {
         return Err(ServeError::NoModels);
     }
@@ -124,12 +149,15 @@ pub fn serve(config: ServingConfig) -> Result<(), ServeError> {
             listen(&config, config.server.metrics_port, "server.metrics_port")?,
         )
     };
-    let ServingConfig { server, logging: _, models } = config;
+    let ServingConfig { server, logging: _, observability, models } = config;
+    let (observer, health) = observer(observability, &server.server_name, runtime.version())?;
     let app = Arc::new(App {
         server,
         registry: Registry::new(models.iter().map(|model| model.name.clone())),
         lifecycle: Arc::new(Lifecycle::default()),
-        metrics: Metrics::new(runtime.version()),
+        observer,
+        health,
+        log_level,
         refusals: Refusals::default(),
         decoders: Arc::new(Semaphore::new(threads)),
         runtime_version: runtime.version().to_owned(),
@@ -148,9 +176,51 @@ pub fn serve(config: ServingConfig) -> Result<(), ServeError> {
     start_admin_thread(admin.into_std()?, Arc::clone(&app))?;
     let result = loop_runtime.block_on(run([clients, grpc_clients], Arc::clone(&app), runtime, models));
     app.registry.stop();
+    app.observer.events.close();
     // A decoder that is still at it has nobody to answer to.
     loop_runtime.shutdown_background();
     result
+}
+
+/// Starts what is told of what happens.
+fn observer(
+    config: ObservabilityConfig,
+    service: &str,
+    runtime_version: &str,
+) -> Result<(Observer, HealthTerms), ServeError> {
+    let ObservabilityConfig { metrics, tracing, events, health } = config;
+    let revision = surroundings::variable("ORTOLAN_REVISION");
+    let EventsConfig { log, audit, redact } = events;
+    let log = Subscription {
+        name: "log",
+        rules: Some(log),
+        gather: Duration::ZERO,
+        consumer: Box::new(Log { revision: revision.clone() }),
+    };
+    let mut subscriptions = vec![log];
+    let AuditConfig { file, max_bytes, keep, events: rules } = audit;
+    if let Some(path) = &file {
+        let consumer = Audit { path: path.clone(), max_bytes, keep, revision: revision.clone() };
+        let (rules, gather) = (Some(rules), AUDIT_GATHER);
+        subscriptions.push(Subscription { name: "audit", rules, gather, consumer: Box::new(consumer) });
+    }
+    let endpoint = tracing.endpoint.or_else(|| surroundings::variable("OTEL_EXPORTER_OTLP_ENDPOINT"));
+    if let Some(endpoint) = &endpoint {
+        let consumer = Box::new(Traces::new(endpoint, service, revision.as_deref())?);
+        subscriptions.push(Subscription { name: "trace", rules: None, gather: TRACE_GATHER, consumer });
+    }
+    // The patterns were tried when the config was read.
+    let redactor = Redactor::new(&redact).map_err(std::io::Error::other)?;
+    let events = Arc::new(Events::start(subscriptions, redactor)?);
+    let observer = Observer::new(Parts {
+        events,
+        sampler: endpoint.map(|_| Sampler::new(tracing.sample)),
+        baggage: tracing.baggage,
+        window: Duration::from_secs(health.window_seconds.into()),
+        triton_names: metrics.triton_names,
+        runtime_version: runtime_version.to_owned(),
+    });
+    Ok((observer, HealthTerms { criteria: health, written: file }))
 }
 
 /// One thread moves bytes for as many cores as there are; a second one pays where there are many.
@@ -187,8 +257,14 @@ fn start_admin_thread(listener: std::net::TcpListener, app: Arc<App>) -> Result<
                 watched.registry.watch_runs(now.into_std());
             }
         });
+        tokio::spawn(tell_health(Arc::clone(&app)));
         // Probes are answered to the very end: this port's own lifecycle never leaves its first phase.
-        let terms = Terms { lifecycle: Arc::default(), max_age: Duration::ZERO, max_connections: ADMIN_CONNECTIONS };
+        let terms = Terms {
+            lifecycle: Arc::default(),
+            max_age: Duration::ZERO,
+            max_connections: ADMIN_CONNECTIONS,
+            tells_peer: true,
+        };
         connection::serve(listener, admin_router(app), terms).await;
     };
     std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
@@ -196,6 +272,22 @@ fn start_admin_thread(listener: std::net::TcpListener, app: Arc<App>) -> Result<
         admin_loop.block_on(work);
     })?;
     Ok(())
+}
+
+/// Tells of each check of `/health/detailed` that changes its mind.
+async fn tell_health(app: Arc<App>) {
+    let mut interval = tokio::time::interval(HEALTH_INTERVAL);
+    let mut known: BTreeMap<(&'static str, Option<String>), Status> = BTreeMap::new();
+    loop {
+        interval.tick().await;
+        for check in health_report(&app).checks {
+            let before = known.insert((check.name, check.model.clone()), check.status).unwrap_or(Status::Ok);
+            // Models that are still to be loaded are no news when the process begins.
+            if before != check.status && !(check.name == "models" && check.status == Status::Warning) {
+                app.observer.health_changed(&check);
+            }
+        }
+    }
 }
 
 async fn run(
@@ -213,6 +305,7 @@ async fn run(
         lifecycle: Arc::clone(&app.lifecycle),
         max_age: Duration::from_millis(app.server.max_connection_age_ms),
         max_connections: max_connections.max(16),
+        tells_peer: false,
     };
     // A gRPC connection carries many calls at a time; HTTP/1 takes one for each.
     let http = connection::serve(clients, client_router(Arc::clone(&app)), terms(files - files / 4));
@@ -279,20 +372,11 @@ fn load_all(app: &App, runtime: &Runtime, models: &[ModelConfig]) -> Result<(), 
         // Spinning takes cores from whoever else could use them.
         spinning: false,
         max_pixels: app.server.max_pixels,
-        metrics: &app.metrics,
+        observer: &app.observer,
     };
     for config in models {
         let model =
             Model::load(config, &around).map_err(|source| ServeError::Load { model: config.name.clone(), source })?;
-        tracing::info!(
-            model = model.name,
-            task = model.task.as_str(),
-            provider = model.provider.as_str(),
-            batching = ?model.batching,
-            load_seconds = model.load_time.as_secs_f64(),
-            warmup_seconds = model.warmup_time.as_secs_f64(),
-            "model is ready"
-        );
         app.registry.insert(model);
     }
     Ok(())

@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    ExecutionProvider, Layer, ModelConfig, ModelControl, ModelOptions, ServerConfig, ServingConfig, Task,
+    Bounds, EVENTS, EventRule, ExecutionProvider, HealthConfig, Layer, ModelConfig, ModelControl, ModelOptions,
+    ObservabilityConfig, ServerConfig, ServingConfig, Task,
     layers::{merge, without_nulls},
 };
 
@@ -200,6 +201,12 @@ fn known_keys(error: &ValidationError<'_>, tree: &Value) -> String {
         [] if tree.get("models").is_some() || tree.get("server").is_some() => keys_of(&ServingConfig::default()),
         ["server"] => keys_of(&ServerConfig::default()),
         ["logging"] => keys_of(&super::LoggingConfig::default()),
+        ["observability"] => keys_of(&ObservabilityConfig::default()),
+        ["observability", "metrics"] => keys_of(&ObservabilityConfig::default().metrics),
+        ["observability", "tracing"] => keys_of(&ObservabilityConfig::default().tracing),
+        ["observability", "events"] => keys_of(&ObservabilityConfig::default().events),
+        ["observability", "events", "audit"] => keys_of(&ObservabilityConfig::default().events.audit),
+        ["observability", "health"] => keys_of(&HealthConfig::default()),
         ["models", _, "options"] => keys_of(&ModelOptions::default()),
         ["models", _, "options", "image"] | ["image"] => keys_of(&super::ImageOptions::default()),
         _ => return String::new(),
@@ -219,13 +226,14 @@ fn environment_faults(layers: &[Layer], trees: &[(String, Value)]) -> Vec<Fault>
     let from_environment = layers.iter().zip(trees).filter(|(layer, _)| layer.origin == "environment");
     from_environment
         .filter(|(_, (_, tree))| tree.get("models").is_some())
-        .map(|_| fault("models", "cannot be set by environment variables, only server and logging can".to_owned()))
+        .map(|_| fault("models", "cannot be set by environment variables, only the other settings can".to_owned()))
         .collect()
 }
 
 /// What each value allows by itself, but the values do not allow together; and what is not built yet.
 fn combination_faults(config: &ServingConfig) -> Vec<Fault> {
     let mut faults = server_faults(&config.server);
+    faults.extend(observability_faults(&config.observability));
     let mut names = BTreeSet::new();
     for model in &config.models {
         if !names.insert(&model.name) {
@@ -256,6 +264,44 @@ fn server_faults(server: &ServerConfig) -> Vec<Fault> {
     ];
     faults.extend(not_built_faults("", &not_built));
     faults
+}
+
+fn observability_faults(config: &ObservabilityConfig) -> Vec<Fault> {
+    let ObservabilityConfig { events, health, .. } = config;
+    let mut faults = Vec::new();
+    for (list, rules) in [("log", &events.log), ("audit.events", &events.audit.events)] {
+        faults.extend(event_rule_faults(&format!("observability.events.{list}"), rules));
+    }
+    for (index, pattern) in events.redact.iter().enumerate() {
+        if let Err(error) = regex::Regex::new(pattern) {
+            let message =
+                format!("expected a regular expression, got {}: {error}", shown(&Value::from(pattern.as_str())));
+            faults.push(fault(&format!("observability.events.redact[{index}]"), message));
+        }
+    }
+    let HealthConfig { window_seconds: _, error_rate, queue, memory, disk, latency_objective } = health;
+    let bounds = [
+        ("error_rate", error_rate),
+        ("queue", queue),
+        ("memory", memory),
+        ("disk", disk),
+        ("latency_objective", latency_objective),
+    ];
+    for (key, Bounds { warning, error }) in bounds.into_iter().filter(|(_, bounds)| bounds.warning > bounds.error) {
+        let message = format!("expected a warning before the error, got {warning} and {error}");
+        faults.push(fault(&format!("observability.health.{key}"), message));
+    }
+    faults
+}
+
+/// Rules that speak of nothing that can happen.
+#[must_use]
+pub fn event_rule_faults(path: &str, rules: &[EventRule]) -> Vec<Fault> {
+    let unknown = rules.iter().enumerate().filter(|(_, rule)| !rule.fits_any());
+    let message = |rule: &EventRule| {
+        format!("expected an event ({}) or a beginning of one with *, got {}", EVENTS.join(", "), rule.events)
+    };
+    unknown.map(|(index, rule)| fault(&format!("{path}[{index}].events"), message(rule))).collect()
 }
 
 fn model_faults(model: &ModelConfig) -> Vec<Fault> {

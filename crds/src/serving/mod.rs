@@ -2,18 +2,23 @@
 //!
 //! Several layers make one config. A later layer overrides an earlier one key by key, `models` merge by name, any other
 //! list is replaced as a whole, and `null` takes a setting back to its default. The environment comes last and speaks for
-//! `server` and `logging` only. [`parse`] reports all faults at once.
+//! everything but `models`. [`parse`] reports all faults at once.
 
 mod check;
 mod layers;
 mod model;
+mod observability;
 mod options;
 mod reference;
 mod server;
 
-pub use check::{Fault, Faults, parse, parse_options};
+pub use check::{Fault, Faults, event_rule_faults, parse, parse_options};
 pub use layers::{ENVIRONMENT_PREFIX, Layer, environment_layer};
 pub use model::{ExecutionProvider, ModelConfig, Task};
+pub use observability::{
+    AuditConfig, Bounds, EVENTS, EventRule, EventsConfig, HealthConfig, MetricsConfig, ObservabilityConfig,
+    TracingConfig,
+};
 pub use options::{
     Channels, ImageOptions, Labels, Layout, ModelOptions, Resize, TextOptions, VersionOptions, WarmupOptions,
 };
@@ -31,6 +36,8 @@ pub struct ServingConfig {
     pub server: ServerConfig,
     /// How the process logs.
     pub logging: LoggingConfig,
+    /// What the process tells about itself, and to whom.
+    pub observability: ObservabilityConfig,
     /// The models to serve; each name once.
     pub models: Vec<ModelConfig>,
 }

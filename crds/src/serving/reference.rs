@@ -8,7 +8,7 @@ const HEAD: &str = "# Serving config
 
 What `inference-pod serve --config FILE` reads. Several files are laid over one another, later ones win key by key; `models`
 merge by name, any other list is replaced as a whole, and `null` takes a setting back to its default. Environment variables
-come last and speak for `server` and `logging`: `ORTOLAN__SERVER__PORT=8090`. `RUST_LOG` wins over `logging.level`. Unknown
+come last and speak for everything but `models`: `ORTOLAN__SERVER__PORT=8090`. `RUST_LOG` wins over `logging.level`. Unknown
 keys are faults, and all faults are reported at once with their path and the file that brought them.
 
 This page is generated from the types: `UPDATE=1 cargo test -p ortolan-crds --test reference` writes it anew.
@@ -22,6 +22,12 @@ pub fn reference() -> String {
     for (title, name) in [
         ("server", "ServerConfig"),
         ("logging", "LoggingConfig"),
+        ("observability.metrics", "MetricsConfig"),
+        ("observability.tracing", "TracingConfig"),
+        ("observability.events", "EventsConfig"),
+        ("observability.events.log[], observability.events.audit.events[]", "EventRule"),
+        ("observability.events.audit", "AuditConfig"),
+        ("observability.health", "HealthConfig"),
         ("models[]", "ModelConfig"),
         ("models[].options (also model.yaml)", "ModelOptions"),
         ("options.image", "ImageOptions"),

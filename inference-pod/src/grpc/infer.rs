@@ -25,14 +25,14 @@ use super::{
 };
 use crate::{
     http::{
-        App, Failure, MODEL_VERSION,
+        App, MODEL_VERSION,
         error::ApiError,
-        predict::{SMALL_BYTES, find, measured, off_the_loop, timed},
+        predict::{Admitted, SMALL_BYTES, find, measured, off_the_loop, timed},
     },
     infer::{NamedInput, in_model_order, outputs_named, refuse_unsupported},
     model::Model,
+    observe::events::Timings,
     tensor::{Chunks, ElementType, Tensor},
-    worker::Reservation,
 };
 
 /// A client that does not even say which model it wants is waited for no longer.
@@ -41,14 +41,7 @@ const NAME_TIMEOUT: Duration = Duration::from_secs(30);
 /// Answers the call.
 pub async fn model_infer(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
     let (parts, body) = request.into_parts();
-    infer(&app, &parts.headers, body).await.unwrap_or_else(|mut error| {
-        let failure = error.take_failure();
-        let mut response = Status::from(error).into_http();
-        if let Some(failure) = failure {
-            response.extensions_mut().insert(Failure(failure));
-        }
-        response
-    })
+    infer(&app, &parts.headers, body).await.unwrap_or_else(|error| Status::from(error).into_http())
 }
 
 async fn infer(app: &App, headers: &HeaderMap, body: Body) -> Result<Response, ApiError> {
@@ -58,21 +51,19 @@ async fn infer(app: &App, headers: &HeaderMap, body: Body) -> Result<Response, A
     let name = tokio::time::timeout(wait, message.model_name()).await.map_err(|_| ApiError::deadline(wait))??;
     let model = find(app, &model_name(name, String::new()))?;
     let timeout = patience.unwrap_or(Duration::MAX).min(model.request_timeout());
-    measured(app, &model, timeout, async |reservation, deadline| {
-        predict(app, &model, message, reservation, deadline).await
-    })
-    .await
+    let caller = app.observer.caller(headers, "ModelInfer");
+    measured(app, &model, &caller, timeout, async |admitted| predict(app, &model, message, admitted).await).await
 }
 
 async fn predict(
     app: &App,
     model: &Arc<Model>,
     message: Incoming,
-    mut reservation: Reservation,
-    deadline: Instant,
-) -> Result<Response, ApiError> {
+    admitted: Admitted,
+) -> Result<(Response, Timings), ApiError> {
+    let Admitted { mut reservation, due, began } = admitted;
     let message = message.whole(&mut reservation).await?;
-    let began = Instant::now();
+    let began_decoding = Instant::now();
     let parted = message::parted(&message)?;
     let InferCall { inputs, form } = if parted.head.len() <= SMALL_BYTES {
         InferCall::read(parted, model)?
@@ -81,16 +72,16 @@ async fn predict(
         off_the_loop(app, move || InferCall::read(parted, &work)).await?
     };
     find(app, &model_name(model.name.clone(), form.version.clone()))?;
-    let decode_time = began.elapsed();
-    model.metrics.decoded(decode_time);
-    let predicted = model.predict(reservation, vec![inputs], deadline).await?;
+    let decode_time = began_decoding.elapsed();
+    model.metrics().decoded(decode_time);
+    let predicted = model.predict(reservation, vec![inputs], due).await?;
     let answer = if form.raw || form.bytes(&predicted.outputs) <= SMALL_BYTES {
         message::answer(&form.answer(model, &predicted.outputs))?
     } else {
         let (work, outputs) = (Arc::clone(model), predicted.outputs.clone());
         off_the_loop(app, move || message::answer(&form.answer(&work, &outputs))).await?
     };
-    Ok(timed(answer, decode_time, &predicted))
+    Ok((timed(answer, decode_time, &predicted), predicted.timings(began, (began_decoding, decode_time))))
 }
 
 /// A request that fits its model by name.

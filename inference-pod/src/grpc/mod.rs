@@ -37,11 +37,12 @@ use self::protocol::{
 };
 use crate::{
     http::{
-        App, EXTENSIONS, MODEL_VERSION, PLATFORM, Scope,
+        App, EXTENSIONS, MODEL_VERSION, PLATFORM, name_request,
         predict::{ModelName, find},
         probes,
     },
     model::Model,
+    observe::REQUEST_ID,
     registry::Found,
     session::Port,
 };
@@ -63,13 +64,11 @@ fn panicked(panic: Box<dyn Any + Send + 'static>) -> HttpResponse {
     Status::internal("internal error").into_http()
 }
 
-/// Gives a call its id and its span. Its path is no label: clients may call what is not there.
-async fn scope(request: HttpRequest<Body>, next: Next) -> HttpResponse {
-    let path: String = request.uri().path().chars().take(100).collect();
-    let scope = Scope::of(&request, &path);
-    let mut response = scope.run(next, request).await;
-    let status = response.extensions().get::<Status>().map_or(tonic::Code::Ok, Status::code);
-    scope.end(&mut response, &path, status);
+/// Gives a call and its answer their id.
+async fn scope(mut request: HttpRequest<Body>, next: Next) -> HttpResponse {
+    let id = name_request(&mut request);
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(REQUEST_ID, id);
     response
 }
 

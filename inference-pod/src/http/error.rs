@@ -9,10 +9,9 @@ use axum::{
 };
 use serde_json::json;
 
-use super::Failure;
 use crate::{
-    metrics::{Outcome, Reason},
     model::{InvalidInput, PredictError},
+    observe::{Outcome, Reason},
     picture::DecodeError,
     queue::{Bound, Refused},
     worker::JobError,
@@ -124,9 +123,16 @@ impl ApiError {
         self.retry_after
     }
 
-    /// What the client is not told, to be put into the log.
-    pub fn take_failure(&mut self) -> Option<String> {
-        self.failure.take()
+    /// What the client is not told.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    /// Whether it says what was wrong with the client's input, and so may quote it.
+    #[must_use]
+    pub fn is_about_input(&self) -> bool {
+        self.status.is_client_error() && self.status != StatusCode::TOO_MANY_REQUESTS
     }
 
     /// How the request ended, and why, for the metrics.
@@ -218,9 +224,6 @@ impl From<DecodeError> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(json!({"error": self.message()}))).into_response();
-        if let Some(failure) = self.failure {
-            response.extensions_mut().insert(Failure(failure));
-        }
         let headers = response.headers_mut();
         if let Some(wait) = self.retry_after {
             let millis = millis(wait);

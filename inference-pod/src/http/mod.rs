@@ -5,28 +5,33 @@ pub mod error;
 pub mod images;
 pub mod infer;
 pub mod numbers;
+pub mod observability;
 pub mod predict;
 pub mod probes;
 pub mod refusals;
 
-use std::{any::Any, sync::Arc};
+use std::{any::Any, path::PathBuf, sync::Arc};
 
 use axum::{
     Router,
     body::Body,
     extract::{MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, Method},
+    http::{HeaderValue, Method},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use crds::serving::ServerConfig;
+use crds::serving::{HealthConfig, ServerConfig};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
-use tracing::Instrument;
 
 use self::{error::ApiError, refusals::Refusals};
-use crate::{lifecycle::Lifecycle, metrics::Metrics, registry::Registry};
+use crate::{
+    lifecycle::Lifecycle,
+    logging::LogLevel,
+    observe::{Observer, REQUEST_ID},
+    registry::Registry,
+};
 
 /// Models have one version here: what their path leads to.
 pub const MODEL_VERSION: &str = "1";
@@ -37,9 +42,6 @@ pub const PLATFORM: &str = "onnxruntime_onnx";
 /// What the server knows beyond the Open Inference Protocol itself, by the names that clients look for.
 pub const EXTENSIONS: [&str; 1] = ["binary_tensor_data"];
 
-/// The client's own name for a request, or ours.
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
 /// What all handlers share.
 pub struct App {
     /// The settings of the process.
@@ -48,8 +50,12 @@ pub struct App {
     pub registry: Registry,
     /// What the process is doing.
     pub lifecycle: Arc<Lifecycle>,
-    /// What it exports.
-    pub metrics: Metrics,
+    /// What it tells about itself.
+    pub observer: Observer,
+    /// When `/health/detailed` warns, and the file whose disk it looks at.
+    pub health: HealthTerms,
+    /// Changes the level of the log.
+    pub log_level: Option<LogLevel>,
     /// When the next request may be refused.
     pub refusals: Refusals,
     /// Bodies that are decoded at a time.
@@ -58,6 +64,15 @@ pub struct App {
     pub runtime_version: String,
     /// Threads for all models together.
     pub threads: usize,
+}
+
+/// When `/health/detailed` warns.
+#[derive(Debug, Clone, Default)]
+pub struct HealthTerms {
+    /// From which numbers on.
+    pub criteria: HealthConfig,
+    /// The file that is written to, where there is one.
+    pub written: Option<PathBuf>,
 }
 
 /// The routes of the client port.
@@ -71,7 +86,9 @@ pub fn client_router(app: Arc<App>) -> Router {
 
 /// The routes of the admin port: probes and scrapes, whatever the load on the client port.
 pub fn admin_router(app: Arc<App>) -> Router {
-    let routes = Router::new().route("/health/detailed", get(probes::detailed));
+    let routes = Router::new()
+        .route("/health/detailed", get(probes::detailed))
+        .route("/observability", get(observability::show).patch(observability::change));
     finished(with_probes(routes), app)
 }
 
@@ -121,60 +138,21 @@ pub fn log_panic(panic: &(dyn Any + Send)) {
     tracing::error!(message, "a handler panicked");
 }
 
-/// What a response does not tell its client: for the log.
-#[derive(Clone)]
-pub struct Failure(pub String);
-
-/// The names by which the log knows a request.
-pub struct Scope {
-    id: HeaderValue,
-    traceparent: Option<HeaderValue>,
-    span: tracing::Span,
+/// Gives a request its id, the client's or ours, where handlers and what is told of it find it.
+#[must_use]
+pub fn name_request(request: &mut Request<Body>) -> HeaderValue {
+    let id = request_id(request);
+    request.headers_mut().insert(REQUEST_ID, id.clone());
+    id
 }
 
-impl Scope {
-    /// A request's id, the client's or ours, and its span.
-    pub fn of(request: &Request<Body>, route: &str) -> Self {
-        let id = request_id(request);
-        let traceparent = request.headers().get("traceparent").cloned();
-        // At a level that is off by default: making one for each request would cost more than the rest of what is done
-        // here.
-        let span = tracing::debug_span!(
-            "request",
-            request_id = id.to_str().unwrap_or_default(),
-            trace_id = traceparent.as_ref().and_then(trace_id),
-            method = request.method().as_str(),
-            route
-        );
-        Self { id, traceparent, span }
-    }
-
-    /// Runs the handlers of a request.
-    pub async fn run(&self, next: Next, request: Request<Body>) -> Response {
-        next.run(request).instrument(self.span.clone()).await
-    }
-
-    /// Logs how the request ended, and gives the response its id.
-    pub fn end(self, response: &mut Response, route: &str, status: impl std::fmt::Debug) {
-        self.span.in_scope(|| tracing::debug!(?status, "answered"));
-        if let Some(Failure(error)) = response.extensions().get() {
-            let request_id = self.id.to_str().unwrap_or_default();
-            let trace_id = self.traceparent.as_ref().and_then(trace_id);
-            tracing::error!(request_id, trace_id, route, ?status, error, "a request failed");
-        }
-        response.headers_mut().insert(REQUEST_ID, self.id);
-    }
-}
-
-/// Gives a request its id and its span, and counts its response.
-async fn scope(State(app): State<Arc<App>>, request: Request<Body>, next: Next) -> Response {
-    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
-    let route = route_label(route);
-    let scope = Scope::of(&request, route);
-    let mut response = scope.run(next, request).await;
-    let status = response.status();
-    app.metrics.responded(route, status.as_u16());
-    scope.end(&mut response, route, status.as_u16());
+/// Gives a request and its response their id, and counts the response.
+async fn scope(State(app): State<Arc<App>>, mut request: Request<Body>, next: Next) -> Response {
+    let route = route_label(request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str));
+    let id = name_request(&mut request);
+    let mut response = next.run(request).await;
+    app.observer.metrics.responded(route, response.status().as_u16());
+    response.headers_mut().insert(REQUEST_ID, id);
     response
 }
 
@@ -193,21 +171,14 @@ fn request_id(request: &Request<Body>) -> HeaderValue {
     request.headers().get(REQUEST_ID).filter(fit).cloned().unwrap_or_else(made)
 }
 
-/// The trace id of a W3C `traceparent`: version, 32 hex digits, 16 hex digits, flags.
-fn trace_id(value: &HeaderValue) -> Option<&str> {
-    let mut parts = value.to_str().ok()?.split('-');
-    let (version, trace) = (parts.next()?, parts.next()?);
-    let hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    (version.len() == 2 && trace.len() == 32 && hex(version) && hex(trace)).then_some(trace)
-}
-
 /// Routes as labels: a closed set, whatever clients send.
 fn route_label(route: &str) -> &'static str {
-    const ROUTES: [&str; 16] = [
+    const ROUTES: [&str; 17] = [
         "/predict/{model}",
         "/health",
         "/health/ready",
         "/health/detailed",
+        "/observability",
         "/ready",
         "/info",
         "/metrics",

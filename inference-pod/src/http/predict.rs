@@ -23,12 +23,15 @@ use super::{
     infer::{Answer, AnswerForm, Framed, InferRequest},
 };
 use crate::{
-    metrics::{ModelMetrics, Outcome},
     model::{Model, PredictError, Predicted},
+    observe::{
+        Caller, Conclusion, ModelObserver, Outcome,
+        events::{Timings, redact::without_quotes},
+    },
     registry::Found,
     tensor::Tensor,
     threads,
-    worker::Reservation,
+    worker::{Due, Reservation},
 };
 
 /// Up to here handing work to another thread takes longer than doing it.
@@ -44,11 +47,12 @@ pub async fn predict(
 ) -> Result<Response, ApiError> {
     let model = find(&app, &name)?;
     let (parts, body) = request.into_parts();
-    measured(&app, &model, model.request_timeout(), async |reservation, deadline| {
+    let caller = app.observer.caller(&parts.headers, "/predict/{model}");
+    measured(&app, &model, &caller, model.request_timeout(), async |admitted| {
         if model.image.is_some() {
-            classify(&app, &model, &parts, body, reservation, deadline).await
+            classify(&app, &model, &parts, body, admitted).await
         } else {
-            infer_tensors(&app, &model, &parts, body, reservation, deadline).await
+            infer_tensors(&app, &model, &parts, body, admitted).await
         }
     })
     .await
@@ -58,8 +62,9 @@ pub async fn predict(
 pub async fn infer(State(app): State<Arc<App>>, name: ModelName, request: Request<Body>) -> Result<Response, ApiError> {
     let model = find(&app, &name)?;
     let (parts, body) = request.into_parts();
-    measured(&app, &model, model.request_timeout(), async |reservation, deadline| {
-        infer_tensors(&app, &model, &parts, body, reservation, deadline).await
+    let caller = app.observer.caller(&parts.headers, "/v2/models/{model}/infer");
+    measured(&app, &model, &caller, model.request_timeout(), async |admitted| {
+        infer_tensors(&app, &model, &parts, body, admitted).await
     })
     .await
 }
@@ -96,68 +101,98 @@ pub fn find(app: &App, name: &ModelName) -> Result<Arc<Model>, ApiError> {
     }
 }
 
-/// Counts a request whose caller left: its future is dropped, and this with it.
+/// A request that has a place in the queue.
+pub struct Admitted {
+    /// Its place.
+    pub reservation: Reservation,
+    /// What its jobs have from it.
+    pub due: Due,
+    /// When it came.
+    pub began: Instant,
+}
+
+/// Tells how a request ended; also of one whose caller left: its future is dropped, and this with it.
 struct Counted<'a> {
-    metrics: &'a ModelMetrics,
+    observer: &'a ModelObserver,
+    caller: &'a Caller<'a>,
     began: Instant,
     ended: bool,
 }
 
 impl Counted<'_> {
-    fn end(&mut self, outcome: Outcome) {
+    fn end(&mut self, conclusion: Conclusion<'_>) {
         self.ended = true;
-        self.metrics.ended(outcome, self.began.elapsed());
+        self.observer.ended(self.caller, &Conclusion { latency: self.began.elapsed(), ..conclusion });
     }
 }
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            self.end(Outcome::cancelled);
+            // nginx's status for a client that closed its connection.
+            self.end(conclusion(Outcome::cancelled, 499, &|| None));
         }
     }
 }
 
-/// Holds a place in the queue, runs the request up to its deadline, and counts how it ended; whatever protocol it came by.
+fn conclusion<'a>(outcome: Outcome, status: u16, error: &'a dyn Fn() -> Option<String>) -> Conclusion<'a> {
+    Conclusion { outcome, reason: None, status, latency: Duration::ZERO, timings: None, error }
+}
+
+/// Holds a place in the queue, runs the request up to its deadline, and tells how it ended; whatever protocol it came by.
 ///
 /// # Errors
 /// Those of `run`, 429 where the queue is full, 504 where the deadline passed.
 pub async fn measured<T>(
     app: &App,
     model: &Model,
+    caller: &Caller<'_>,
     timeout: Duration,
-    run: impl AsyncFnOnce(Reservation, Instant) -> Result<T, ApiError>,
+    run: impl AsyncFnOnce(Admitted) -> Result<(T, Timings), ApiError>,
 ) -> Result<T, ApiError> {
     let began = Instant::now();
-    let metrics = &model.metrics;
-    metrics.received();
-    let mut counted = Counted { metrics, began, ended: false };
+    let observer = &model.observer;
+    observer.received(caller);
+    let mut counted = Counted { observer, caller, began, ended: false };
     let usable = in_time(timeout);
-    let deadline = began + usable;
+    let due = Due { deadline: began + usable, span: caller.span };
     let result = match model.reserve(began) {
         Err(full) => {
             // And with it the body, which nobody will read.
             drop(run);
             Err(ApiError::from(full))
         }
-        Ok(reservation) => match tokio::time::timeout(usable, run(reservation, deadline)).await {
+        Ok(reservation) => match tokio::time::timeout(usable, run(Admitted { reservation, due, began })).await {
             Ok(result) => result,
             Err(_) => Err(ApiError::deadline(timeout)),
         },
     };
     match &result {
-        Ok(_) => counted.end(Outcome::ok),
+        Ok((_, timings)) => {
+            let ok = conclusion(Outcome::ok, StatusCode::OK.as_u16(), &|| None);
+            counted.end(Conclusion { timings: Some(*timings), ..ok });
+        }
         Err(error) => {
             let (outcome, reason) = error.counted_as();
-            metrics.error(reason);
-            counted.end(outcome);
-            tracing::debug!(?error, model = model.name, "no prediction");
+            let told = || Some(told(error, model));
+            let failed = conclusion(outcome, error.status().as_u16(), &told);
+            counted.end(Conclusion { reason: Some(reason), ..failed });
             if error.status() == StatusCode::TOO_MANY_REQUESTS {
-                app.refusals.turn(deadline).await;
+                app.refusals.turn(due.deadline).await;
             }
         }
     }
-    result
+    result.map(|(answer, _)| answer)
+}
+
+/// What is told of an error: the whole chain of a failure of ours, and what was wrong with a client's input without what it
+/// quotes of that.
+fn told(error: &ApiError, model: &Model) -> String {
+    match error.failure() {
+        Some(chain) => chain.to_owned(),
+        None if error.is_about_input() => without_quotes(&error.message(), |word| model.knows(word)),
+        None => error.message(),
+    }
 }
 
 /// What is left of a time-out, so that the answer is there when it is over: timers know milliseconds only, and are never
@@ -187,9 +222,9 @@ async fn classify(
     model: &Arc<Model>,
     parts: &Parts,
     body: Body,
-    mut reservation: Reservation,
-    deadline: Instant,
-) -> Result<Response, ApiError> {
+    admitted: Admitted,
+) -> Result<(Response, Timings), ApiError> {
+    let Admitted { mut reservation, due, began } = admitted;
     let kind = body::kind_of(&parts.headers, app.server.max_body_bytes)?;
     let bytes = body::read(body, app.server.max_body_bytes, &mut reservation).await?.contiguous();
     let source = match kind {
@@ -223,10 +258,10 @@ async fn classify(
         .await?;
     }
     let decode_time = began_decoding.elapsed();
-    model.metrics.decoded(decode_time);
-    let predicted = model.predict(reservation, groups, deadline).await?;
+    model.metrics().decoded(decode_time);
+    let predicted = model.predict(reservation, groups, due).await?;
     let answer = classified(model, &predicted, images.listed)?;
-    Ok(timed(answer, decode_time, &predicted))
+    Ok((timed(answer, decode_time, &predicted), predicted.timings(began, (began_decoding, decode_time))))
 }
 
 /// The next image as a sample; `None` where there is none left.
@@ -254,18 +289,19 @@ async fn infer_tensors(
     model: &Arc<Model>,
     parts: &Parts,
     body: Body,
-    mut reservation: Reservation,
-    deadline: Instant,
-) -> Result<Response, ApiError> {
+    admitted: Admitted,
+) -> Result<(Response, Timings), ApiError> {
+    let Admitted { mut reservation, due, began } = admitted;
     body::expect_json(&parts.headers, app.server.max_body_bytes)?;
     let bytes = body::read(body, app.server.max_body_bytes, &mut reservation).await?;
     let began_decoding = Instant::now();
     let InferRequest { inputs, form } = read_tensors(app, model, Framed::new(&parts.headers, &bytes)?).await?;
     let decode_time = began_decoding.elapsed();
-    model.metrics.decoded(decode_time);
-    let predicted = model.predict(reservation, vec![inputs], deadline).await?;
+    model.metrics().decoded(decode_time);
+    let predicted = model.predict(reservation, vec![inputs], due).await?;
     let answer = written(app, model, form, &predicted).await?;
-    Ok(timed(answer.into_response(), decode_time, &predicted))
+    let timings = predicted.timings(began, (began_decoding, decode_time));
+    Ok((timed(answer.into_response(), decode_time, &predicted), timings))
 }
 
 /// Writes the answer; a large one away from the loop.

@@ -18,7 +18,17 @@ use super::{
     error::ApiError,
     predict::{ModelName, find},
 };
-use crate::{lifecycle::Phase, model::Model, probe::Batching, queue::Queue, session::Port};
+use crate::{
+    lifecycle::Phase,
+    model::Model,
+    observe::{
+        health::{Facts, Report, Status, report},
+        process::{disk, memory_limit, process_facts},
+    },
+    probe::Batching,
+    queue::Queue,
+    session::Port,
+};
 
 /// 200 while the serving loop moves and no instance hangs, else 503 with what is wrong.
 pub async fn health(State(app): State<Arc<App>>) -> Response {
@@ -54,26 +64,29 @@ pub fn not_ready(app: &App) -> Option<String> {
     }
 }
 
-/// Health with the checks that it is made of.
+/// Health with the checks that it is made of: 503 where any of them is an error.
 pub async fn detailed(State(app): State<Arc<App>>) -> Response {
-    let models: Vec<Value> = app
-        .registry
-        .loaded()
-        .map(|model| {
-            let queued = model.shared().with_queue(Queue::samples);
-            json!({"model": model.name, "instances_work": model.shared().healthy(), "queued_samples": queued})
-        })
-        .collect();
-    let faults = faults(&app);
-    let status = if faults.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = json!({
-        "status": if faults.is_empty() { "ok" } else { "failing" },
-        "phase": format!("{:?}", app.lifecycle.phase()).to_lowercase(),
-        "serving_loop_moves": app.lifecycle.stuck_for().is_none(),
-        "loading": app.registry.missing(),
-        "models": models,
-    });
-    (status, Json(body)).into_response()
+    let report = health_report(&app);
+    let status = if report.status == Status::Error { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    (status, Json(report)).into_response()
+}
+
+/// What `/health/detailed` says.
+pub fn health_report(app: &App) -> Report {
+    let now = Instant::now();
+    let facts = Facts {
+        models: app.registry.loaded().map(|model| model.facts(now)).collect(),
+        loading: app.registry.missing().into_iter().map(str::to_owned).collect(),
+        faults: faults(app),
+        phase: format!("{:?}", app.lifecycle.phase()).to_lowercase(),
+        process: process_facts(),
+        memory_limit: memory_limit(),
+        disk: app.health.written.as_deref().and_then(disk),
+        cut_off: app.observer.events.counts().filter(|(_, counts)| counts.is_open).map(|(name, _)| name).collect(),
+        uptime: app.lifecycle.started().elapsed(),
+        timestamp: jiff::Timestamp::now().to_string(),
+    };
+    report(&facts, &app.health.criteria)
 }
 
 /// What runs here.
@@ -142,13 +155,13 @@ pub async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Respons
     let now = Instant::now();
     for model in app.registry.loaded() {
         let oldest = model.shared().with_queue(Queue::oldest);
-        model.metrics.oldest_age(oldest.map(|since| now.saturating_duration_since(since)).unwrap_or_default());
+        model.metrics().scraped(oldest.map(|since| now.saturating_duration_since(since)).unwrap_or_default(), now);
     }
     let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let (kind, text) = if accepts.contains("application/openmetrics-text") {
-        ("application/openmetrics-text; version=1.0.0; charset=utf-8", app.metrics.openmetrics_text())
+        ("application/openmetrics-text; version=1.0.0; charset=utf-8", app.observer.metrics.openmetrics_text())
     } else {
-        ("text/plain; version=0.0.4; charset=utf-8", app.metrics.prometheus_text())
+        ("text/plain; version=0.0.4; charset=utf-8", app.observer.metrics.prometheus_text())
     };
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }

@@ -8,9 +8,9 @@ use std::{
 /// A refusal costs what reading a request costs. Clients that ask again at once whenever they are refused would leave the
 /// models as little of a core as the scheduler lets them; at this distance they leave most of one. A process has one loop
 /// that refuses, or two, however many models it serves.
-const DISTANCE: Duration = Duration::from_micros(250);
+const DISTANCE: Duration = Duration::from_micros(500);
 
-/// Refusals that come together are told at once up to this: 80 of them.
+/// Refusals that come together are told at once up to this: 40 of them.
 const BURST: Duration = Duration::from_millis(20);
 
 /// Nobody waits longer to be refused. So many clients as take longer than this to be refused once are too many.
@@ -50,8 +50,8 @@ mod tests {
         let refusals = Refusals::default();
         let now = Instant::now();
         let waits: Vec<Duration> = (0..2000).map(|_| refusals.reserve(now)).collect();
-        assert_eq!(waits[..=80], [Duration::ZERO; 81]);
-        assert_eq!(waits[84], DISTANCE * 4);
+        assert_eq!(waits[..=40], [Duration::ZERO; 41]);
+        assert_eq!(waits[44], DISTANCE * 4);
         assert_eq!(waits[1999], LONGEST_WAIT);
         assert_eq!(refusals.reserve(now + Duration::from_secs(1)), Duration::ZERO);
     }

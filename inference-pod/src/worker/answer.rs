@@ -3,12 +3,22 @@
 use std::time::Duration;
 
 use super::{Answer, JobError, JobOutput, Reply};
-use crate::{session::Stacked, tensor::Tensor};
+use crate::{observe::span::Span, session::Stacked, tensor::Tensor};
 
 /// What a job needs on its way back.
 pub(super) struct Way {
     pub(super) samples: usize,
     pub(super) queue_time: Duration,
+    /// The span of its request, where it is traced.
+    pub(super) span: Option<Span>,
+}
+
+/// The run that answers.
+#[derive(Clone, Copy)]
+pub(super) struct Run {
+    pub(super) time: Duration,
+    /// Its span, where any of its jobs is traced.
+    pub(super) batch: Option<Span>,
 }
 
 /// Lays the jobs' rows behind one another, input by input.
@@ -50,7 +60,7 @@ pub(super) type Addressed = (Reply, Answer);
 pub(super) fn address(
     replies: Vec<Reply>,
     ways: &[Way],
-    run_time: Duration,
+    run: Run,
     result: &Result<Vec<Tensor>, JobError>,
 ) -> Vec<Addressed> {
     let alone = replies.len() == 1;
@@ -62,8 +72,9 @@ pub(super) fn address(
             Ok(outputs) => Ok(JobOutput {
                 outputs: outputs.iter().map(own).collect(),
                 queue_time: way.queue_time,
-                run_time,
+                run_time: run.time,
                 batch_samples,
+                batch: run.batch,
             }),
             Err(error) => Err(error.clone()),
         };

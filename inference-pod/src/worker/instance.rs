@@ -20,10 +20,11 @@ use std::{
 
 use super::{
     Job, JobError, Reply, Shared, Warmed,
-    answer::{Way, address, check_rows, stack},
+    answer::{Run, Way, address, check_rows, stack},
 };
 use crate::{
-    queue::{Run, Taken, Waiting},
+    observe::{Links, events::Batch, span::Span},
+    queue::{self, Taken, Waiting},
     session::{SessionError, Stacked},
     tensor::Tensor,
     termination::error_chain,
@@ -70,6 +71,7 @@ pub(super) struct Instance {
     canceller: Mutex<Canceller>,
     running: Mutex<Option<Running>>,
     lost: AtomicBool,
+    index: usize,
 }
 
 struct Running {
@@ -83,8 +85,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Instance {
-    pub(super) fn new(canceller: Canceller) -> Self {
-        Self { canceller: Mutex::new(canceller), running: Mutex::new(None), lost: AtomicBool::new(false) }
+    pub(super) fn new(index: usize, canceller: Canceller) -> Self {
+        let (canceller, running, lost) = (Mutex::new(canceller), Mutex::new(None), AtomicBool::new(false));
+        Self { canceller, running, lost, index }
     }
 
     pub(super) fn is_lost(&self) -> bool {
@@ -110,8 +113,7 @@ impl Instance {
             tracing::warn!(seconds = time.as_secs_f64(), "ending a run that takes too long");
         }
         if time > shared.run_timeout + TERMINATION_GRACE && !self.lost.swap(true, Ordering::AcqRel) {
-            shared.metrics.instance_lost();
-            tracing::error!("a terminated run did not come back; its instance is given up");
+            shared.observer.instance_lost(self.index);
             for reply in running.replies.drain(..) {
                 let _ = reply.send(Err(JobError::TooLong(shared.run_timeout)));
             }
@@ -152,15 +154,15 @@ pub(super) fn work(shared: &Shared, index: usize, mut runner: Box<dyn Runner>) {
             // Its callers were answered, and probes say that it is gone; a restart is under way.
             return;
         }
-        let is_broken = match ended {
-            Ended::Well => false,
-            Ended::Badly => is_broken(&mut *runner, &mut tried),
-            Ended::Panicked => true,
+        let broken = match ended {
+            Ended::Well => None,
+            Ended::Badly => what_is_broken(&mut *runner, &mut tried),
+            Ended::Panicked => Some("a run panicked".to_owned()),
         };
-        if is_broken {
+        if let Some(cause) = broken {
             // The broken one goes first: two of a large model may not fit.
             drop(runner);
-            match open_anew(shared, index) {
+            match open_anew(shared, index, &cause) {
                 Some(opened) => runner = opened,
                 None => return,
             }
@@ -174,21 +176,21 @@ fn run(shared: &Shared, index: usize, runner: &mut dyn Runner, batch: Vec<Waitin
     let (mut ways, mut replies, mut inputs) = (Vec::new(), Vec::new(), Vec::new());
     for job in batch {
         let queue_time = began.saturating_duration_since(job.entered);
-        shared.metrics.waited(queue_time);
-        ways.push(Way { samples: job.samples, queue_time });
+        shared.observer.metrics().waited(queue_time);
+        ways.push(Way { samples: job.samples, queue_time, span: job.payload.span });
         replies.push(job.payload.reply);
         inputs.push(job.payload.inputs);
     }
     let jobs: Vec<&[Tensor]> = inputs.iter().map(Vec::as_slice).collect();
-    let Outcome { result, replies, time, ended } = run_together(shared, index, runner, &jobs, &ways, replies);
+    let Ran { result, replies, time, batch, ended } = run_together(shared, index, runner, &jobs, &ways, replies);
     match &result {
-        Ok(_) => shared.ran(Run { instance: index, samples: samples_of(&ways), length, time }),
+        Ok(_) => shared.ran(queue::Run { instance: index, samples: samples_of(&ways), length, time }),
         Err(_) => shared.meeting.with(|queue| queue.gave_up(index)),
     }
     if jobs.len() > 1 && matches!(ended, Ended::Badly) {
         return run_apart(shared, index, runner, &jobs, replies, ways);
     }
-    shared.deliver(address(replies, &ways, time, &result));
+    shared.deliver(address(replies, &ways, Run { time, batch }, &result));
     ended
 }
 
@@ -212,23 +214,26 @@ fn run_apart(
             continue;
         }
         let way = [way];
-        let Outcome { result, replies, time, ended } = run_together(shared, index, runner, &[job], &way, vec![reply]);
+        let Ran { result, replies, time, batch, ended } =
+            run_together(shared, index, runner, &[job], &way, vec![reply]);
         all = match (ended, &result) {
             (Ended::Panicked, _) => Ended::Panicked,
             (_, Ok(_)) => Ended::Well,
             (_, Err(_)) => all,
         };
-        shared.deliver(address(replies, &way, time, &result));
+        shared.deliver(address(replies, &way, Run { time, batch }, &result));
     }
     all
 }
 
 /// What came of a run.
-struct Outcome {
+struct Ran {
     result: Result<Vec<Tensor>, JobError>,
     /// Who waits for it; nobody where they were answered meanwhile.
     replies: Vec<Reply>,
     time: Duration,
+    /// Its span, where any of its jobs is traced.
+    batch: Option<Span>,
     ended: Ended,
 }
 
@@ -240,18 +245,31 @@ fn run_together(
     jobs: &[&[Tensor]],
     ways: &[Way],
     replies: Vec<Reply>,
-) -> Outcome {
+) -> Ran {
     let (instance, samples) = (&shared.instances[index], samples_of(ways));
     let began = instance.begin(replies);
-    shared.metrics.run_began(samples);
+    shared.observer.metrics().run_began(samples);
     let (result, ended) = run_caught(runner, jobs);
     let (replies, terminated) = instance.end();
     let time = began.elapsed();
-    shared.metrics.run_ended(samples, time);
+    shared.observer.metrics().run_ended(samples, time);
     // It was told to end, and it did.
     let told = || (Err(JobError::TooLong(shared.run_timeout)), Ended::Well);
     let (result, ended) = if terminated && !matches!(ended, Ended::Panicked) { told() } else { (result, ended) };
-    Outcome { result, replies, time, ended }
+    let batch = tell_of_batch(shared, index, ways, time, result.is_ok());
+    Ran { result, replies, time, batch, ended }
+}
+
+/// Tells of a run where anybody wants to know. Its span, where any of its jobs is traced.
+fn tell_of_batch(shared: &Shared, index: usize, ways: &[Way], run: Duration, ok: bool) -> Option<Span> {
+    let links: Links = ways.iter().filter_map(|way| way.span).collect();
+    if !shared.observer.wants_batch(&links) {
+        return None;
+    }
+    let span = (!links.is_empty()).then(Span::root);
+    let (samples, jobs) = (samples_of(ways), ways.len());
+    shared.observer.batch_ran(Batch { instance: index, samples, jobs, run, ok, span, links });
+    span
 }
 
 fn samples_of(ways: &[Way]) -> usize {
@@ -274,25 +292,22 @@ fn run_caught(runner: &mut dyn Runner, jobs: &[&[Tensor]]) -> (Result<Vec<Tensor
     (result, ended)
 }
 
-/// Whether a session that failed fails on its warm-up input too. If not, the input was to blame.
-fn is_broken(runner: &mut dyn Runner, tried: &mut Option<Instant>) -> bool {
+/// What a session that failed says on its warm-up input; nothing where that goes well, for then the input was to blame.
+fn what_is_broken(runner: &mut dyn Runner, tried: &mut Option<Instant>) -> Option<String> {
     if tried.is_some_and(|tried| tried.elapsed() < BETWEEN_TRIALS) {
-        return false;
+        return None;
     }
     *tried = Some(Instant::now());
     match catch_unwind(AssertUnwindSafe(|| runner.trial())) {
-        Ok(Ok(())) => false,
-        Ok(Err(error)) => {
-            tracing::error!(error = error_chain(&error), "a session fails on its own warm-up input");
-            true
-        }
-        Err(_) => true,
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(format!("it fails on its own warm-up input: {}", error_chain(&error))),
+        Err(_) => Some("it panics on its own warm-up input".to_owned()),
     }
 }
 
 /// Opens a session in place of a broken one. `None` where that does not succeed, or the server stops.
-fn open_anew(shared: &Shared, index: usize) -> Option<Box<dyn Runner>> {
-    shared.metrics.instance_broke();
+fn open_anew(shared: &Shared, index: usize, cause: &str) -> Option<Box<dyn Runner>> {
+    shared.observer.instance_broke(index, cause);
     let mut wait = FIRST_WAIT;
     for attempt in 1..=TRIES {
         shared.meeting.with(|queue| queue.away(index, Instant::now() + wait));
@@ -304,7 +319,7 @@ fn open_anew(shared: &Shared, index: usize) -> Option<Box<dyn Runner>> {
             Ok(Ok(runner)) => {
                 *lock(&shared.instances[index].canceller) = runner.canceller();
                 shared.meeting.with(|queue| queue.gave_up(index));
-                shared.metrics.instance_mended();
+                shared.observer.instance_mended(index);
                 return Some(runner);
             }
             Ok(Err(error)) => tracing::error!(error = error_chain(&error), "cannot open a session"),
@@ -313,7 +328,7 @@ fn open_anew(shared: &Shared, index: usize) -> Option<Box<dyn Runner>> {
         wait = (wait * 2).min(LONGEST_WAIT);
     }
     shared.instances[index].lost.store(true, Ordering::Release);
-    shared.metrics.broken_instance_lost();
+    shared.observer.broken_instance_lost(index);
     shared.nobody_left();
     None
 }

@@ -28,7 +28,7 @@ use self::{
     meeting::{Found, Meeting},
 };
 use crate::{
-    metrics::ModelMetrics,
+    observe::{ModelObserver, span::Span},
     queue::{Key, NewJob, Queue, Refused, Run, Shape, Taken},
     session::{Session, SessionError},
     tensor::{Tensor, elements},
@@ -60,6 +60,15 @@ pub enum JobError {
     NoInstance,
 }
 
+/// What the jobs of a request have from it.
+#[derive(Debug, Clone, Copy)]
+pub struct Due {
+    /// An answer is of no more use afterwards.
+    pub deadline: Instant,
+    /// The request's span, where it is traced.
+    pub span: Option<Span>,
+}
+
 /// Why jobs were not let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PushError {
@@ -80,6 +89,8 @@ pub struct JobOutput {
     pub run_time: Duration,
     /// Samples that shared the run.
     pub batch_samples: usize,
+    /// The run's span, where any of its jobs is traced.
+    pub batch: Option<Span>,
 }
 
 /// A request's samples and their way back.
@@ -89,6 +100,8 @@ pub struct Job {
     pub inputs: Vec<Tensor>,
     /// Where the answer goes. Nobody may be listening any more.
     pub reply: Reply,
+    /// The span of its request, where it is traced.
+    pub span: Option<Span>,
 }
 
 type Answer = Result<JobOutput, JobError>;
@@ -111,8 +124,8 @@ pub struct Terms {
     pub name: String,
     /// A run that takes longer is terminated.
     pub run_timeout: Duration,
-    /// Where the numbers go.
-    pub metrics: ModelMetrics,
+    /// What is told of the model.
+    pub observer: ModelObserver,
     /// Opens a session in place of a broken one.
     pub open: Box<Open>,
 }
@@ -122,7 +135,7 @@ pub struct Shared {
     meeting: Meeting<Queue<Job>>,
     instances: Vec<Instance>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    metrics: ModelMetrics,
+    observer: ModelObserver,
     run_timeout: Duration,
     open: Box<Open>,
     /// The loop on which those who wait for answers live.
@@ -194,7 +207,7 @@ impl Drop for Ticket {
         }
         self.shared.meeting.with(|queue| {
             if let Some(job) = queue.remove(self.key) {
-                self.shared.metrics.dequeued(job.samples, queue.samples());
+                self.shared.observer.metrics().dequeued(job.samples, queue.samples());
             }
         });
     }
@@ -206,12 +219,12 @@ impl Shared {
     /// # Errors
     /// What the system said where it could not start a thread.
     pub fn start(terms: Terms, queue: Queue<Job>, runners: Vec<Box<dyn Runner>>) -> std::io::Result<Arc<Self>> {
-        let Terms { name, run_timeout, metrics, open } = terms;
+        let Terms { name, run_timeout, observer, open } = terms;
         let shared = Arc::new(Self {
             meeting: Meeting::new(queue),
-            instances: runners.iter().map(|runner| Instance::new(runner.canceller())).collect(),
+            instances: (0..).zip(&runners).map(|(index, runner)| Instance::new(index, runner.canceller())).collect(),
             threads: Mutex::default(),
-            metrics,
+            observer,
             run_timeout,
             open,
             callers: runtime::Handle::try_current().ok(),
@@ -242,10 +255,10 @@ impl Shared {
         self: &Arc<Self>,
         mut reservation: Reservation,
         jobs: Vec<(usize, Vec<Tensor>)>,
-        deadline: Instant,
+        due: Due,
         now: Instant,
     ) -> Result<Vec<Ticket>, PushError> {
-        let (jobs, answers): (Vec<_>, Vec<_>) = jobs.into_iter().map(|job| new_job(job, deadline)).unzip();
+        let (jobs, answers): (Vec<_>, Vec<_>) = jobs.into_iter().map(|job| new_job(job, due)).unzip();
         let samples = jobs.iter().map(|job| job.samples).sum();
         // The place is given back here, in one step with the push.
         reservation.shared = None;
@@ -253,7 +266,7 @@ impl Shared {
             // Under the same lock as the push, so that nobody slips in between.
             queue.release(reservation.held, reservation.complete);
             let keys = queue.push(jobs, now).map_err(|(refused, _)| PushError::Refused(refused))?;
-            self.metrics.enqueued(samples, queue.samples());
+            self.observer.metrics().enqueued(samples, queue.samples(), now);
             Ok(keys)
         });
         let keys = pushed.unwrap_or(Err(PushError::Stopped))?;
@@ -268,7 +281,7 @@ impl Shared {
             let before = queue.samples();
             let taken = queue.take(instance, Instant::now());
             if before > queue.samples() {
-                self.metrics.dequeued(before - queue.samples(), queue.samples());
+                self.observer.metrics().dequeued(before - queue.samples(), queue.samples());
                 return Found::Work(taken);
             }
             taken.wait_until.map_or(Found::Nothing, Found::NothingUntil)
@@ -280,7 +293,7 @@ impl Shared {
         self.meeting.with(|queue| {
             queue.finished(run);
             if queue.has_objective() {
-                self.metrics.objective_feasible(queue.objective_bucket().is_some());
+                self.observer.metrics().objective_feasible(queue.objective_bucket().is_some());
             }
         });
     }
@@ -321,7 +334,7 @@ impl Shared {
             return;
         }
         for job in self.meeting.with(Queue::clear) {
-            self.metrics.dequeued(job.samples, 0);
+            self.observer.metrics().dequeued(job.samples, 0);
             let _ = job.payload.reply.send(Err(JobError::NoInstance));
         }
     }
@@ -330,6 +343,13 @@ impl Shared {
     pub fn watch_runs(&self, now: Instant) {
         self.instances.iter().for_each(|instance| instance.watch(self, now));
         self.nobody_left();
+    }
+
+    /// Instances that still work, and those of them that run.
+    #[must_use]
+    pub fn working(&self) -> (usize, usize) {
+        let working = || self.instances.iter().filter(|instance| !instance.is_lost());
+        (working().count(), working().filter(|instance| instance.is_running()).count())
     }
 
     /// Whether every instance still works.
@@ -370,7 +390,7 @@ impl Shared {
     }
 }
 
-fn new_job((samples, inputs): (usize, Vec<Tensor>), deadline: Instant) -> (NewJob<Job>, oneshot::Receiver<Answer>) {
+fn new_job((samples, inputs): (usize, Vec<Tensor>), due: Due) -> (NewJob<Job>, oneshot::Receiver<Answer>) {
     let (reply, answer) = oneshot::channel();
     let bytes = inputs.iter().map(|tensor| tensor.data().len()).sum();
     // The first dimension is the batch; what must be equal comes after it.
@@ -383,5 +403,6 @@ fn new_job((samples, inputs): (usize, Vec<Tensor>), deadline: Instant) -> (NewJo
         shape.extend_from_slice(rest);
         length += elements(rest);
     }
-    (NewJob { samples, bytes, shape, length, deadline, payload: Job { inputs, reply } }, answer)
+    let payload = Job { inputs, reply, span: due.span };
+    (NewJob { samples, bytes, shape, length, deadline: due.deadline, payload }, answer)
 }

@@ -10,7 +10,7 @@ use std::{
 
 use super::{instance::Canceller, *};
 use crate::{
-    metrics::Metrics,
+    observe::{Bounds, Observer},
     queue::Limits,
     session::Stacked,
     times::{BucketTimes, Times},
@@ -82,7 +82,7 @@ impl Runner for Doubler {
 struct World {
     shared: Arc<Shared>,
     fate: Arc<Fate>,
-    metrics: Metrics,
+    observer: Observer,
 }
 
 impl Drop for World {
@@ -106,7 +106,9 @@ fn world(instances: usize, first_is_broken: bool, opening_fails: &[bool], run_ti
     };
     let mut times = BucketTimes::default();
     [1, 2, 4, 8].into_iter().for_each(|size| times.set(size, Duration::from_millis(1)));
-    let metrics = Metrics::new("0");
+    let observer = Observer::quiet("0");
+    let bounds = Bounds { batch_size: 8, max_wait: Duration::from_secs(1), latency_objective: None };
+    let of_model = observer.model("m", &bounds);
     let open = {
         let fate = Arc::clone(&fate);
         move || -> Result<Box<dyn Runner>, SessionError> {
@@ -117,10 +119,10 @@ fn world(instances: usize, first_is_broken: bool, opening_fails: &[bool], run_ti
             }
         }
     };
-    metrics.model("m").loaded(Duration::ZERO, Duration::ZERO, instances);
-    let terms = Terms { name: "m".to_owned(), run_timeout, metrics: metrics.model("m"), open: Box::new(open) };
+    of_model.loaded(Duration::ZERO, Duration::ZERO, instances, "cpu", "");
+    let terms = Terms { name: "m".to_owned(), run_timeout, observer: of_model, open: Box::new(open) };
     let queue = Queue::new(limits, Times::warmed_up(1, times), instances);
-    World { shared: Shared::start(terms, queue, runners).unwrap(), fate, metrics }
+    World { shared: Shared::start(terms, queue, runners).unwrap(), fate, observer }
 }
 
 impl World {
@@ -130,7 +132,7 @@ impl World {
         let job = |number: &f32| (1, vec![Tensor::from_f32(vec![1, 1], &[*number]).unwrap()]);
         let reservation = self.shared.reserve(now).unwrap();
         let deadline = now + Duration::from_secs(60);
-        self.shared.push(reservation, numbers.iter().map(job).collect(), deadline, now).unwrap()
+        self.shared.push(reservation, numbers.iter().map(job).collect(), Due { deadline, span: None }, now).unwrap()
     }
 
     fn answers(&self, numbers: &[f32]) -> Vec<Result<f32, JobError>> {
@@ -141,7 +143,7 @@ impl World {
     }
 
     fn says(&self, line: &str) -> bool {
-        self.metrics.prometheus_text().lines().any(|seen| seen == line)
+        self.observer.metrics.prometheus_text().lines().any(|seen| seen == line)
     }
 }
 
@@ -223,7 +225,7 @@ fn a_job_that_comes_after_the_end_is_not_let_in() {
     let now = Instant::now();
     let reservation = world.shared.reserve(now).unwrap();
     let job = (1, vec![Tensor::from_f32(vec![1, 1], &[1.0]).unwrap()]);
-    let refused = world.shared.push(reservation, vec![job], now + LONG, now).err();
+    let refused = world.shared.push(reservation, vec![job], Due { deadline: now + LONG, span: None }, now).err();
     assert_eq!(refused, Some(PushError::Stopped));
 }
 

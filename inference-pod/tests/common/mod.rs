@@ -84,6 +84,20 @@ pub struct Server {
     pub grpc: SocketAddr,
     pub admin: SocketAddr,
     log: Option<JoinHandle<String>>,
+    so_far: Arc<Mutex<String>>,
+}
+
+/// What a server is started with.
+#[derive(Default)]
+pub struct Setup<'a> {
+    /// More of `server:`, behind a comma.
+    pub server: &'a str,
+    /// More sections of the config, with their line ends.
+    pub sections: &'a str,
+    /// YAML list items.
+    pub models: &'a str,
+    /// Variables of its environment.
+    pub environment: &'a [(&'a str, &'a str)],
 }
 
 impl Server {
@@ -94,7 +108,12 @@ impl Server {
 
     /// The same with more of `server:`.
     pub fn start_with(server: &str, models: &str) -> Self {
-        let server = Self::start_unready(server, models);
+        Self::start_as(&Setup { server, models, ..Setup::default() })
+    }
+
+    /// The same with all that can be said.
+    pub fn start_as(setup: &Setup<'_>) -> Self {
+        let server = Self::start_unready_as(setup);
         let began = Instant::now();
         while get(server.admin, "/ready").status != 200 {
             assert!(began.elapsed() < PATIENCE, "not ready after {PATIENCE:?}");
@@ -105,23 +124,49 @@ impl Server {
 
     /// The same, without waiting for its models.
     pub fn start_unready(server: &str, models: &str) -> Self {
+        Self::start_unready_as(&Setup { server, models, ..Setup::default() })
+    }
+
+    fn start_unready_as(setup: &Setup<'_>) -> Self {
+        let Setup { server, sections, models, environment } = setup;
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("config.yaml");
         let text = format!(
-            "server: {{host: 127.0.0.1, port: 0, grpc_port: 0, metrics_port: 0, {server}}}\nlogging: {{format: json, level: debug}}\nmodels:\n{models}"
+            "server: {{host: 127.0.0.1, port: 0, grpc_port: 0, metrics_port: 0, {server}}}\nlogging: {{format: json, level: debug}}\n{sections}models:\n{models}"
         );
         fs::write(&config, text).unwrap();
-        let mut child = program().arg("serve").arg("--config").arg(&config).stderr(Stdio::piped()).spawn().unwrap();
+        let mut command = program();
+        command.envs(environment.iter().copied());
+        let mut child = command.arg("serve").arg("--config").arg(&config).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, receiver) = mpsc::sync_channel(1);
         let stderr = child.stderr.take().unwrap();
-        let log = std::thread::spawn(move || collect_log(stderr, &sender));
+        let so_far = Arc::<Mutex<String>>::default();
+        let kept = Arc::clone(&so_far);
+        let log = std::thread::spawn(move || collect_log(stderr, &sender, &kept));
         let Ok([port, grpc_port, admin_port]) = receiver.recv_timeout(PATIENCE) else {
             let _ = child.kill();
             panic!("the server did not start:\n{}", log.join().unwrap());
         };
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let (address, grpc, admin) = (local(port), local(grpc_port), local(admin_port));
-        Self { child, folder, address, grpc, admin, log: Some(log) }
+        Self { child, folder, address, grpc, admin, log: Some(log), so_far }
+    }
+
+    /// What it has written on standard error so far.
+    pub fn log(&self) -> String {
+        self.so_far.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Nobody reads its standard error while this is held.
+    pub fn hold_log(&self) -> std::sync::MutexGuard<'_, String> {
+        self.so_far.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lines of events of that name that it has written so far.
+    pub fn events(&self, name: &str) -> Vec<Value> {
+        let lines = self.log();
+        let events = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        events.filter(|event| event["event"] == name).collect()
     }
 
     pub fn id(&self) -> u32 {
@@ -191,7 +236,7 @@ impl Drop for Server {
     }
 }
 
-fn collect_log(stderr: impl Read, ports: &mpsc::SyncSender<[u16; 3]>) -> String {
+fn collect_log(stderr: impl Read, ports: &mpsc::SyncSender<[u16; 3]>, so_far: &Mutex<String>) -> String {
     let mut log = String::new();
     for line in BufReader::new(stderr).lines().map_while(Result::ok) {
         if let Ok(event) = serde_json::from_str::<Value>(&line)
@@ -202,6 +247,7 @@ fn collect_log(stderr: impl Read, ports: &mpsc::SyncSender<[u16; 3]>) -> String 
         }
         log.push_str(&line);
         log.push('\n');
+        so_far.lock().unwrap_or_else(PoisonError::into_inner).push_str(&(line + "\n"));
     }
     log
 }

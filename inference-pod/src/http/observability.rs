@@ -1,0 +1,126 @@
+//! `/observability` on the admin port: what is told to whom, shown and changed while the process runs. Changes last as long as
+//! it does, and are taken from this machine only (`kubectl port-forward` arrives from there).
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Json,
+    body::Bytes,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use crds::serving::{EventRule, event_rule_faults};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{App, error::ApiError};
+use crate::connection::Peer;
+
+/// What may be changed; what is left out stays as it is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Change {
+    /// A level or a filter.
+    level: Option<String>,
+    /// Which events become lines of the log.
+    log: Option<Vec<EventRule>>,
+    /// Which events are written to the audit file.
+    audit: Option<Vec<EventRule>>,
+    /// Share of the requests without a `traceparent` that are traced.
+    trace_sample: Option<f64>,
+}
+
+/// `GET /observability`.
+pub async fn show(State(app): State<Arc<App>>) -> Response {
+    Json(current(&app)).into_response()
+}
+
+fn current(app: &App) -> serde_json::Value {
+    let consumers: serde_json::Map<String, serde_json::Value> = app
+        .observer
+        .events
+        .counts()
+        .map(|(name, counts)| {
+            let dropped = json!({"full": counts.full, "open": counts.open, "failed": counts.failed});
+            let cut_off = counts.is_open;
+            (name.to_owned(), json!({"consumed": counts.consumed, "dropped": dropped, "cut_off": cut_off}))
+        })
+        .collect();
+    json!({
+        "level": app.log_level.as_ref().and_then(crate::logging::LogLevel::get),
+        "log": app.observer.events.rules("log"),
+        "audit": app.observer.events.rules("audit"),
+        "trace_sample": app.observer.trace_sample(),
+        "consumers": consumers,
+    })
+}
+
+/// `PATCH /observability`: all of it or none.
+pub async fn change(
+    State(app): State<Arc<App>>,
+    peer: Option<Extension<Peer>>,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    if !peer.is_some_and(|Extension(Peer(address))| address.ip().to_canonical().is_loopback()) {
+        let message = "changes are taken from this machine only: use kubectl port-forward, or exec";
+        return Ok((StatusCode::FORBIDDEN, Json(json!({"error": message}))).into_response());
+    }
+    let change: Change = serde_json::from_slice(&body)
+        .map_err(|error| ApiError::bad_input(format!("expected level, log, audit or trace_sample: {error}")))?;
+    check(&app, &change)?;
+    apply(&app, change)?;
+    app.observer.changed(&current(&app).to_string());
+    Ok(Json(current(&app)).into_response())
+}
+
+fn check(app: &App, change: &Change) -> Result<(), ApiError> {
+    let mut faults = Vec::new();
+    for (name, rules) in [("log", &change.log), ("audit", &change.audit)] {
+        let Some(rules) = rules else { continue };
+        faults.extend(event_rule_faults(name, rules));
+        if app.observer.events.rules(name).is_none() {
+            return Err(ApiError::bad_input(format!("{name}: there is no such consumer; see observability.events")));
+        }
+        let wrong = |rule: &EventRule| {
+            !(0.0..=1.0).contains(&rule.sample) || rule.per_second.is_some_and(|rate| !(0.001..=1e6).contains(&rate))
+        };
+        if let Some(rule) = rules.iter().find(|rule| wrong(rule)) {
+            let message =
+                format!("{name}: expected sample from 0 to 1 and per_second from 0.001 to 1000000, got {rule:?}");
+            return Err(ApiError::bad_input(message));
+        }
+    }
+    if let Some(fault) = faults.first() {
+        return Err(ApiError::bad_input(fault.to_string()));
+    }
+    match change.trace_sample {
+        Some(share) if !(0.0..=1.0).contains(&share) => {
+            Err(ApiError::bad_input(format!("trace_sample: expected 0 to 1, got {share}")))
+        }
+        Some(_) if app.observer.trace_sample().is_none() => {
+            Err(ApiError::bad_input("trace_sample: there is no collector; see observability.tracing.endpoint"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn apply(app: &App, change: Change) -> Result<(), ApiError> {
+    let Change { level, log, audit, trace_sample } = change;
+    if let Some(level) = level {
+        // First, for it is the only one that may still be wrong.
+        let changer = app.log_level.as_ref().ok_or_else(|| ApiError::internal("the log has no level"))?;
+        changer
+            .set(&level)
+            .map_err(|error| ApiError::bad_input(format!("level: expected a level or a filter: {error}")))?;
+    }
+    for (name, rules) in [("log", log), ("audit", audit)] {
+        if let Some(rules) = rules {
+            app.observer.events.set_rules(name, rules);
+        }
+    }
+    if let Some(share) = trace_sample {
+        app.observer.set_trace_sample(share);
+    }
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! Metrics that are looked up when somebody scrapes: of the process, its GPUs, the consumers of events, and Triton's names.
+
+use std::{fmt, sync::Arc};
+
+use nvml_wrapper::Nvml;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _},
+    metrics::{counter::ConstCounter, gauge::ConstGauge},
+};
+
+use super::{events::Events, process::process_facts};
+
+type Encoded = Result<(), fmt::Error>;
+
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> Encoded {
+    let gauge = ConstGauge::new(value);
+    gauge.encode(encoder.encode_descriptor(name, help, None, prometheus_client::metrics::MetricType::Gauge)?)
+}
+
+/// `process_*`, by the names that all client libraries have for them.
+#[derive(Debug)]
+pub struct Process;
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Encoded {
+        let Some(facts) = process_facts() else { return Ok(()) };
+        let cpu = ConstCounter::new(facts.cpu_seconds);
+        let help = "Processor time, user and system, in seconds";
+        let kind = prometheus_client::metrics::MetricType::Counter;
+        cpu.encode(encoder.encode_descriptor("process_cpu_seconds", help, None, kind)?)?;
+        let e = &mut encoder;
+        gauge(e, "process_resident_memory_bytes", "Memory that is really there", facts.resident_bytes as f64)?;
+        gauge(e, "process_virtual_memory_bytes", "Addresses taken", facts.virtual_bytes as f64)?;
+        gauge(e, "process_start_time_seconds", "Start, in seconds of the epoch", facts.start_seconds)?;
+        gauge(e, "process_open_fds", "Open files and sockets", facts.open_files as f64)?;
+        gauge(e, "process_max_fds", "Most open files and sockets", facts.max_files as f64)?;
+        gauge(e, "process_threads", "Threads", facts.threads as f64)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GpuLabel {
+    gpu: String,
+}
+
+/// GPUs that the driver shows to this process, by NVML.
+pub struct Gpus(Nvml);
+
+impl fmt::Debug for Gpus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Gpus")
+    }
+}
+
+impl Gpus {
+    /// `None` where there is no driver.
+    #[must_use]
+    pub fn find() -> Option<Self> {
+        Nvml::init().ok().map(Self)
+    }
+
+    /// Of each GPU: its number, memory in use, all of its memory, and share of the time that it is busy.
+    fn facts(&self) -> Vec<(GpuLabel, [f64; 3])> {
+        let count = self.0.device_count().unwrap_or_default();
+        let facts = |index: u32| {
+            let device = self.0.device_by_index(index).ok()?;
+            let memory = device.memory_info().ok()?;
+            // Not told of slices of a GPU (MIG).
+            let busy = device.utilization_rates().map_or(f64::NAN, |rates| f64::from(rates.gpu) / 100.0);
+            Some((GpuLabel { gpu: index.to_string() }, [memory.used as f64, memory.total as f64, busy]))
+        };
+        (0..count).filter_map(facts).collect()
+    }
+}
+
+impl Collector for Gpus {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Encoded {
+        let facts = self.facts();
+        let names = [
+            ("gpu_memory_used_bytes", "Memory in use on a GPU, by whomever"),
+            ("gpu_memory_total_bytes", "Memory of a GPU"),
+            ("gpu_utilization_ratio", "Share of the time in which a GPU was busy, by whomever"),
+        ];
+        for (which, (name, help)) in names.into_iter().enumerate() {
+            let kind = prometheus_client::metrics::MetricType::Gauge;
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for (label, numbers) in facts.iter().filter(|(_, numbers)| !numbers[which].is_nan()) {
+                ConstGauge::new(numbers[which]).encode(family.encode_family(label)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DropLabels {
+    consumer: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ConsumerLabel {
+    consumer: &'static str,
+}
+
+/// What became of the events of each consumer.
+#[derive(Debug)]
+pub struct Consumers(pub Arc<Events>);
+
+impl Collector for Consumers {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Encoded {
+        use prometheus_client::metrics::MetricType::{Counter, Gauge};
+        let help = "Events that a consumer did not get";
+        let mut family = encoder.encode_descriptor("events_dropped", help, None, Counter)?;
+        for (consumer, counts) in self.0.counts() {
+            for (reason, count) in [("full", counts.full), ("open", counts.open), ("failed", counts.failed)] {
+                let labels = DropLabels { consumer, reason };
+                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let mut family = encoder.encode_descriptor("events_consumed", "Events that a consumer took", None, Counter)?;
+        for (consumer, counts) in self.0.counts() {
+            ConstCounter::new(counts.consumed).encode(family.encode_family(&ConsumerLabel { consumer })?)?;
+        }
+        let help = "1 while a consumer of events is cut off, else 0";
+        let mut family = encoder.encode_descriptor("consumer_open", help, None, Gauge)?;
+        for (consumer, counts) in self.0.counts() {
+            ConstGauge::new(i64::from(counts.is_open)).encode(family.encode_family(&ConsumerLabel { consumer })?)?;
+        }
+        Ok(())
+    }
+}

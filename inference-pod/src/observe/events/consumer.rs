@@ -1,0 +1,357 @@
+//! A consumer of events: behind a bounded channel, on a thread of its own, cut off while it fails.
+
+use std::{
+    error::Error,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use super::Event;
+
+/// Events that may wait for a consumer. What comes when there are so many is dropped for it, and counted.
+const CAPACITY: usize = 4096;
+
+/// Events that a consumer gets at a time at most.
+const AT_A_TIME: usize = 256;
+
+/// Failures in a row after which a consumer is cut off.
+const FAILURES: u32 = 3;
+
+/// A consumer that has had the same events for so long while others wait for it is cut off.
+const SLOW: Duration = Duration::from_secs(5);
+
+/// Waits before a consumer that was cut off is tried again: doubled each time, from the first to the last.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// At the end of the process a consumer gets so long for what it has.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// What takes events. It may block and it may panic.
+pub trait Consumer: Send {
+    /// Takes all of them or none.
+    ///
+    /// # Errors
+    /// Why it took none.
+    fn consume(&mut self, events: &[Arc<Event>]) -> Result<(), Box<dyn Error + Send + Sync>>;
+}
+
+/// What became of the events that were meant for a consumer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// It took them.
+    pub consumed: u64,
+    /// Its channel was full.
+    pub full: u64,
+    /// It was cut off.
+    pub open: u64,
+    /// It failed.
+    pub failed: u64,
+    /// Whether it is cut off now.
+    pub is_open: bool,
+}
+
+/// The end of the channel that events are put into.
+pub struct Tap {
+    name: &'static str,
+    sender: Mutex<Option<SyncSender<Arc<Event>>>>,
+    state: Arc<State>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Tap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Tap").field(&self.name).finish()
+    }
+}
+
+/// What the two ends know of each other.
+struct State {
+    began: Instant,
+    /// Milliseconds from `began` to when it got what it has in hand, and one more; 0 where it has nothing.
+    busy_since: AtomicU64,
+    open: AtomicBool,
+    closing: AtomicBool,
+    consumed: AtomicU64,
+    full: AtomicU64,
+    dropped_open: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl State {
+    fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            busy_since: AtomicU64::default(),
+            open: AtomicBool::default(),
+            closing: AtomicBool::default(),
+            consumed: AtomicU64::default(),
+            full: AtomicU64::default(),
+            dropped_open: AtomicU64::default(),
+            failed: AtomicU64::default(),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    fn is_slow(&self) -> bool {
+        let since = self.busy_since.load(Ordering::Relaxed);
+        since != 0 && u128::from(self.now().saturating_sub(since)) > SLOW.as_millis()
+    }
+}
+
+impl Tap {
+    /// Starts the consumer's thread.
+    ///
+    /// # Errors
+    /// What the system said where it could not.
+    pub fn start(name: &'static str, gather: Duration, consumer: Box<dyn Consumer>) -> std::io::Result<Self> {
+        let (sender, receiver) = sync_channel(CAPACITY);
+        let state = Arc::new(State::new());
+        let side = Side { name, gather, receiver, state: Arc::clone(&state) };
+        let thread = std::thread::Builder::new().name(format!("events/{name}")).spawn(move || side.work(consumer))?;
+        Ok(Self { name, sender: Mutex::new(Some(sender)), state, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// The consumer's name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Gives the consumer an event, or drops and counts it. Never waits.
+    pub fn offer(&self, event: Arc<Event>) {
+        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(sender) = sender.as_ref() else { return };
+        if self.state.open.load(Ordering::Relaxed) {
+            self.state.dropped_open.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        match sender.try_send(event) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => {
+                self.state.full.fetch_add(1, Ordering::Relaxed);
+                if self.state.is_slow() && !self.state.open.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(consumer = self.name, "a consumer of events does not move and is cut off");
+                }
+            }
+            Err(TrySendError::Disconnected(_)) => {
+                self.state.failed.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// What became of its events.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counts {
+            consumed: count(&self.state.consumed),
+            full: count(&self.state.full),
+            open: count(&self.state.dropped_open),
+            failed: count(&self.state.failed),
+            is_open: self.state.open.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Takes no more events, and waits a moment for the consumer to be done with those that it has.
+    pub fn close(&self) {
+        self.state.closing.store(true, Ordering::Relaxed);
+        drop(self.sender.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let end = Instant::now() + CLOSING;
+        while thread.as_ref().is_some_and(|thread| !thread.is_finished()) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// The consumer's end of the channel.
+struct Side {
+    name: &'static str,
+    gather: Duration,
+    receiver: Receiver<Arc<Event>>,
+    state: Arc<State>,
+}
+
+impl Side {
+    fn work(self, mut consumer: Box<dyn Consumer>) {
+        let (mut failures, mut wait) = (0, FIRST_WAIT);
+        while let Some(events) = self.next() {
+            let count = events.len() as u64;
+            self.state.busy_since.store(self.state.now(), Ordering::Relaxed);
+            let result = catch_unwind(AssertUnwindSafe(|| consumer.consume(&events)));
+            self.state.busy_since.store(0, Ordering::Relaxed);
+            let error = match result {
+                Ok(Ok(())) => {
+                    self.state.consumed.fetch_add(count, Ordering::Relaxed);
+                    if failures >= FAILURES || self.state.open.swap(false, Ordering::Relaxed) {
+                        tracing::info!(consumer = self.name, "a consumer of events works again");
+                    }
+                    (failures, wait) = (0, FIRST_WAIT);
+                    continue;
+                }
+                Ok(Err(error)) => chain(&*error),
+                Err(_) => "it panicked".to_owned(),
+            };
+            self.state.failed.fetch_add(count, Ordering::Relaxed);
+            failures += 1;
+            if failures < FAILURES {
+                tracing::warn!(consumer = self.name, error, events = count, "a consumer of events failed");
+                continue;
+            }
+            self.state.open.store(true, Ordering::Relaxed);
+            let seconds = wait.as_secs();
+            tracing::warn!(consumer = self.name, error, retry_in_seconds = seconds, "a consumer of events is cut off");
+            self.drop_for(wait);
+            wait = (wait * 2).min(LONGEST_WAIT);
+            // The next events are a trial.
+            self.state.open.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// The next events, as many as come soon after one another; `None` at the end.
+    fn next(&self) -> Option<Vec<Arc<Event>>> {
+        let mut events = vec![self.receiver.recv().ok()?];
+        let end = Instant::now() + self.gather;
+        while events.len() < AT_A_TIME {
+            let left = end.saturating_duration_since(Instant::now());
+            match self.receiver.recv_timeout(left) {
+                Ok(event) => events.push(event),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        Some(events)
+    }
+
+    /// Drops what comes for that long.
+    fn drop_for(&self, time: Duration) {
+        let end = Instant::now() + time;
+        while !self.state.closing.load(Ordering::Relaxed) {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            match self.receiver.recv_timeout(left.min(Duration::from_millis(100))) {
+                Ok(_) => {
+                    self.state.dropped_open.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+}
+
+fn chain(error: &(dyn Error + 'static)) -> String {
+    crate::termination::error_chain(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::mpsc::{Receiver, SyncSender},
+        time::SystemTime,
+    };
+
+    use super::*;
+    use crate::observe::events::{Detail, Kind};
+
+    /// No state that a test waits for takes longer.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// Does with its events what it is told to.
+    struct Told(Orders);
+
+    impl Consumer for Told {
+        fn consume(&mut self, _events: &[Arc<Event>]) -> Result<(), Box<dyn Error + Send + Sync>> {
+            let orders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok((*orders)()?)
+        }
+    }
+
+    type Order = Box<dyn Fn() -> Result<(), String> + Send>;
+    type Orders = Arc<Mutex<Order>>;
+
+    fn tap(orders: impl Fn() -> Result<(), String> + Send + 'static) -> (Tap, Orders) {
+        let orders: Orders = Arc::new(Mutex::new(Box::new(orders)));
+        (Tap::start("test", Duration::ZERO, Box::new(Told(Arc::clone(&orders)))).unwrap(), orders)
+    }
+
+    fn event() -> Arc<Event> {
+        let detail = Detail::Overload { refused: 1, lasted: Duration::ZERO };
+        Arc::new(Event { kind: Kind::OverloadBegun, at: SystemTime::now(), model: "m".into(), detail })
+    }
+
+    /// Offers events, one after the other, until something holds; how many they were.
+    fn offer_until(tap: &Tap, holds: impl Fn(Counts) -> bool) -> u64 {
+        let (began, mut offered) = (Instant::now(), 0);
+        while !holds(tap.counts()) {
+            assert!(began.elapsed() < PATIENCE, "{:?}", tap.counts());
+            tap.offer(event());
+            offered += 1;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        offered
+    }
+
+    fn all(counts: Counts) -> u64 {
+        counts.consumed + counts.full + counts.open + counts.failed
+    }
+
+    #[test]
+    fn one_that_fails_or_panics_is_cut_off_and_comes_back_and_every_event_is_counted() {
+        for panics in [false, true] {
+            let (tap, orders) = tap(move || if panics { panic!("as told") } else { Err("as told".to_owned()) });
+            let mut offered = offer_until(&tap, |counts| counts.is_open);
+            assert!(tap.counts().failed >= 3, "{:?}", tap.counts());
+            *orders.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(|| Ok(()));
+            offered += offer_until(&tap, |counts| counts.consumed > 0 && !counts.is_open);
+            tap.close();
+            let counts = tap.counts();
+            assert_eq!(all(counts), offered, "{counts:?}");
+            assert!(counts.open > 0, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn one_that_blocks_is_cut_off_without_anyone_waiting_and_comes_back() {
+        let (let_go, gate): (SyncSender<()>, Receiver<()>) = sync_channel(1);
+        let gate = Mutex::new(gate);
+        // Blocks until somebody lets go, and never again afterwards.
+        let (tap, _) = tap(move || {
+            let _ = gate.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            Ok(())
+        });
+        let mut offered = 0;
+        while tap.counts().full == 0 {
+            tap.offer(event());
+            offered += 1;
+        }
+        assert!(offered <= CAPACITY as u64 + AT_A_TIME as u64 + 1, "{offered}");
+        offered += offer_until(&tap, |counts| counts.is_open);
+        drop(let_go);
+        offered += offer_until(&tap, |counts| !counts.is_open);
+        tap.close();
+        let counts = tap.counts();
+        assert_eq!(all(counts), offered, "{counts:?}");
+        assert!(counts.consumed >= CAPACITY as u64 && counts.failed == 0, "{counts:?}");
+    }
+
+    #[test]
+    fn what_is_there_at_the_end_is_taken() {
+        let (tap, _) = tap(|| Ok(()));
+        (0..100).for_each(|_| tap.offer(event()));
+        tap.close();
+        assert_eq!(tap.counts(), Counts { consumed: 100, ..Counts::default() });
+    }
+}

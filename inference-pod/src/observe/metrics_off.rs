@@ -1,0 +1,73 @@
+//! The metrics of a build without them: nothing is counted. For measuring what they cost.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{Bounds, Memory, Outcome, Reason, events::Events};
+
+/// What leads from a bucket of the latency to a request that fell into it.
+#[derive(Debug, Clone)]
+pub struct Example {
+    /// Its trace.
+    pub trace_id: String,
+    /// Its own id.
+    pub request_id: Option<String>,
+}
+
+/// No metrics.
+pub struct Metrics;
+
+/// No metrics of a model.
+#[derive(Clone)]
+pub struct ModelMetrics;
+
+#[expect(missing_docs, reason = "see the build with metrics")]
+impl Metrics {
+    #[must_use]
+    pub fn new(_runtime_version: &str, _events: &Arc<Events>, _triton_names: bool) -> Self {
+        Self
+    }
+
+    #[must_use]
+    pub fn model(&self, _name: &str, _bounds: &Bounds) -> ModelMetrics {
+        ModelMetrics
+    }
+
+    pub fn provider_in_use(&self, _model: &str, _provider: &'static str, _is_fallback: bool) {}
+
+    pub fn responded(&self, _route: &'static str, _code: u16) {}
+
+    #[must_use]
+    pub fn openmetrics_text(&self) -> String {
+        "# EOF\n".to_owned()
+    }
+
+    #[must_use]
+    pub fn prometheus_text(&self) -> String {
+        String::new()
+    }
+}
+
+#[expect(missing_docs, reason = "see the build with metrics")]
+impl ModelMetrics {
+    pub fn received(&self) {}
+    pub fn ended(&self, _outcome: Outcome, _latency: Duration, _now: Instant, _example: Option<Example>) {}
+    pub fn error(&self, _reason: Reason) {}
+    pub fn decoded(&self, _time: Duration) {}
+    pub fn enqueued(&self, _samples: usize, _depth: usize, _now: Instant) {}
+    pub fn dequeued(&self, _samples: usize, _depth: usize) {}
+    pub fn waited(&self, _time: Duration) {}
+    pub fn run_began(&self, _samples: usize) {}
+    pub fn run_ended(&self, _samples: usize, _time: Duration) {}
+    pub fn overloaded(&self, _overloaded: bool) {}
+    pub fn scraped(&self, _oldest: Duration, _now: Instant) {}
+    pub fn loaded(&self, _load: Duration, _warmup: Duration, _instances: usize) {}
+    pub fn instance_lost(&self) {}
+    pub fn instance_broke(&self) {}
+    pub fn instance_mended(&self) {}
+    pub fn broken_instance_lost(&self) {}
+    pub fn objective_feasible(&self, _feasible: bool) {}
+    pub fn memory(&self, _memory: Memory) {}
+}

@@ -1,0 +1,477 @@
+//! What the process tells about itself.
+//!
+//! ```text
+//! what happens ─▸ ModelObserver ─┬─▸ metrics, window      at once, never sampled, never dropped
+//!                                └─▸ events ─▸ consumers  log, audit, trace: behind bounded channels
+//! ```
+
+#[cfg(feature = "metrics")]
+mod collect;
+pub mod events;
+pub mod health;
+#[cfg(feature = "metrics")]
+pub mod metrics;
+#[cfg(not(feature = "metrics"))]
+#[path = "metrics_off.rs"]
+pub mod metrics;
+pub mod process;
+pub mod span;
+pub mod text;
+#[cfg(feature = "metrics")]
+mod triton;
+pub mod window;
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use axum::http::{HeaderMap, HeaderName};
+#[cfg(feature = "metrics")]
+use prometheus_client::encoding::EncodeLabelValue;
+use smallvec::SmallVec;
+
+pub use self::metrics::{Example, Metrics};
+use self::{
+    events::{Batch, Detail, Ended, Event, Events, Kind, Timings, Who},
+    health::Check,
+    metrics::ModelMetrics,
+    span::{Sampler, Span, trace_id},
+    window::{Seen, Window},
+};
+
+/// How a request ended. Closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "metrics", derive(EncodeLabelValue))]
+#[expect(non_camel_case_types, reason = "the encoder writes variant names as they stand")]
+pub enum Outcome {
+    /// Answered with a prediction.
+    ok,
+    /// Refused: the queue was full.
+    rejected,
+    /// Its deadline passed.
+    expired,
+    /// Its caller left.
+    cancelled,
+    /// Its input was wrong.
+    invalid,
+    /// The run failed.
+    failed,
+}
+
+/// All of them, in their order.
+pub const OUTCOMES: [Outcome; 6] =
+    [Outcome::ok, Outcome::rejected, Outcome::expired, Outcome::cancelled, Outcome::invalid, Outcome::failed];
+
+impl Outcome {
+    /// Its name in metrics and lines.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        ["ok", "rejected", "expired", "cancelled", "invalid", "failed"][self as usize]
+    }
+}
+
+/// Why a request was not answered. Closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "metrics", derive(EncodeLabelValue))]
+#[expect(non_camel_case_types, reason = "the encoder writes variant names as they stand")]
+pub enum Reason {
+    /// 400.
+    bad_input,
+    /// 413.
+    too_large,
+    /// 415.
+    unsupported_type,
+    /// 429.
+    queue_full,
+    /// 500.
+    run_failed,
+    /// 503.
+    not_ready,
+    /// 504.
+    deadline,
+}
+
+/// All of them, in their order.
+pub const REASONS: [Reason; 7] = [
+    Reason::bad_input,
+    Reason::too_large,
+    Reason::unsupported_type,
+    Reason::queue_full,
+    Reason::run_failed,
+    Reason::not_ready,
+    Reason::deadline,
+];
+
+/// What a model promises and takes, beside its numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Most samples in a run.
+    pub batch_size: usize,
+    /// Longest predicted wait that is let in.
+    pub max_wait: Duration,
+    /// The latency that the choice of batches is to keep.
+    pub latency_objective: Option<Duration>,
+}
+
+/// Memory that ONNX Runtime's arena holds for a session, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Memory {
+    /// Now.
+    pub in_use: u64,
+    /// At most.
+    pub peak: u64,
+}
+
+/// Overload is over when nothing was refused for so long.
+const CALM: Duration = Duration::from_secs(5);
+
+/// The client's own name for a request, or ours.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The name of what a request is a part of, where its client gives one.
+const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
+
+/// Ids are no longer in what we write.
+const LONGEST_ID: usize = 128;
+
+/// What an exemplar's labels may have together; OpenMetrics 1.0.
+const LONGEST_EXEMPLAR: usize = 128;
+
+/// What the whole process tells.
+pub struct Observer {
+    /// Its numbers.
+    pub metrics: Metrics,
+    /// What happens.
+    pub events: Arc<Events>,
+    sampler: Option<Sampler>,
+    baggage: Vec<String>,
+    window: Duration,
+}
+
+/// What an [`Observer`] is made of.
+pub struct Parts {
+    /// Where events go.
+    pub events: Arc<Events>,
+    /// Decides which requests are traced; nobody where there is no collector.
+    pub sampler: Option<Sampler>,
+    /// Keys of baggage that are kept.
+    pub baggage: Vec<String>,
+    /// What `/health/detailed` shows is of the last so much.
+    pub window: Duration,
+    /// Whether the metrics come once more by the names that Triton gives them.
+    pub triton_names: bool,
+    /// Version of ONNX Runtime.
+    pub runtime_version: String,
+}
+
+impl Observer {
+    /// Puts it together.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let Parts { events, sampler, baggage, window, triton_names, runtime_version } = parts;
+        Self { metrics: Metrics::new(&runtime_version, &events, triton_names), events, sampler, baggage, window }
+    }
+
+    /// One that counts, and tells nobody of anything.
+    #[must_use]
+    pub fn quiet(runtime_version: &str) -> Self {
+        let events = Arc::new(Events::quiet());
+        Self::new(Parts {
+            events,
+            sampler: None,
+            baggage: Vec::new(),
+            window: Duration::from_secs(60),
+            triton_names: false,
+            runtime_version: runtime_version.to_owned(),
+        })
+    }
+
+    /// That of one model.
+    #[must_use]
+    pub fn model(&self, name: &str, bounds: &Bounds) -> ModelObserver {
+        ModelObserver(Arc::new(Inner {
+            metrics: self.metrics.model(name, bounds),
+            model: name.into(),
+            window: Window::new(self.window, Instant::now()),
+            events: Arc::clone(&self.events),
+            overload: Overload::default(),
+        }))
+    }
+
+    /// Share of the requests without a `traceparent` that are traced; `None` where there is no collector.
+    #[must_use]
+    pub fn trace_sample(&self) -> Option<f64> {
+        self.sampler.as_ref().map(Sampler::share)
+    }
+
+    /// Another share.
+    pub fn set_trace_sample(&self, share: f64) {
+        if let Some(sampler) = &self.sampler {
+            sampler.set_share(share);
+        }
+    }
+
+    /// Somebody changed what is told to whom.
+    pub fn changed(&self, to: &str) {
+        self.tell(Kind::ObservabilityChanged, || Detail::Changed { to: to.to_owned() });
+    }
+
+    /// A check of `/health/detailed` changed its mind.
+    pub fn health_changed(&self, check: &Check) {
+        self.tell(Kind::HealthChanged, || Detail::Health {
+            check: check.name,
+            status: check.status.name(),
+            message: match &check.model {
+                Some(model) => format!("model {model}: {}", check.message),
+                None => check.message.clone(),
+            },
+        });
+    }
+
+    fn tell(&self, kind: Kind, detail: impl FnOnce() -> Detail) {
+        self.events.emit(kind, false, || Event { kind, at: SystemTime::now(), model: "".into(), detail: detail() });
+    }
+
+    /// Who asks: decides whether the request is traced.
+    #[must_use]
+    pub fn caller<'a>(&'a self, headers: &'a HeaderMap, route: &'static str) -> Caller<'a> {
+        let span = self.sampler.as_ref().and_then(|sampler| sampler.begin(headers));
+        Caller { headers, route, span, baggage: &self.baggage }
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Copy)]
+pub struct Caller<'a> {
+    headers: &'a HeaderMap,
+    route: &'static str,
+    baggage: &'a [String],
+    /// The request's span, where it is traced.
+    pub span: Option<Span>,
+}
+
+impl Caller<'_> {
+    fn who(&self) -> Who {
+        Who {
+            request_id: self.header(&REQUEST_ID).unwrap_or_default(),
+            correlation_id: self.header(&CORRELATION_ID),
+            trace_id: self.span.map(|span| span.trace).or_else(|| trace_id(self.headers)),
+            route: self.route,
+            span: self.span,
+            baggage: self.kept_baggage(),
+        }
+    }
+
+    fn header(&self, name: &HeaderName) -> Option<String> {
+        let value = self.headers.get(name)?.to_str().ok()?;
+        Some(value.chars().take(LONGEST_ID).collect())
+    }
+
+    fn kept_baggage(&self) -> Vec<(String, String)> {
+        if self.baggage.is_empty() || self.span.is_none() {
+            return Vec::new();
+        }
+        span::baggage(self.headers, self.baggage)
+    }
+
+    fn example(&self) -> Option<Example> {
+        let trace_id = self.span?.trace.to_string();
+        let room = LONGEST_EXEMPLAR - "trace_idrequest_id".len() - trace_id.len();
+        let request_id = self.header(&REQUEST_ID).filter(|id| id.len() <= room);
+        Some(Example { trace_id, request_id })
+    }
+}
+
+/// How a request ended, as its handler knows it.
+pub struct Conclusion<'a> {
+    /// How.
+    pub outcome: Outcome,
+    /// Why, where it was not answered.
+    pub reason: Option<Reason>,
+    /// The HTTP status, or what would be it.
+    pub status: u16,
+    /// From its headers to its answer.
+    pub latency: Duration,
+    /// Where the time went.
+    pub timings: Option<Timings>,
+    /// The whole chain of errors; only called where somebody wants to know.
+    pub error: &'a dyn Fn() -> Option<String>,
+}
+
+/// What is told of one model: a method for each thing that happens.
+#[derive(Clone)]
+pub struct ModelObserver(Arc<Inner>);
+
+struct Inner {
+    metrics: ModelMetrics,
+    model: Arc<str>,
+    window: Window,
+    events: Arc<Events>,
+    overload: Overload,
+}
+
+/// Whether requests are refused.
+#[derive(Default)]
+struct Overload {
+    is_on: AtomicBool,
+    refused: AtomicU64,
+    /// When it began, and when a request was refused last.
+    times: Mutex<Option<(Instant, Instant)>>,
+}
+
+impl ModelObserver {
+    /// Its numbers.
+    #[must_use]
+    pub fn metrics(&self) -> &ModelMetrics {
+        &self.0.metrics
+    }
+
+    /// What was counted and timed in the last minute or so.
+    #[must_use]
+    pub fn seen(&self, now: Instant) -> Seen {
+        self.0.window.seen(now)
+    }
+
+    /// Whether requests are refused.
+    #[must_use]
+    pub fn is_overloaded(&self) -> bool {
+        self.0.overload.is_on.load(Ordering::Relaxed)
+    }
+
+    fn emit(&self, kind: Kind, traced: bool, detail: impl FnOnce() -> Detail) {
+        let model = &self.0.model;
+        self.0.events.emit(kind, traced, || Event {
+            kind,
+            at: SystemTime::now(),
+            model: Arc::clone(model),
+            detail: detail(),
+        });
+    }
+
+    /// A prediction request came in.
+    pub fn received(&self, caller: &Caller<'_>) {
+        self.0.metrics.received();
+        self.emit(Kind::RequestReceived, false, || Detail::Received(caller.who()));
+    }
+
+    /// A prediction request ended.
+    pub fn ended(&self, caller: &Caller<'_>, conclusion: &Conclusion<'_>) {
+        let Conclusion { outcome, reason, status, latency, timings, error } = conclusion;
+        let now = Instant::now();
+        let example = if *outcome == Outcome::ok { caller.example() } else { None };
+        self.0.metrics.ended(*outcome, *latency, now, example);
+        self.0.window.ended(*outcome, *latency, now);
+        if let Some(reason) = reason {
+            self.0.metrics.error(*reason);
+        }
+        if *reason == Some(Reason::queue_full) {
+            self.refused(now);
+        }
+        self.emit(Kind::of(*outcome), caller.span.is_some(), || {
+            Detail::Ended(Box::new(Ended {
+                who: caller.who(),
+                outcome: *outcome,
+                status: *status,
+                total: *latency,
+                timings: *timings,
+                error: error(),
+            }))
+        });
+    }
+
+    fn refused(&self, now: Instant) {
+        let overload = &self.0.overload;
+        overload.refused.fetch_add(1, Ordering::Relaxed);
+        let mut times = overload.times.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *times {
+            Some((_, last)) => *last = now,
+            None => {
+                *times = Some((now, now));
+                drop(times);
+                overload.is_on.store(true, Ordering::Relaxed);
+                self.0.metrics.overloaded(true);
+                self.emit(Kind::OverloadBegun, false, || Detail::Overload { refused: 1, lasted: Duration::ZERO });
+            }
+        }
+    }
+
+    /// Looks whether an overload is over. To be called now and then.
+    pub fn watch(&self, now: Instant) {
+        let overload = &self.0.overload;
+        if !overload.is_on.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut times = overload.times.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((began, last)) = times.filter(|(_, last)| now.saturating_duration_since(*last) >= CALM) else {
+            return;
+        };
+        *times = None;
+        overload.is_on.store(false, Ordering::Relaxed);
+        drop(times);
+        self.0.metrics.overloaded(false);
+        let refused = overload.refused.swap(0, Ordering::Relaxed);
+        self.emit(Kind::OverloadEnded, false, || Detail::Overload { refused, lasted: last - began });
+    }
+
+    /// The model was loaded and warmed up.
+    pub fn loaded(&self, load: Duration, warmup: Duration, instances: usize, provider: &'static str, batching: &str) {
+        self.0.metrics.loaded(load, warmup, instances);
+        self.emit(Kind::ModelLoaded, false, || Detail::Loaded {
+            load,
+            warmup,
+            provider,
+            batching: batching.to_owned(),
+        });
+        for index in 0..instances {
+            self.emit(Kind::InstanceStarted, false, || Detail::Instance {
+                index,
+                cause: "the model was loaded".to_owned(),
+            });
+        }
+    }
+
+    /// An instance was given up: its run did not come back.
+    pub fn instance_lost(&self, index: usize) {
+        self.0.metrics.instance_lost();
+        let cause = || "a terminated run did not come back".to_owned();
+        self.emit(Kind::InstanceEvicted, false, || Detail::Instance { index, cause: cause() });
+    }
+
+    /// An instance's session broke; another is being opened in its place.
+    pub fn instance_broke(&self, index: usize, cause: &str) {
+        self.0.metrics.instance_broke();
+        self.emit(Kind::InstanceCrashed, false, || Detail::Instance { index, cause: cause.to_owned() });
+    }
+
+    /// A session was opened in place of a broken one.
+    pub fn instance_mended(&self, index: usize) {
+        self.0.metrics.instance_mended();
+        let cause = || "opened in place of a broken one".to_owned();
+        self.emit(Kind::InstanceStarted, false, || Detail::Instance { index, cause: cause() });
+    }
+
+    /// An instance was given up: no session could be opened in place of a broken one.
+    pub fn broken_instance_lost(&self, index: usize) {
+        self.0.metrics.broken_instance_lost();
+        let cause = || "no session could be opened in place of a broken one".to_owned();
+        self.emit(Kind::InstanceEvicted, false, || Detail::Instance { index, cause: cause() });
+    }
+
+    /// Whether anybody wants to know of a batch with these spans among its jobs.
+    #[must_use]
+    pub fn wants_batch(&self, links: &[Span]) -> bool {
+        !links.is_empty() || self.0.events.want(Kind::BatchRun)
+    }
+
+    /// A batch ran.
+    pub fn batch_ran(&self, batch: Batch) {
+        self.emit(Kind::BatchRun, batch.span.is_some(), || Detail::Batch(batch));
+    }
+}
+
+/// The spans of the jobs of a batch that are traced.
+pub type Links = SmallVec<[Span; 4]>;

@@ -1,0 +1,262 @@
+//! What was counted and timed in the last minute or so. Written by every request: a lock that hardly anyone else wants, and a
+//! number raised by one.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use hdrhistogram::Histogram;
+
+use super::Outcome;
+
+/// The window moves on in so many steps, so what is shown covers it to a sixth.
+const SLOTS: u32 = 6;
+
+/// An hour, in microseconds.
+const LONGEST: u64 = 3_600_000_000;
+
+/// Two digits: quantiles are right to 1 %.
+const DIGITS: u8 = 2;
+
+/// Latencies and ends of requests in a window that moves with the clock.
+#[derive(Debug)]
+pub struct Window {
+    began: Instant,
+    step: Duration,
+    slots: Mutex<Vec<Slot>>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    /// Number of the step that it holds.
+    step: u64,
+    /// Microseconds of the requests that were answered.
+    latencies: Histogram<u32>,
+    late_or_failed: u64,
+    refused: u64,
+}
+
+impl Slot {
+    fn new() -> Self {
+        // The bounds are right, so it cannot fail; what would be shown otherwise is an empty window.
+        #[expect(clippy::expect_used, reason = "a constant that the library takes")]
+        let latencies = Histogram::new(DIGITS).expect("two digits");
+        Self { step: 0, latencies, late_or_failed: 0, refused: 0 }
+    }
+
+    fn begin(&mut self, step: u64) {
+        self.step = step;
+        self.latencies.reset();
+        (self.late_or_failed, self.refused) = (0, 0);
+    }
+}
+
+/// What a window holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Seen {
+    /// Time that it covers.
+    pub covers: Duration,
+    /// Requests that were answered.
+    pub answered: u64,
+    /// Requests that failed, or were too late.
+    pub late_or_failed: u64,
+    /// Requests that were refused.
+    pub refused: u64,
+    /// Latency of those that were answered.
+    pub latency: Option<Quantiles>,
+}
+
+/// Latencies. The quantiles are right to 1 %.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Quantiles {
+    /// Mean.
+    pub mean: Duration,
+    /// 50 %.
+    pub p50: Duration,
+    /// 95 %.
+    pub p95: Duration,
+    /// 99 %.
+    pub p99: Duration,
+    /// The longest.
+    pub max: Duration,
+}
+
+impl Seen {
+    /// Share of the requests that failed or were too late, among all but those that were refused or wrong.
+    #[must_use]
+    pub fn error_rate(&self) -> f64 {
+        match self.answered + self.late_or_failed {
+            0 => 0.0,
+            all => self.late_or_failed as f64 / all as f64,
+        }
+    }
+}
+
+impl Window {
+    /// A window over the last `length`.
+    #[must_use]
+    pub fn new(length: Duration, now: Instant) -> Self {
+        let slots = (0..SLOTS).map(|_| Slot::new()).collect();
+        Self { began: now, step: length / SLOTS, slots: Mutex::new(slots) }
+    }
+
+    /// A request has ended.
+    pub fn ended(&self, outcome: Outcome, latency: Duration, now: Instant) {
+        let step = self.step_of(now);
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = &mut slots[(step % u64::from(SLOTS)) as usize];
+        if slot.step < step {
+            slot.begin(step);
+        }
+        match outcome {
+            Outcome::ok => {
+                // It grows as it has to; longer than that no request may take.
+                let _ = slot.latencies.record(u64::try_from(latency.as_micros()).unwrap_or(LONGEST).min(LONGEST));
+            }
+            Outcome::expired | Outcome::failed => slot.late_or_failed += 1,
+            Outcome::rejected => slot.refused += 1,
+            Outcome::cancelled | Outcome::invalid => {}
+        }
+    }
+
+    /// What the window holds now.
+    #[must_use]
+    pub fn seen(&self, now: Instant) -> Seen {
+        let step = self.step_of(now);
+        let first = (step + 1).saturating_sub(u64::from(SLOTS));
+        let mut all = Slot::new();
+        for slot in self.slots.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            if slot.step >= first {
+                // Both are of the same kind, and grow as they have to.
+                let _ = all.latencies.add(&slot.latencies);
+                all.late_or_failed += slot.late_or_failed;
+                all.refused += slot.refused;
+            }
+        }
+        let since = self.step * u32::try_from(first).unwrap_or(u32::MAX);
+        Seen {
+            covers: now.saturating_duration_since(self.began).saturating_sub(since),
+            answered: all.latencies.len(),
+            late_or_failed: all.late_or_failed,
+            refused: all.refused,
+            latency: quantiles(&all.latencies),
+        }
+    }
+
+    fn step_of(&self, now: Instant) -> u64 {
+        let nanos = now.saturating_duration_since(self.began).as_nanos() / self.step.as_nanos().max(1);
+        u64::try_from(nanos).unwrap_or(u64::MAX)
+    }
+}
+
+fn quantiles(latencies: &Histogram<u32>) -> Option<Quantiles> {
+    let at = |quantile| Duration::from_micros(latencies.value_at_quantile(quantile));
+    (!latencies.is_empty()).then(|| Quantiles {
+        mean: Duration::from_secs_f64(latencies.mean() / 1e6),
+        p50: at(0.5),
+        p95: at(0.95),
+        p99: at(0.99),
+        max: at(1.0),
+    })
+}
+
+/// The largest number of the last minute, whoever looks and however often.
+#[derive(Debug)]
+pub struct Maximum {
+    began: Instant,
+    /// By step: its number, and the largest of it.
+    slots: Mutex<[(u64, u64); SLOTS as usize + 1]>,
+}
+
+/// A maximum is remembered for so long, and up to a sixth longer.
+const MAXIMUM_STEP: Duration = Duration::from_secs(10);
+
+impl Maximum {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self { began: now, slots: Mutex::default() }
+    }
+
+    /// A number came up.
+    pub fn record(&self, number: u64, now: Instant) {
+        let step = self.step_of(now);
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = &mut slots[(step % (u64::from(SLOTS) + 1)) as usize];
+        *slot = if slot.0 == step { (step, slot.1.max(number)) } else { (step, number) };
+    }
+
+    /// The largest of the last minute.
+    #[must_use]
+    pub fn get(&self, now: Instant) -> u64 {
+        let first = self.step_of(now).saturating_sub(u64::from(SLOTS));
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.iter().filter(|(step, _)| *step >= first).map(|(_, number)| *number).max().unwrap_or_default()
+    }
+
+    fn step_of(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.began).as_secs() / MAXIMUM_STEP.as_secs()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LENGTH: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn quantiles_are_right_to_one_percent() {
+        let now = Instant::now();
+        let window = Window::new(LENGTH, now);
+        for millis in 1..=1000 {
+            window.ended(Outcome::ok, Duration::from_millis(millis), now);
+        }
+        let latency = window.seen(now).latency.unwrap();
+        let close = |got: Duration, wanted: u64| (got.as_secs_f64() * 1e3 / wanted as f64 - 1.0).abs() < 0.01;
+        assert!(close(latency.p50, 500) && close(latency.p95, 950) && close(latency.p99, 990), "{latency:?}");
+        assert!(close(latency.max, 1000) && close(latency.mean, 500), "{latency:?}");
+    }
+
+    #[test]
+    fn what_is_older_than_the_window_is_forgotten_and_what_is_younger_is_not() {
+        let began = Instant::now();
+        let window = Window::new(LENGTH, began);
+        for second in 0..=300 {
+            window.ended(Outcome::ok, Duration::from_millis(1), began + Duration::from_secs(second));
+        }
+        let seen = window.seen(began + Duration::from_secs(300));
+        assert_eq!((seen.answered, seen.covers), (51, Duration::from_secs(50)), "the sixth slot has just begun");
+        assert_eq!(window.seen(began + Duration::from_secs(309)).answered, 51);
+        assert_eq!(
+            window.seen(began + Duration::from_secs(400)),
+            Seen { covers: Duration::from_secs(50), ..Seen::default() }
+        );
+    }
+
+    #[test]
+    fn refusals_and_wrong_requests_are_no_errors() {
+        let now = Instant::now();
+        let window = Window::new(LENGTH, now);
+        for outcome in
+            [Outcome::ok, Outcome::ok, Outcome::failed, Outcome::expired, Outcome::rejected, Outcome::invalid]
+        {
+            window.ended(outcome, Duration::from_millis(1), now);
+        }
+        let seen = window.seen(now);
+        assert_eq!((seen.answered, seen.late_or_failed, seen.refused), (2, 2, 1));
+        assert!((seen.error_rate() - 0.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_maximum_is_remembered_for_a_minute() {
+        let began = Instant::now();
+        let maximum = Maximum::new(began);
+        maximum.record(7, began);
+        maximum.record(3, began + Duration::from_secs(30));
+        assert_eq!(maximum.get(began + Duration::from_secs(60)), 7);
+        assert_eq!(maximum.get(began + Duration::from_secs(75)), 3);
+        assert_eq!(maximum.get(began + Duration::from_secs(500)), 0);
+    }
+}

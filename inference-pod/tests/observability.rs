@@ -1,0 +1,285 @@
+//! What a running server tells about itself: events, their consumers, health, and no secrets.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may panic")]
+
+mod common;
+
+use std::{fs, path::Path, process::Command};
+
+use common::{Connection, Server, Setup, eventually, form, get, item, request};
+use serde_json::{Value, json};
+
+fn body() -> Value {
+    json!({"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]})
+}
+
+/// Asks `tiny` so often; every answer must be right.
+fn ask(server: &Server, times: usize) {
+    let mut connection = server.connect();
+    for _ in 0..times {
+        let answer = connection.post("/v2/models/tiny/infer", "application/json", body().to_string().as_bytes());
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+}
+
+fn patch(server: &Server, change: &Value) -> common::Response {
+    let mut connection = Connection::open(server.admin);
+    let headers = [("content-type", "application/json")];
+    let body = change.to_string();
+    let mut bytes = request("PATCH", "/observability", &[headers[0], ("content-length", &body.len().to_string())], &[]);
+    bytes.extend(body.bytes());
+    connection.write(&bytes).unwrap();
+    connection.read().unwrap()
+}
+
+fn with_audit(file: &Path) -> Server {
+    let sections = format!("observability: {{events: {{audit: {{file: '{}'}}}}}}\n", file.display());
+    Server::start_as(&Setup { sections: &sections, models: &item("tiny", "tiny", ""), ..Setup::default() })
+}
+
+/// What was counted of a consumer: taken, and dropped for each reason.
+fn counted(server: &Server, consumer: &str) -> [u64; 4] {
+    let counts = &get(server.admin, "/observability").json()["consumers"][consumer];
+    let dropped = &counts["dropped"];
+    [&counts["consumed"], &dropped["full"], &dropped["open"], &dropped["failed"]].map(|count| count.as_u64().unwrap())
+}
+
+#[test]
+fn the_audit_file_has_a_line_for_everything_that_happens() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("audit.jsonl");
+    let server = with_audit(&file);
+    ask(&server, 20);
+    assert_eq!(server.post_json("/v2/models/tiny/infer", &json!({"inputs": []})).status, 400);
+    let lines = || -> Vec<Value> {
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let count = |event: &str| lines().iter().filter(|line| line["event"] == event).count();
+    eventually("all is written", || count("request.completed") == 20 && count("request.invalid") == 1);
+    assert_eq!((count("request.received"), count("model.loaded"), count("instance.started")), (21, 1, 1));
+    assert_eq!(count("batch.run"), 20);
+    let all = lines();
+    let completed = all.iter().find(|line| line["event"] == "request.completed").unwrap();
+    assert_eq!((completed["model"].as_str(), completed["outcome"].as_str()), (Some("tiny"), Some("ok")));
+    assert_eq!((completed["batch_size"].as_u64(), completed["status"].as_u64()), (Some(1), Some(200)));
+    assert!(completed["total_ms"].as_f64() >= completed["run_ms"].as_f64(), "{completed}");
+    assert!(completed["timestamp"].as_str().is_some_and(|time| time.ends_with('Z')), "{completed}");
+    let [consumed, dropped @ ..] = counted(&server, "audit");
+    assert_eq!((consumed as usize, dropped), (all.len(), [0, 0, 0]));
+}
+
+#[test]
+fn one_request_id_leads_from_the_answer_to_the_line_of_the_log() {
+    let models = item("tiny", "tiny", "");
+    let sections = "observability: {events: {log: [{events: request.completed}]}}\n";
+    let server = Server::start_as(&Setup { sections, models: &models, ..Setup::default() });
+    let headers = [
+        ("content-type", "application/json"),
+        ("x-request-id", "order-7"),
+        ("x-correlation-id", "basket-3"),
+        ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+    ];
+    let mut connection = server.connect();
+    connection.write(&request("POST", "/v2/models/tiny/infer", &headers, body().to_string().as_bytes())).unwrap();
+    let answer = connection.read().unwrap();
+    assert_eq!((answer.status, answer.header("x-request-id")), (200, Some("order-7")));
+    eventually("the line is there", || server.events("request.completed").len() == 1);
+    let line = &server.events("request.completed")[0];
+    for (field, value) in [
+        ("request_id", "order-7"),
+        ("correlation_id", "basket-3"),
+        ("trace_id", "0af7651916cd43dd8448eb211c80319c"),
+        ("model", "tiny"),
+        ("outcome", "ok"),
+    ] {
+        assert_eq!(line[field], value, "{line}");
+    }
+    assert!(line["queue_ms"].is_number() && line["total_ms"].is_number(), "{line}");
+}
+
+#[test]
+fn a_full_disk_harms_no_request_and_every_event_is_counted() {
+    let server = with_audit(Path::new("/dev/full"));
+    let mut asked = 0;
+    eventually("the consumer is cut off", || {
+        ask(&server, 10);
+        asked += 10;
+        server.metric("ortolan_consumer_open{consumer=\"audit\"}") == 1.0
+    });
+    ask(&server, 500);
+    asked += 500;
+    let health = get(server.admin, "/health/detailed");
+    assert_eq!((health.status, health.json()["status"].as_str()), (200, Some("warning")), "{}", health.text());
+    // Each request is received, runs alone and completes; beside them a model, an instance, and checks that changed.
+    let other = |server: &Server| 2 + server.events("health.changed").len() as u64;
+    eventually("all are counted", || {
+        let [consumed, dropped @ ..] = counted(&server, "audit");
+        consumed == 0 && dropped.iter().sum::<u64>() == 3 * asked as u64 + other(&server)
+    });
+    assert!(server.log().contains("a consumer of events is cut off"), "{}", server.log());
+    assert_eq!(server.get("/health").status, 200);
+}
+
+#[test]
+fn a_consumer_that_blocks_holds_nobody_up_and_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let server = with_audit(&pipe);
+    // Nobody reads the pipe, so whoever opens it waits.
+    eventually("its channel is full and it is cut off", || {
+        ask(&server, 500);
+        server.metric("ortolan_consumer_open{consumer=\"audit\"}") == 1.0
+    });
+    let mut reader = Command::new("cat").arg(&pipe).stdout(std::process::Stdio::null()).spawn().unwrap();
+    eventually("it works again", || {
+        // Each time that it opens the pipe there must be somebody who reads.
+        if reader.try_wait().unwrap().is_some() {
+            reader = Command::new("cat").arg(&pipe).stdout(std::process::Stdio::null()).spawn().unwrap();
+        }
+        server.metric("ortolan_consumer_open{consumer=\"audit\"}") == 0.0 && counted(&server, "audit")[0] > 4096
+    });
+    let _ = reader.kill();
+    let _ = reader.wait();
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_nobody_up() {
+    let sections = "observability: {events: {log: [{events: '*'}]}}\n";
+    let server = Server::start_as(&Setup { sections, models: &item("tiny", "tiny", ""), ..Setup::default() });
+    let held = server.hold_log();
+    ask(&server, 20_000);
+    drop(held);
+    eventually("the log goes on", || server.events("request.completed").len() > 100);
+}
+
+#[test]
+fn what_is_told_is_changed_while_it_runs() {
+    let server = Server::start(&item("tiny", "tiny", ""));
+    ask(&server, 5);
+    assert!(server.events("request.completed").is_empty());
+    let rules = json!([{"events": "request.completed"}]);
+    let changed = patch(&server, &json!({"log": rules, "level": "info"}));
+    assert_eq!(changed.status, 200, "{}", changed.text());
+    assert_eq!(changed.json()["level"], "info");
+    assert_eq!(changed.json()["log"], json!([{"events": "request.completed", "sample": 1.0, "per_second": null}]));
+    ask(&server, 5);
+    eventually("the lines are there", || server.events("request.completed").len() == 5);
+    for (change, said) in [
+        (json!({"level": "ba=d=filter"}), "level: expected"),
+        (json!({"log": [{"events": "nothing.*"}]}), "log[0].events: expected an event"),
+        (json!({"log": [{"events": "*", "sample": 2}]}), "sample from 0 to 1"),
+        (json!({"audit": []}), "no such consumer"),
+        (json!({"trace_sample": 0.5}), "no collector"),
+        (json!({"levels": "info"}), "expected level, log, audit or trace_sample"),
+    ] {
+        let refused = patch(&server, &change);
+        assert_eq!(refused.status, 400, "{change}");
+        assert!(refused.error().contains(said), "{change}: {}", refused.error());
+    }
+    assert_eq!(get(server.admin, "/observability").json()["log"], changed.json()["log"]);
+    assert_eq!(server.get("/observability").status, 404, "for the admin port");
+}
+
+#[test]
+fn names_that_clients_make_up_add_no_series() {
+    let server = Server::start(&item("tiny", "tiny", ""));
+    let series = || get(server.admin, "/metrics").text().lines().filter(|line| !line.starts_with('#')).count();
+    assert_eq!(server.post_json("/v2/models/first/infer", &body()).status, 404);
+    ask(&server, 1);
+    // The scrape itself adds one.
+    let _ = series();
+    let before = series();
+    let mut connection = server.connect();
+    for number in 0..10_000 {
+        let path = format!("/v2/models/unknown-{number}/infer");
+        let headers = [("content-type", "application/json"), ("x-request-id", &format!("client-{number}"))];
+        connection.write(&request("POST", &path, &headers, b"{}")).unwrap();
+        assert_eq!(connection.read().unwrap().status, 404);
+    }
+    assert_eq!(series(), before);
+}
+
+#[test]
+fn detailed_health_knows_what_was_asked_of_each_model() {
+    let server = Server::start(&item("tiny", "tiny", "instances: 2"));
+    ask(&server, 50);
+    let health = get(server.admin, "/health/detailed").json();
+    let model = &health["models"][0];
+    assert_eq!((health["status"].as_str(), model["requests"].as_u64()), (Some("ok"), Some(50)), "{health}");
+    assert_eq!(model["instances"]["total"], 2);
+    assert!(model["latency_ms"]["p99"].as_f64() >= model["latency_ms"]["p50"].as_f64(), "{health}");
+    assert!(health["system"]["memory"]["used_bytes"].as_u64() > Some(1 << 20), "{health}");
+    assert!(health["checks"].as_array().is_some_and(|checks| checks.len() >= 7), "{health}");
+}
+
+/// Plants a secret wherever a client, a config or the surroundings may have one, in requests that go well and in such that
+/// do not; no sink may have it.
+#[test]
+fn nothing_secret_is_in_any_sink() {
+    const SECRET: &str = "hunter2MarkedSecret";
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("audit.jsonl");
+    let sections = format!(
+        "observability: {{events: {{log: [{{events: '*'}}], redact: ['MarkedSecret'], audit: {{file: '{}'}}}}}}\n",
+        file.display()
+    );
+    // The pattern is for what the config itself says to redact; everything else must do without it.
+    let plain = sections.replace("redact: ['MarkedSecret'], ", "");
+    let models = item("tiny", "tiny", "") + &item("espresso", "efficientnet-lite0", "task: image-classification");
+    let environment = [("AWS_SECRET_ACCESS_KEY", SECRET), ("ORTOLAN_TOKEN", SECRET)];
+    let server = Server::start_as(&Setup { sections: &plain, models: &models, environment: &environment, server: "" });
+    let quoted = SECRET;
+    let bodies = [
+        json!({"inputs": [{"name": quoted, "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}).to_string(),
+        json!({"inputs": [{"name": "input", "datatype": quoted, "shape": [1, 4], "data": [1, 2, 3, 4]}]}).to_string(),
+        json!({"inputs": [{"name": "input", "datatype": "FP32", "shape": quoted, "data": [1, 2, 3, 4]}]}).to_string(),
+        json!({"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 4], "data": [quoted]}]}).to_string(),
+        json!({"inputs": [], "outputs": [{"name": quoted}]}).to_string(),
+        json!({quoted: 1}).to_string(),
+        json!({"image": quoted}).to_string(),
+        json!({"text": quoted, "inputs": quoted}).to_string(),
+        format!("{{\"{quoted}"),
+        quoted.to_owned(),
+        body().to_string(),
+    ];
+    let types =
+        ["application/json", "image/png", "text/plain", quoted, "multipart/form-data; boundary=hunter2MarkedSecret"];
+    let paths = ["/v2/models/tiny/infer", "/predict/tiny", "/predict/espresso", "/v2/models/hunter2MarkedSecret/infer"];
+    let bearer = format!("Bearer {SECRET}");
+    for path in paths {
+        for kind in types {
+            for body in &bodies {
+                let path = format!("{path}?token={SECRET}");
+                let headers = [
+                    ("content-type", kind),
+                    ("authorization", bearer.as_str()),
+                    ("cookie", quoted),
+                    ("baggage", "key=hunter2MarkedSecret"),
+                    ("inference-header-content-length", quoted),
+                ];
+                let some = if body.contains("\"input\"") { &headers[..4] } else { &headers[..] };
+                let mut connection = server.connect();
+                connection.write(&request("POST", &path, some, body.as_bytes())).unwrap();
+                let status = connection.read().unwrap().status;
+                assert!((200..500).contains(&status), "{status} for {path} {kind} {body}");
+            }
+        }
+    }
+    let (kind, bytes) = form(&[(quoted, SECRET.as_bytes())]);
+    assert_eq!(server.post("/predict/espresso", &kind, &bytes).status, 400);
+    eventually("all is written", || server.events("request.invalid").len() > 50);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let mut sinks = vec![("audit", fs::read_to_string(&file).unwrap())];
+    for path in ["/metrics", "/health/detailed", "/info", "/observability"] {
+        sinks.push((path, get(server.admin, path).text()));
+    }
+    server.signal("INT");
+    let (_, log) = server.wait();
+    sinks.push(("log", log));
+    for (sink, text) in sinks {
+        let found = text.lines().find(|line| line.contains(SECRET));
+        assert!(found.is_none(), "{sink}: {}", found.unwrap_or_default());
+    }
+}
