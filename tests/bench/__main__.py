@@ -15,7 +15,7 @@ from typing import Any
 from . import facts, plots, report, tools
 from .context import Bench
 from .report import Row
-from .suites import drain, images, latency, memory, overload, promises, tails, throughput
+from .suites import drain, images, latency, memory, overload, promises, tails, telling, throughput
 
 SUITES = {
     "throughput": throughput,
@@ -23,6 +23,7 @@ SUITES = {
     "images": images,
     "overload": overload,
     "tails": tails,
+    "telling": telling,
     "promises": promises,
     "memory": memory,
     "drain": drain,

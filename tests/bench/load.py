@@ -44,6 +44,7 @@ class Closed:
     mean_ms: float
     p50_ms: float
     p90_ms: float
+    p95_ms: float
     p99_ms: float
     max_ms: float
 
@@ -118,7 +119,7 @@ def closed_loop(
     found = json.loads(text.rpartition("JSON ")[2])
     if not found["requests"]:
         raise LoadError(f"nothing was answered at {url}: {found['failed']}")
-    times = {f"{name}_ms": found[name] / 1000 for name in ("min", "mean", "p50", "p90", "p99", "max")}
+    times = {f"{name}_ms": found[name] / 1000 for name in ("min", "mean", "p50", "p90", "p95", "p99", "max")}
     failures = {kind: count for kind, count in found["failed"].items() if count}
     return Closed(found["requests"], found["microseconds"] / 1e6, failures, **times)
 
@@ -164,7 +165,7 @@ def closed_of_log(rows: list[tuple[int, ...]], url: str) -> Closed:
     failures = Counter("status" if status > 0 else "read" for _, status, _ in rows if status != 200)
     times = sorted(duration / 1000 for _, _, duration in rows)
     mean = sum(times) / len(times)
-    quantiles = [percentile(times, share) for share in (50, 90, 99)]
+    quantiles = [percentile(times, share) for share in (50, 90, 95, 99)]
     return Closed(len(rows), seconds, dict(failures), times[0], mean, *quantiles, times[-1])
 
 

@@ -22,7 +22,7 @@ from pypi import SetupError, cache_folder, say  # noqa: E402
 __all__ = ["ROOT", "Cores", "SetupError", "cache_folder", "cores", "go_program", "pinned", "program", "python", "say"]
 
 # Debian's packages of the load generators.
-PACKAGES = {"wrk": "wrk", "h2load": "nghttp2-client", "taskset": "util-linux"}
+PACKAGES = {"wrk": "wrk", "h2load": "nghttp2-client", "taskset": "util-linux", "valgrind": "valgrind"}
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ function done(summary, latency)
         '{"connect":%d,"read":%d,"write":%d,"status":%d,"timeout":%d}',
         errors.connect, errors.read, errors.write, errors.status, errors.timeout)
     io.write(string.format(
-        'JSON {"requests":%d,"microseconds":%d,"min":%d,"mean":%f,"p50":%d,"p90":%d,"p99":%d,"max":%d,"failed":%s}\n',
+        'JSON {"requests":%d,"microseconds":%d,"min":%d,"mean":%f,"p50":%d,"p90":%d,"p95":%d,"p99":%d,"max":%d,"failed":%s}\n',
         summary.requests, summary.duration, latency.min, latency.mean, latency:percentile(50), latency:percentile(90),
-        latency:percentile(99), latency.max, failed))
+        latency:percentile(95), latency:percentile(99), latency.max, failed))
 end

@@ -1,0 +1,220 @@
+"""What it costs to be told: metrics, health, events and traces beside a build without them; and whether they are right."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import http.server
+import json
+import os
+import re
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from .. import tools
+from ..context import Bench, model
+from ..load import percentile
+from ..report import Goal, Row, at_least, at_most
+from ..server import HOST, Server
+from ..workloads import MINILM, TINY, Workload
+from . import Claim, attempt, mean
+
+GROUP = "telling"
+ALTERNATIONS = 10
+QUICK_ALTERNATIONS = 2
+TITLES = {"tiny": TINY, "MiniLM": MINILM}
+# Nobody is told anything.
+SILENT = {"events": {"log": []}}
+
+
+def rows(bench: Bench) -> Iterator[Row]:
+    """Defaults ÷ off, instructions of a request, traces, what a scrape takes, and whether health tells the truth."""
+    silent = build_without_metrics()
+    for title, workload in TITLES.items():
+        defaults = Claim(GROUP, f"{title}: metrics, health and events ÷ none of them", at_least(0.99), compared=True)
+        yield from attempt(defaults, partial(beside, bench, defaults, workload, silent, {}))
+        goal = at_least(0.99 if title == "MiniLM" else 0.97)
+        some = Claim(GROUP, f"{title}: the same with 1 % traced ÷ none of them", goal, compared=True)
+        yield from attempt(some, partial(traced, bench, some, workload, silent, 0.01))
+        every = Claim(GROUP, f"{title}: the same with every request traced ÷ none of them", Goal("higher"))
+        yield from attempt(every, partial(traced, bench, every, workload, silent, 1.0))
+    instructions = Claim(GROUP, "tiny: instructions of a request, defaults ÷ none of them", at_most(1.02))
+    yield from attempt(instructions, partial(beside_in_instructions, bench, instructions, silent))
+    quantiles = [
+        Claim(GROUP, "/health/detailed: its p95 ÷ the load generator's, minus 1, either way", at_most(0.05)),
+        Claim(GROUP, "/health/detailed: its p99 ÷ the load generator's, minus 1, either way", at_most(0.05)),
+    ]
+    yield from attempt(quantiles, partial(told_quantiles, bench, quantiles))
+    answers = [
+        Claim(GROUP, "100 models, 3x overload: p99 of a scrape", at_most(10), "ms"),
+        Claim(GROUP, "100 models, 3x overload: p99 of /health/detailed", at_most(10), "ms"),
+    ]
+    yield from attempt(answers, partial(answers_under_load, bench, answers))
+
+
+def build_without_metrics() -> Path:
+    """In a folder of its own: each build would undo the other's."""
+    target = Path(os.environ.get("CARGO_TARGET_DIR", tools.ROOT / "target")) / "without-metrics"
+    command = ["cargo", "build", "--quiet", "--release", "--locked", "--package", "inference-pod"]
+    command += ["--no-default-features", "--target-dir", str(target)]
+    subprocess.run(command, cwd=tools.ROOT, check=True)
+    return target / "release" / "inference-pod"
+
+
+def server(bench: Bench, binary: Path, workload: Workload, observability: dict[str, Any]) -> Server:
+    started = Server(binary, bench.cores.server, [model(workload)])
+    started.config["observability"] = observability
+    return started
+
+
+def beside(bench: Bench, claim: Claim, workload: Workload, silent: Path, observability: dict[str, Any]) -> Row:
+    """Both run all the time and are loaded in turns, so that what disturbs the machine meets both."""
+    with (
+        server(bench, bench.binary, workload, observability) as telling,
+        server(bench, silent, workload, SILENT) as mute,
+    ):
+        ratios, rates = [], []
+        for turn in range(QUICK_ALTERNATIONS if bench.quick else ALTERNATIONS):
+            pair = [telling, mute] if turn % 2 else [mute, telling]
+            found = {id(one): throughput(bench, one, workload) for one in pair}
+            rates.append(found[id(telling)])
+            ratios.append(found[id(telling)] / found[id(mute)])
+    ratios.sort()
+    return claim.row(*ratios, median=percentile(ratios, 50), per_second=mean(rates))
+
+
+def throughput(bench: Bench, one: Server, workload: Workload) -> float:
+    from .. import load
+
+    request = workload.json(workload.folder)
+    found = load.closed_loop(one.url(request), request.body, request.headers, 64, bench.seconds / 2, bench.cores.load)
+    assert not found.failures, f"{found.failures}"
+    return found.per_second
+
+
+class Collector:
+    """Takes spans and throws them away. Use as a context."""
+
+    def __init__(self) -> None:
+        taker = type("Taker", (http.server.BaseHTTPRequestHandler,), {"do_POST": take, "log_message": lambda *_: None})
+        self.server = http.server.ThreadingHTTPServer((HOST, 0), taker)
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+
+    def __enter__(self) -> str:
+        self.thread.start()
+        return f"http://{HOST}:{self.server.server_port}"
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def take(handler: http.server.BaseHTTPRequestHandler) -> None:
+    handler.rfile.read(int(handler.headers.get("content-length", 0)))
+    handler.send_response(200)
+    handler.send_header("content-length", "0")
+    handler.end_headers()
+
+
+def traced(bench: Bench, claim: Claim, workload: Workload, silent: Path, share: float) -> Row:
+    with Collector() as endpoint:
+        tracing = {"tracing": {"endpoint": endpoint, "sample": share}}
+        return beside(bench, claim, workload, silent, tracing)
+
+
+def beside_in_instructions(bench: Bench, claim: Claim, silent: Path) -> Row:
+    telling = instructions(bench, bench.binary, {})
+    mute = instructions(bench, silent, SILENT)
+    return claim.row(telling / mute, telling=telling, none=mute)
+
+
+def instructions(bench: Bench, binary: Path, observability: dict[str, Any]) -> float:
+    """Of one request, by callgrind: those of many requests less those of few, so that the start is no part of it."""
+    few, many = (500, 1500) if bench.quick else (1000, 5000)
+    return (counted(bench, binary, observability, many) - counted(bench, binary, observability, few)) / (many - few)
+
+
+def counted(bench: Bench, binary: Path, observability: dict[str, Any], requests: int) -> int:
+    out = bench.scratch / "callgrind"
+    one = server(bench, binary, TINY, observability)
+    valgrind = [tools.program("valgrind"), "--tool=callgrind", f"--callgrind-out-file={out}"]
+    one.command = tools.pinned(bench.cores.server, [*valgrind, binary, "serve", "--config"])
+    request = TINY.json("tiny")
+    with one:
+        connection = http.client.HTTPConnection(HOST, one.http_port, timeout=60)
+        for _ in range(requests):
+            connection.request("POST", request.path, request.body, request.headers)
+            answer = connection.getresponse()
+            assert answer.status == 200, answer.read()
+            answer.read()
+    return int(re.search(r"^(?:summary|totals): (\d+)", out.read_text(), re.MULTILINE)[1])
+
+
+def told_quantiles(bench: Bench, claims: list[Claim]) -> list[Row]:
+    """A fresh server, so that its window holds this load and nothing else."""
+    found = []
+    for _ in range(bench.rounds):
+        with bench.serve(model(MINILM)) as one:
+            told_by_load = bench.closed(one, MINILM.json("minilm"), clients=16, seconds=4 * bench.seconds)
+            told = detailed(one)["models"][0]["latency_ms"]
+            found.append((told["p95"], told["p99"], told_by_load))
+    p95, p99 = claims
+    return [
+        p95.row(*(abs(told / loop.p95_ms - 1) for told, _, loop in found)),
+        p99.row(*(abs(told / loop.p99_ms - 1) for _, told, loop in found)),
+    ]
+
+
+def detailed(one: Server) -> dict[str, Any]:
+    with urllib.request.urlopen(f"http://{HOST}:{one.metrics_port}/health/detailed", timeout=5) as answer:
+        return json.load(answer)
+
+
+def answers_under_load(bench: Bench, claims: list[Claim]) -> list[Row]:
+    others = [model(TINY, name=f"tiny-{number}") for number in range(99)]
+    with bench.serve(model(MINILM), *others) as one:
+        request = MINILM.json("minilm")
+        peak = bench.closed(one, request, clients=32).per_second
+        with Asking(one, ["/metrics", "/health/detailed"]) as asking:
+            bench.open(one, request, 3 * peak, "poisson", 2 * bench.seconds)
+    figures = [percentile(sorted(asking.times[path]), 99) for path in ("/metrics", "/health/detailed")]
+    asked = len(asking.times["/metrics"])
+    return [claim.row(figure, asked=asked) for claim, figure in zip(claims, figures, strict=True)]
+
+
+class Asking:
+    """A context: asks these paths of the admin port now and then, on the core of the caller."""
+
+    def __init__(self, one: Server, paths: list[str]) -> None:
+        self.one = one
+        self.times: dict[str, list[float]] = {path: [] for path in paths}
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self.ask, daemon=True)
+
+    def __enter__(self) -> Asking:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+
+    def ask(self) -> None:
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), -10)
+        while not self.over.wait(0.05):
+            for path, times in self.times.items():
+                connection = http.client.HTTPConnection(HOST, self.one.metrics_port, timeout=5)
+                began = time.perf_counter()
+                connection.request("GET", path)
+                connection.getresponse().read()
+                times.append((time.perf_counter() - began) * 1000)
+                connection.close()
+
+
