@@ -66,6 +66,7 @@ suites() {
     step "unit, contract and router tests" quick_tests || failed=1
     step "arithmetic of the benchmarks" env PYTHONPATH=tests python3 -m unittest discover -q -s tests/bench -t tests || failed=1
     step "definition and charts" tests --test crd --test chart || failed=1
+    step "rules and dashboards" tests --test monitoring || failed=1
     step "local cluster" tests --test cluster -- --skip remains:: || failed=1
     step "operator, the rest" wait "$operator" || failed=1
     cat "$log"

@@ -28,6 +28,8 @@ pub enum Purpose {
     Helm,
     /// Trying the cluster out from within its pods.
     Probe,
+    /// Trying rules and queries out.
+    Rules,
     /// Building container images. Needs packages of the system, and no program from here.
     Images,
 }
@@ -47,6 +49,8 @@ struct Module {
     /// What `go.mod` requires, repeated here so that the versions of a profile can be read in one place; a test compares them.
     requires: &'static str,
     version: &'static str,
+    /// What Go leaves out or takes in, separated by commas.
+    build_tags: &'static str,
     /// Variables that tell a program its own version.
     version_variables: &'static [(&'static str, &'static str)],
     programs: &'static [Program],
@@ -70,6 +74,7 @@ pub const PROFILES: &[Profile] = &[Profile {
             folder: "kubernetes-1.34",
             requires: "k8s.io/kubernetes",
             version: "v1.34.4",
+            build_tags: "",
             version_variables: &[
                 ("k8s.io/component-base/version.gitVersion", "v1.34.4"),
                 ("k8s.io/component-base/version.gitMajor", "1"),
@@ -92,6 +97,7 @@ pub const PROFILES: &[Profile] = &[Profile {
             folder: "etcd-3.6",
             requires: "go.etcd.io/etcd/server/v3",
             version: "v3.6.16",
+            build_tags: "",
             version_variables: &[],
             programs: &[Program::of("etcd", ".", Purpose::ControlPlane)],
         },
@@ -99,6 +105,7 @@ pub const PROFILES: &[Profile] = &[Profile {
             folder: "coredns-1.15",
             requires: "github.com/coredns/coredns",
             version: "v1.15.0",
+            build_tags: "",
             version_variables: &[],
             programs: &[Program::of("coredns", ".", Purpose::Node)],
         },
@@ -106,6 +113,7 @@ pub const PROFILES: &[Profile] = &[Profile {
             folder: "kwok-0.8",
             requires: "sigs.k8s.io/kwok",
             version: "v0.8.0",
+            build_tags: "",
             version_variables: &[("sigs.k8s.io/kwok/pkg/consts.Version", "v0.8.0")],
             programs: &[
                 Program::of("kwok", "sigs.k8s.io/kwok/cmd/kwok", Purpose::Kwok),
@@ -116,13 +124,24 @@ pub const PROFILES: &[Profile] = &[Profile {
             folder: "helm-3.22",
             requires: "helm.sh/helm/v3",
             version: "v3.22.0",
+            build_tags: "",
             version_variables: &[("helm.sh/helm/v3/internal/version.version", "v3.22.0")],
             programs: &[Program::of("helm", "helm.sh/helm/v3/cmd/helm", Purpose::Helm)],
+        },
+        Module {
+            folder: "prometheus-3.15",
+            requires: "github.com/prometheus/prometheus",
+            version: "v0.315.0",
+            // Without the clients of every cloud, which promtool needs to find servers: it is asked for rules alone.
+            build_tags: "remove_all_sd",
+            version_variables: &[("github.com/prometheus/common/version.Version", "3.15.0")],
+            programs: &[Program::of("promtool", "github.com/prometheus/prometheus/cmd/promtool", Purpose::Rules)],
         },
         Module {
             folder: "pause",
             requires: OUR_OWN,
             version: "1",
+            build_tags: "",
             version_variables: &[],
             programs: &[Program::of("pause", ".", Purpose::Node)],
         },
@@ -130,6 +149,7 @@ pub const PROFILES: &[Profile] = &[Profile {
             folder: "probe",
             requires: OUR_OWN,
             version: "1",
+            build_tags: "",
             version_variables: &[],
             programs: &[Program::of("probe", ".", Purpose::Probe)],
         },
@@ -298,7 +318,8 @@ impl<'a> Shelf<'a> {
         fs::create_dir_all(&workshop).map_err(file_error("create", &workshop))?;
         let mut go = Command::new("go");
         go.current_dir(&self.source).env("CGO_ENABLED", "0").env("GOWORK", "off").env("GOFLAGS", "-buildvcs=false");
-        go.args(["build", "-trimpath", "-ldflags", &self.module.linker_flags(), "-o"]).arg(workshop.join(""));
+        go.args(["build", "-trimpath", "-tags", self.module.build_tags]);
+        go.args(["-ldflags", &self.module.linker_flags(), "-o"]).arg(workshop.join(""));
         go.args(missing.iter().map(|program| program.package));
         let module = self.module.folder.to_owned();
         run::output(&mut go).map_err(|source| ProgramError::Build { module, source })?;
@@ -321,6 +342,7 @@ impl Module {
 fn key_of(module: &Module, source: &Path, go_version: &str) -> Result<String, ProgramError> {
     let mut hash = Sha256::new();
     hash.update(go_version);
+    hash.update(module.build_tags);
     hash.update(module.linker_flags());
     for path in files_of(source)? {
         hash.update(path.file_name().unwrap_or_default().as_encoded_bytes());
