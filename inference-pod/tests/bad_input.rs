@@ -73,7 +73,9 @@ fn more_images_than_the_queue_holds_are_413_before_any_is_decoded() {
 
 #[test]
 fn a_compressed_body_is_415() {
-    let mut connection = server().connect();
+    // Held: the server ends with the last that lets go of it.
+    let server = server();
+    let mut connection = server.connect();
     let head = [("content-type", "application/json"), ("content-encoding", "gzip")];
     connection.write(&request("POST", PATH, &head, b"x")).unwrap();
     assert_error(&connection.read().unwrap(), 415, &["not compressed", "gzip"]);

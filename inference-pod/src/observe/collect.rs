@@ -45,7 +45,14 @@ struct GpuLabel {
 }
 
 /// GPUs that the driver shows to this process, by NVML.
-pub struct Gpus(Nvml);
+pub struct Gpus(Source);
+
+enum Source {
+    Driver(Box<Nvml>),
+    /// One that is not there, for the table of metrics.
+    #[cfg(test)]
+    Example,
+}
 
 impl fmt::Debug for Gpus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -57,14 +64,24 @@ impl Gpus {
     /// `None` where there is no driver.
     #[must_use]
     pub fn find() -> Option<Self> {
-        Nvml::init().ok().map(Self)
+        Nvml::init().ok().map(|driver| Self(Source::Driver(Box::new(driver))))
+    }
+
+    #[cfg(test)]
+    pub fn example() -> Self {
+        Self(Source::Example)
     }
 
     /// Of each GPU: its number, memory in use, all of its memory, and share of the time that it is busy.
     fn facts(&self) -> Vec<(GpuLabel, [f64; 3])> {
-        let count = self.0.device_count().unwrap_or_default();
+        let driver = match &self.0 {
+            Source::Driver(driver) => driver,
+            #[cfg(test)]
+            Source::Example => return vec![(GpuLabel { gpu: "0".to_owned() }, [1.0, 2.0, 0.5])],
+        };
+        let count = driver.device_count().unwrap_or_default();
         let facts = |index: u32| {
-            let device = self.0.device_by_index(index).ok()?;
+            let device = driver.device_by_index(index).ok()?;
             let memory = device.memory_info().ok()?;
             // Not told of slices of a GPU (MIG).
             let busy = device.utilization_rates().map_or(f64::NAN, |rates| f64::from(rates.gpu) / 100.0);
