@@ -4,7 +4,13 @@
 
 mod common;
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+};
 
 use common::{Connection, Server, Setup, eventually, form, get, item, request};
 use serde_json::{Value, json};
@@ -98,6 +104,123 @@ fn one_request_id_leads_from_the_answer_to_the_line_of_the_log() {
     assert!(line["queue_ms"].is_number() && line["total_ms"].is_number(), "{line}");
 }
 
+/// A collector that prints every span, on a port of its own. Ended when dropped.
+struct Collector {
+    child: Child,
+    endpoint: String,
+    printed: Arc<Mutex<String>>,
+}
+
+impl Collector {
+    fn start(folder: &Path) -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let config = folder.join("collector.yaml");
+        let text = format!(
+            "receivers: {{otlp: {{protocols: {{http: {{endpoint: '127.0.0.1:{port}'}}}}}}}}\n\
+             exporters: {{debug: {{verbosity: detailed}}}}\n\
+             service: {{telemetry: {{metrics: {{level: none}}}}, pipelines: {{traces: {{receivers: [otlp], exporters: [debug]}}}}}}\n"
+        );
+        fs::write(&config, text).unwrap();
+        let mut command = Command::new(common::collector());
+        let mut child = command.arg("--config").arg(&config).stderr(Stdio::piped()).spawn().unwrap();
+        let printed = Arc::<Mutex<String>>::default();
+        let (stderr, kept) = (child.stderr.take().unwrap(), Arc::clone(&printed));
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                kept.lock().unwrap().push_str(&(line + "\n"));
+            }
+        });
+        let endpoint = format!("http://127.0.0.1:{port}");
+        let started = Self { child, endpoint, printed };
+        eventually("the collector listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        started
+    }
+
+    /// What it printed of each span, by name.
+    fn spans(&self, name: &str) -> Vec<String> {
+        let printed = self.printed.lock().unwrap();
+        let is_of = |span: &&str| span.lines().any(|line| line.trim() == format!("Name           : {name}"));
+        printed.split("\nSpan #").skip(1).filter(is_of).map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn traced(endpoint: &str, sample: f64) -> Server {
+    let sections = format!(
+        "observability: {{tracing: {{endpoint: '{endpoint}', sample: {sample}}}, events: {{log: [{{events: request.completed}}]}}}}\n"
+    );
+    Server::start_as(&Setup { sections: &sections, models: &item("tiny", "tiny", ""), ..Setup::default() })
+}
+
+#[test]
+fn one_request_id_leads_from_the_answer_through_log_and_exemplar_to_the_trace_in_a_collector() {
+    let folder = tempfile::tempdir().unwrap();
+    let collector = Collector::start(folder.path());
+    let server = traced(&collector.endpoint, 1.0);
+    let mut connection = server.connect();
+    let headers = [("content-type", "application/json")];
+    connection.write(&request("POST", "/v2/models/tiny/infer", &headers, body().to_string().as_bytes())).unwrap();
+    let answer = connection.read().unwrap();
+    let id = answer.header("x-request-id").unwrap().to_owned();
+    eventually("the line is there", || server.events("request.completed").len() == 1);
+    let line = &server.events("request.completed")[0];
+    assert_eq!(line["request_id"], id.as_str());
+    let trace = line["trace_id"].as_str().unwrap().to_owned();
+
+    let mut scrape = Connection::open(server.admin);
+    scrape.write(&request("GET", "/metrics", &[("accept", "application/openmetrics-text")], &[])).unwrap();
+    let text = scrape.read().unwrap().text();
+    let example = text.lines().find(|line| line.contains("request_latency_seconds_bucket") && line.contains(" # {"));
+    let example = example.unwrap_or_else(|| panic!("no exemplar in\n{text}"));
+    assert!(example.contains(&format!("trace_id=\"{trace}\",request_id=\"{id}\"")), "{example}");
+
+    eventually("its spans are in the collector", || collector.spans("request").len() == 1);
+    let span = &collector.spans("request")[0];
+    assert!(span.contains(&format!("Trace ID       : {trace}")), "{span}");
+    assert!(span.contains(&format!("ortolan.request_id: Str({id})")), "{span}");
+    for part in ["decode", "queue", "inference"] {
+        let spans = collector.spans(part);
+        assert!(spans.len() == 1 && spans[0].contains(&format!("Trace ID       : {trace}")), "{part}: {spans:?}");
+    }
+    eventually("and its batch", || collector.spans("batch").len() == 1 && collector.spans("session run").len() == 1);
+    assert!(collector.spans("batch")[0].contains(&trace), "linked to its request: {:?}", collector.spans("batch"));
+}
+
+#[test]
+fn a_caller_s_trace_is_continued_and_an_untraced_one_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let collector = Collector::start(folder.path());
+    let server = traced(&collector.endpoint, 0.0);
+    ask(&server, 5);
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let headers = [("content-type", "application/json"), ("traceparent", parent)];
+    let mut connection = server.connect();
+    connection.write(&request("POST", "/v2/models/tiny/infer", &headers, body().to_string().as_bytes())).unwrap();
+    assert_eq!(connection.read().unwrap().status, 200);
+    eventually("its span is in the collector", || !collector.spans("request").is_empty());
+    let spans = collector.spans("request");
+    assert_eq!(spans.len(), 1, "{spans:?}");
+    assert!(spans[0].contains("Trace ID       : 0af7651916cd43dd8448eb211c80319c"), "{}", spans[0]);
+    assert!(spans[0].contains("Parent ID      : b7ad6b7169203331"), "{}", spans[0]);
+}
+
+#[test]
+fn a_collector_that_is_not_there_costs_its_spans_and_nothing_else() {
+    let server = traced("http://127.0.0.1:9", 1.0);
+    ask(&server, 300);
+    eventually("the spans are counted as lost", || {
+        ask(&server, 10);
+        let [consumed, dropped @ ..] = counted(&server, "trace");
+        consumed == 0 && dropped.iter().sum::<u64>() >= 300
+    });
+}
+
 #[test]
 fn a_full_disk_harms_no_request_and_every_event_is_counted() {
     let server = with_audit(Path::new("/dev/full"));
@@ -132,11 +255,11 @@ fn a_consumer_that_blocks_holds_nobody_up_and_comes_back() {
         ask(&server, 500);
         server.metric("ortolan_consumer_open{consumer=\"audit\"}") == 1.0
     });
-    let mut reader = Command::new("cat").arg(&pipe).stdout(std::process::Stdio::null()).spawn().unwrap();
+    let mut reader = Command::new("cat").arg(&pipe).stdout(Stdio::null()).spawn().unwrap();
     eventually("it works again", || {
         // Each time that it opens the pipe there must be somebody who reads.
         if reader.try_wait().unwrap().is_some() {
-            reader = Command::new("cat").arg(&pipe).stdout(std::process::Stdio::null()).spawn().unwrap();
+            reader = Command::new("cat").arg(&pipe).stdout(Stdio::null()).spawn().unwrap();
         }
         server.metric("ortolan_consumer_open{consumer=\"audit\"}") == 0.0 && counted(&server, "audit")[0] > 4096
     });

@@ -30,6 +30,8 @@ pub enum Purpose {
     Probe,
     /// Trying rules and queries out.
     Rules,
+    /// Taking the traces of a server.
+    Traces,
     /// Building container images. Needs packages of the system, and no program from here.
     Images,
 }
@@ -136,6 +138,15 @@ pub const PROFILES: &[Profile] = &[Profile {
             build_tags: "remove_all_sd",
             version_variables: &[("github.com/prometheus/common/version.Version", "3.15.0")],
             programs: &[Program::of("promtool", "github.com/prometheus/prometheus/cmd/promtool", Purpose::Rules)],
+        },
+        Module {
+            folder: "otelcol-0.96",
+            requires: "go.opentelemetry.io/collector/otelcol",
+            // Later versions need a module that no registry of modules has.
+            version: "v0.96.0",
+            build_tags: "",
+            version_variables: &[],
+            programs: &[Program::of("otelcol", ".", Purpose::Traces)],
         },
         Module {
             folder: "pause",

@@ -610,15 +610,23 @@ mod tests {
         let (kinds, helps) = (about("# TYPE "), about("# HELP "));
         let mut rows = vec!["| metric | kind | labels | |".to_owned(), "|---|---|---|---|".to_owned()];
         for (name, kind) in kinds {
-            let suffix = if kind == "counter" { "_total" } else if kind == "info" { "_info" } else { "" };
+            let suffix = if kind == "counter" {
+                "_total"
+            } else if kind == "info" {
+                "_info"
+            } else {
+                ""
+            };
             let is_of = |line: &&str| {
                 line.strip_prefix(&name).is_some_and(|rest| {
                     ["{", " ", "_total", "_info", "_bucket"].iter().any(|next| rest.starts_with(next))
                 })
             };
             let sample = openmetrics.lines().find(is_of).unwrap_or_default();
-            let inside = sample.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map_or("", |(inside, _)| inside);
-            let labels: Vec<&str> = inside.split(',').filter_map(|label| label.split_once('=')).map(|(key, _)| key).collect();
+            let inside =
+                sample.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map_or("", |(inside, _)| inside);
+            let labels: Vec<&str> =
+                inside.split(',').filter_map(|label| label.split_once('=')).map(|(key, _)| key).collect();
             let labels: Vec<String> = labels.iter().filter(|key| **key != "le").map(|key| format!("`{key}`")).collect();
             let help = helps[&name].trim_end_matches('.');
             rows.push(format!("| `{name}{suffix}` | {kind} | {} | {help} |", labels.join(", ")));

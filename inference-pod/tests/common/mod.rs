@@ -43,6 +43,13 @@ pub fn library() -> PathBuf {
     library
 }
 
+/// A collector of OpenTelemetry, built from its Go module.
+pub fn collector() -> PathBuf {
+    let folders = fs::read_dir(cache().join("programs")).into_iter().flatten().map_while(Result::ok);
+    let found = folders.map(|folder| folder.path().join("otelcol")).filter(|path| path.exists()).max();
+    found.expect("otelcol is missing: run `cargo run -p ortolan-tests --bin cluster -- programs` first")
+}
+
 pub fn photo(name: &str) -> Vec<u8> {
     fs::read(repository().join("deploy/samples/photos").join(name)).unwrap()
 }
