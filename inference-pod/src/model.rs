@@ -354,7 +354,7 @@ impl Model {
             seen: self.observer.seen(now),
             latency_objective: self.bounds.latency_objective,
             objective_feasible: bucket.is_some(),
-            memory_bytes: None,
+            memory_bytes: self.observer.memory_bytes(),
             provider: self.provider.as_str(),
             wanted_provider: self.wanted_provider.as_str(),
         }

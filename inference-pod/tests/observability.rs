@@ -333,6 +333,7 @@ fn detailed_health_knows_what_was_asked_of_each_model() {
     assert_eq!((health["status"].as_str(), model["requests"].as_u64()), (Some("ok"), Some(50)), "{health}");
     assert_eq!(model["instances"]["total"], 2);
     assert!(model["latency_ms"]["p99"].as_f64() >= model["latency_ms"]["p50"].as_f64(), "{health}");
+    assert!(model["memory_bytes"].as_u64() > Some(0), "{health}");
     assert!(health["system"]["memory"]["used_bytes"].as_u64() > Some(1 << 20), "{health}");
     assert!(health["checks"].as_array().is_some_and(|checks| checks.len() >= 7), "{health}");
 }

@@ -199,6 +199,7 @@ impl Observer {
             window: Window::new(self.window, Instant::now()),
             events: Arc::clone(&self.events),
             overload: Overload::default(),
+            memory: AtomicU64::default(),
         }))
     }
 
@@ -312,6 +313,7 @@ struct Inner {
     window: Window,
     events: Arc<Events>,
     overload: Overload,
+    memory: AtomicU64,
 }
 
 /// Whether requests are refused.
@@ -459,6 +461,18 @@ impl ModelObserver {
         self.0.metrics.broken_instance_lost();
         let cause = || "no session could be opened in place of a broken one".to_owned();
         self.emit(Kind::InstanceEvicted, false, || Detail::Instance { index, cause: cause() });
+    }
+
+    /// What the model's arena holds.
+    pub fn weighed(&self, memory: Memory) {
+        self.0.memory.store(memory.in_use, Ordering::Relaxed);
+        self.0.metrics.memory(memory);
+    }
+
+    /// Bytes that the model's arena held when somebody looked last; `None` where nobody knows.
+    #[must_use]
+    pub fn memory_bytes(&self) -> Option<u64> {
+        Some(self.0.memory.load(Ordering::Relaxed)).filter(|bytes| *bytes > 0)
     }
 
     /// Whether anybody wants to know of a batch with these spans among its jobs.

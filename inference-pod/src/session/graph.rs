@@ -7,7 +7,7 @@
 #![expect(unsafe_code, reason = "the C interface; each call says why it is sound")]
 
 use std::{
-    ffi::{CString, c_char, c_void},
+    ffi::{CStr, CString, c_char, c_void},
     ptr::{self, NonNull},
     sync::Arc,
 };
@@ -15,7 +15,7 @@ use std::{
 use crds::serving::ExecutionProvider;
 use ort::{
     AsPointer as _,
-    memory::MemoryInfo,
+    memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType},
     session::RunOptions,
     sys::{ONNXTensorElementDataType, OrtStatusPtr, OrtValue},
     value::TensorElementType,
@@ -25,7 +25,7 @@ use super::{
     SessionError,
     signature::{Port, Signature, element_of, runtime_element},
 };
-use crate::tensor::ElementType;
+use crate::{observe::Memory, tensor::ElementType};
 
 /// A loaded graph with its weights: what the instances of a model on the CPU share.
 ///
@@ -107,6 +107,30 @@ impl Graph {
         let outputs: Vec<Option<Output>> = results.into_iter().map(owned).collect();
         checked(status)?;
         outputs.into_iter().collect::<Option<_>>().ok_or_else(|| ort::Error::new("the model left out an output"))
+    }
+
+    /// What the arena holds that runs of the graph take their memory from; `None` where there is no such arena, or it does not
+    /// say.
+    pub fn memory(&self) -> Option<Memory> {
+        if self.provider != ExecutionProvider::Cpu {
+            return None;
+        }
+        let (device, kind) = (AllocationDevice::CPU, AllocatorType::Arena);
+        let info = MemoryInfo::new(device, 0, kind, MemoryType::Default).ok()?;
+        let arena = Allocator::new(&self.session, info).ok()?;
+        let mut facts = ptr::null_mut();
+        // SAFETY: the allocator lives through the call, which makes `facts`, or says why it does not.
+        checked(unsafe { (ort::api().AllocatorGetStats)(arena.ptr(), &raw mut facts) }).ok()?;
+        let number = |key: &CStr| -> Option<u64> {
+            // SAFETY: `facts` is not released yet, and the text that is found lives as long.
+            let text = NonNull::new(unsafe { (ort::api().GetKeyValue)(facts, key.as_ptr()) }.cast_mut())?;
+            // SAFETY: what is found ends with a zero.
+            unsafe { CStr::from_ptr(text.as_ptr()) }.to_str().ok()?.parse().ok()
+        };
+        let memory = number(c"InUse").zip(number(c"MaxInUse"));
+        // SAFETY: made above, and not used any more.
+        unsafe { (ort::api().ReleaseKeyValuePairs)(facts) };
+        memory.map(|(in_use, peak)| Memory { in_use, peak })
     }
 
     /// A tensor over somebody else's memory.

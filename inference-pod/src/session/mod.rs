@@ -24,7 +24,10 @@ pub use self::{
     open::{SessionFactory, SessionSettings},
     signature::{Port, Signature},
 };
-use crate::tensor::{ElementType, Tensor};
+use crate::{
+    observe::Memory,
+    tensor::{ElementType, Tensor},
+};
 
 /// Why something could not be done with ONNX Runtime.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +123,12 @@ impl Session {
     #[must_use]
     pub fn provider(&self) -> ExecutionProvider {
         self.graph.provider
+    }
+
+    /// What the arena holds that its runs take their memory from, where that is known.
+    #[must_use]
+    pub fn memory(&self) -> Option<Memory> {
+        self.graph.memory()
     }
 
     /// Whether another session runs the same graph.

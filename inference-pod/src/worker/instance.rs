@@ -23,7 +23,7 @@ use super::{
     answer::{Run, Way, address, check_rows, stack},
 };
 use crate::{
-    observe::{Links, events::Batch, span::Span},
+    observe::{Links, Memory, events::Batch, span::Span},
     queue::{self, Taken, Waiting},
     session::{SessionError, Stacked},
     tensor::Tensor,
@@ -45,6 +45,9 @@ const TRIES: u32 = 5;
 /// but bad input does not double the load.
 const BETWEEN_TRIALS: Duration = Duration::from_secs(1);
 
+/// Memory is asked for no more often.
+const BETWEEN_WEIGHINGS: Duration = Duration::from_secs(1);
+
 /// Ends a run from another thread.
 pub type Canceller = Box<dyn Fn() + Send + Sync>;
 
@@ -64,6 +67,11 @@ pub trait Runner: Send {
 
     /// What ends its current run from another thread.
     fn canceller(&self) -> Canceller;
+
+    /// The memory that it takes, where that is known.
+    fn memory(&self) -> Option<Memory> {
+        None
+    }
 }
 
 /// One session's run, as other threads see it.
@@ -144,7 +152,8 @@ enum Ended {
 /// The life of an instance's thread. Ends with the server, or with the instance.
 pub(super) fn work(shared: &Shared, index: usize, mut runner: Box<dyn Runner>) {
     threads::start_after_others();
-    let mut tried = None;
+    let (mut tried, mut weighed) = (None, None);
+    weigh(shared, &*runner, &mut weighed);
     while let Some(Taken { batch, expired, .. }) = shared.next(index) {
         for job in expired {
             let _ = job.payload.reply.send(Err(JobError::Expired));
@@ -159,6 +168,7 @@ pub(super) fn work(shared: &Shared, index: usize, mut runner: Box<dyn Runner>) {
             Ended::Badly => what_is_broken(&mut *runner, &mut tried),
             Ended::Panicked => Some("a run panicked".to_owned()),
         };
+        weigh(shared, &*runner, &mut weighed);
         if let Some(cause) = broken {
             // The broken one goes first: two of a large model may not fit.
             drop(runner);
@@ -167,6 +177,17 @@ pub(super) fn work(shared: &Shared, index: usize, mut runner: Box<dyn Runner>) {
                 None => return,
             }
         }
+    }
+}
+
+/// Tells how much memory an instance takes, now and then.
+fn weigh(shared: &Shared, runner: &dyn Runner, weighed: &mut Option<Instant>) {
+    if weighed.is_some_and(|weighed| weighed.elapsed() < BETWEEN_WEIGHINGS) {
+        return;
+    }
+    *weighed = Some(Instant::now());
+    if let Some(memory) = runner.memory() {
+        shared.observer.weighed(memory);
     }
 }
 
@@ -345,5 +366,9 @@ impl Runner for Warmed {
     fn canceller(&self) -> Canceller {
         let canceller = self.session.canceller();
         Box::new(move || canceller.cancel())
+    }
+
+    fn memory(&self) -> Option<Memory> {
+        self.session.memory()
     }
 }
