@@ -220,7 +220,7 @@ fn check() -> Outcome {
 }
 
 fn build_programs(of: &OfProfile) -> Outcome {
-    let purposes = [Purpose::ControlPlane, Purpose::Node, Purpose::Kwok, Purpose::Helm];
+    let purposes = [Purpose::ControlPlane, Purpose::Node, Purpose::Kwok, Purpose::Helm, Purpose::PrometheusOperator];
     let programs = programs::ensure(Profile::named(&of.profile)?, &purposes, Report::to_stderr())?;
     for (_, path) in programs.iter() {
         print(path.display())?;

@@ -14,6 +14,7 @@ mod fixture;
 mod foreign;
 mod gpu;
 mod models;
+mod monitoring;
 mod operator;
 mod refused;
 mod repair;
@@ -45,7 +46,7 @@ fn main() -> ExitCode {
 
 /// In the order in which they begin: what takes long first, and what runs alone last.
 fn trials(fixture: &'static Fixture) -> Vec<Trial> {
-    use Beside::{Nobody, Others};
+    use Beside::{Apart, Nobody, Others};
     let left_out = Fixture::reason_to_leave_out();
     if let Some(reason) = left_out {
         fixture::tell(&format!("left out: all tests of the operator: {reason}"));
@@ -56,6 +57,16 @@ fn trials(fixture: &'static Fixture) -> Vec<Trial> {
         };
     }
     trials![
+        Apart "without" "monitoring::without_the_definitions_a_model_says_so_and_only_enabled_is_a_failure" monitoring::says_what_is_missing,
+        Apart "share" "monitoring::definitions_that_come_later_are_picked_up_and_models_share_what_is_made" monitoring::is_picked_up_and_shared,
+        Apart "repaired" "monitoring::shared_objects_that_are_edited_or_deleted_come_back" monitoring::is_repaired,
+        Apart "switched" "monitoring::what_is_disabled_goes_and_what_is_enabled_comes" monitoring::is_switched,
+        Apart "taken" "monitoring::a_shared_object_of_somebody_else_is_left_alone_and_named" monitoring::leaves_the_foreign_alone,
+        Apart "told" "monitoring::what_prometheus_refuses_is_told" monitoring::tells_what_prometheus_refuses,
+        Apart "crowd" "monitoring::many_models_at_once_cost_few_writes_of_what_they_share" monitoring::writes_little_for_many,
+        Apart "rest-shared" "monitoring::at_rest_nothing_is_written" monitoring::rests,
+        Apart "detailed" "monitoring::the_operator_tells_of_itself" monitoring::tells_of_itself,
+        Apart "gone" "monitoring::definitions_that_are_removed_are_let_go_of" monitoring::lets_go,
         Others "rest" "rest::at_rest_nothing_is_written_but_the_lease" rest::nothing_is_written,
         Others "photo" "serving::a_photo_is_classified_through_the_service" serving::classifies_a_photo,
         Others "traffic" "rollout::a_changed_model_disturbs_no_client_and_the_old_one_comes_back" rollout::disturbs_no_client,
