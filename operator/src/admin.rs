@@ -13,7 +13,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::{
     health::{self, Seen, Status},
-    kinds::Kinds,
+    kinds::{Kinds, OptionalKind},
     leader::Leadership,
     memory,
     metrics::Metrics,
@@ -91,7 +91,7 @@ impl Admin {
             reconciles: recent.reconciles(now),
             waiting: self.waiting.seen(now),
             memory: memory::read(),
-            missing_crds: self.kinds.missing().into_iter().map(|kind| kind.definition()).collect(),
+            missing_crds: self.kinds.missing().into_iter().map(OptionalKind::definition).collect(),
         }
     }
 }
