@@ -14,7 +14,7 @@ use ortolan_tests::report::Report;
 use serde_json::{Value, json};
 
 use crate::audit::Mark;
-use crate::fixture::{Failure, Outcome, tell, tell_time};
+use crate::fixture::{Failure, LIMIT, Outcome, tell, tell_time};
 use crate::models::{small, with};
 use crate::space::{Space, as_wanted, condition, no, yes};
 
@@ -47,8 +47,8 @@ async fn install(space: &Space) -> Outcome {
         let path = files.path(file)?.display().to_string();
         // Applied by the server: what kubectl would note of them is longer than an annotation may be.
         space.cluster().run_kubectl(&["apply", "--server-side", "-f", &path]).await?;
-        let wait = ["wait", "--for=condition=Established", "crd", name, "--timeout=60s"];
-        space.cluster().run_kubectl(&wait).await?;
+        let listed = async || space.cluster().run_kubectl(&["get", name, "--all-namespaces"]).await;
+        wait::until(&format!("{name} to be served"), LIMIT, listed).await?;
     }
     Ok(())
 }
