@@ -22,7 +22,10 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 
-use crate::{metrics::Metrics, shared::Marks, waiting::Change};
+use crate::{
+    metrics::Metrics,
+    waiting::{Change, Marks},
+};
 
 /// Namespace and value of the label by which objects are sorted; of an InferenceModel, its namespace and name.
 pub type Key = (String, String);

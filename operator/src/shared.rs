@@ -28,7 +28,7 @@ use kube::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{mpsc, watch},
     time,
 };
 
@@ -40,9 +40,8 @@ use crate::{
     leader::Leadership,
     names,
     prometheus::{PrometheusRule, ServiceMonitor, Told, not_selected},
-    status::find,
     validate::Refusal,
-    waiting::Change,
+    waiting::{Change, Marks},
 };
 
 /// Owners of a shared object, the oldest of those that want it. While the operator is down, the object outlives the deletion of
@@ -59,25 +58,6 @@ const CONCURRENT: usize = 8;
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 /// See [`SHORTEST_PAUSE`].
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
-/// Namespaces that are to be looked at. Cheap to clone; all clones see the same.
-#[derive(Debug, Clone, Default)]
-pub struct Marks {
-    namespaces: Arc<Mutex<BTreeSet<String>>>,
-    woken: Arc<Notify>,
-}
-
-impl Marks {
-    /// A namespace is to be looked at.
-    pub fn add(&self, namespace: &str) {
-        self.namespaces.lock().unwrap_or_else(PoisonError::into_inner).insert(namespace.to_owned());
-        self.woken.notify_one();
-    }
-
-    fn take(&self) -> BTreeSet<String> {
-        std::mem::take(&mut *self.namespaces.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
 
 /// What has become of the two objects of a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,7 +135,8 @@ impl Wants {
         if model.metadata.deletion_timestamp.is_some() {
             return Self::Nothing;
         }
-        let accepted = model.status.as_ref().and_then(|status| find(status, accepted::TYPE));
+        let conditions = model.status.iter().flat_map(|status| &status.conditions);
+        let accepted = conditions.into_iter().find(|condition| condition.type_ == accepted::TYPE);
         let refusals = [NOT_IMPLEMENTED, INVALID_OPTIONS, INVALID_OVERLAY];
         match accepted {
             Some(accepted)
@@ -309,7 +290,7 @@ impl Shared {
         loop {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => return,
-                () = self.marks.woken.notified() => {}
+                () = self.marks.wake() => {}
                 () = causes.happen() => self.mark_all(),
             }
             time::sleep(TOGETHER).await;

@@ -1,13 +1,14 @@
-//! Which InferenceModels wait for their reconcile, and since when.
+//! What waits to be looked at: InferenceModels, and since when; and namespaces.
 
 use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use crds::resource::InferenceModel;
 use kube::runtime::reflector::ObjectRef;
+use tokio::sync::Notify;
 
 use crate::cache::Key;
 
@@ -57,6 +58,32 @@ impl Waiting {
         let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let first = waiting.values().min();
         (waiting.len(), first.map(|since| now.saturating_duration_since(*since)).unwrap_or_default())
+    }
+}
+
+/// Namespaces that are to be looked at. Cheap to clone; all clones see the same.
+#[derive(Debug, Clone, Default)]
+pub struct Marks {
+    namespaces: Arc<Mutex<BTreeSet<String>>>,
+    woken: Arc<Notify>,
+}
+
+impl Marks {
+    /// A namespace is to be looked at.
+    pub fn add(&self, namespace: &str) {
+        self.namespaces.lock().unwrap_or_else(PoisonError::into_inner).insert(namespace.to_owned());
+        self.woken.notify_one();
+    }
+
+    /// Waits until one is to be looked at.
+    pub async fn wake(&self) {
+        self.woken.notified().await;
+    }
+
+    /// All of them; none of them is any more.
+    #[must_use]
+    pub fn take(&self) -> BTreeSet<String> {
+        std::mem::take(&mut *self.namespaces.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
