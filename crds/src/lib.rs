@@ -11,6 +11,7 @@
 //!
 //! Feature `resource` (off by default) adds the Kubernetes resource; without it the crate knows nothing of Kubernetes.
 
+pub mod exposition;
 #[cfg(feature = "resource")]
 pub mod resource;
 pub mod serving;

@@ -1,22 +1,39 @@
-//! `/health`, `/ready` and `/metrics`.
+//! `/health`, `/health/detailed`, `/ready` and `/metrics`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use axum::{
     Router,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
+use k8s_openapi::jiff::Timestamp;
 
-use crate::{metrics::Metrics, observe::Sources};
+use crate::{
+    health::{self, Seen, Status},
+    kinds::{Kinds, OptionalKind},
+    leader::Leadership,
+    memory,
+    metrics::Metrics,
+    observe::Sources,
+    waiting::Waiting,
+};
 
 /// What is shown.
 #[derive(Clone)]
 pub struct Admin {
+    /// When this process began.
+    pub began: Instant,
     /// The caches, which must have been filled.
     pub sources: Sources,
+    /// What the cluster serves.
+    pub kinds: Kinds,
+    /// Whether this process may write.
+    pub leadership: Leadership,
+    /// What waits for a reconcile.
+    pub waiting: Arc<Waiting>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -25,6 +42,7 @@ pub struct Admin {
 pub fn router(admin: Admin) -> Router {
     Router::new()
         .route("/health", get(async || "ok\n"))
+        .route("/health/detailed", get(detailed))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .with_state(admin)
@@ -38,7 +56,42 @@ async fn ready(State(admin): State<Admin>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, "the objects of the cluster have not been read yet\n").into_response()
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], admin.metrics.text()).into_response()
+/// Health with the checks that it is made of; 503 where one of them is an error. For people: what restarts the operator is
+/// `/health`, since few of these errors would be cured by that.
+async fn detailed(State(admin): State<Admin>) -> Response {
+    let health = health::judge(&admin.seen(Instant::now()), Timestamp::now());
+    let code = if health.status == Status::Error { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    // Made of texts and numbers, it can always be written.
+    let body = serde_json::to_string_pretty(&health).unwrap_or_default() + "\n";
+    (code, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// OpenMetrics where the scraper takes it, else the older text form.
+async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let (kind, text) = if accepts.contains("application/openmetrics-text") {
+        ("application/openmetrics-text; version=1.0.0; charset=utf-8", admin.metrics.openmetrics_text())
+    } else {
+        ("text/plain; version=0.0.4; charset=utf-8", admin.metrics.prometheus_text())
+    };
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+impl Admin {
+    fn seen(&self, now: Instant) -> Seen {
+        let recent = self.metrics.recent();
+        let failing = recent.failing_watches(now).into_iter();
+        Seen {
+            leads: self.leadership.check().is_ok(),
+            is_filled: self.sources.are_ready(),
+            uptime: now.duration_since(self.began),
+            failing_watches: failing
+                .map(|(kind, failing)| (kind, (now.duration_since(failing.since), failing.times)))
+                .collect(),
+            reconciles: recent.reconciles(now),
+            waiting: self.waiting.seen(now),
+            memory: memory::read(),
+            missing_crds: self.kinds.missing().into_iter().map(OptionalKind::definition).collect(),
+        }
+    }
 }

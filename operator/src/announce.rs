@@ -6,7 +6,7 @@ use crds::resource::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
-    Resource as _,
+    Resource as _, ResourceExt as _,
     runtime::events::{Event, EventType, Recorder},
 };
 
@@ -45,7 +45,9 @@ pub async fn announce(recorder: &Recorder, model: &InferenceModel, status: &Infe
     for event in events {
         let event = Event { action: action.clone(), ..event };
         if let Err(error) = recorder.publish(&event, &model.object_ref(&())).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, reason = event.reason, "an event is lost");
+            let (namespace, inference_model) = (model.namespace(), model.name_any());
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(namespace, inference_model, reason = event.reason, error, "an event is lost");
         }
     }
 }

@@ -33,6 +33,15 @@ use crate::{
     validate::Refusal,
 };
 
+/// Whose object is written.
+#[derive(Debug, Clone, Copy)]
+pub enum Owner<'a> {
+    /// A child of one InferenceModel.
+    Model(&'a InferenceModel),
+    /// What the InferenceModels of this namespace share.
+    Namespace(&'a str),
+}
+
 /// Enough that two states of a child never meet.
 const DIGEST_BYTES: usize = 8;
 
@@ -103,37 +112,67 @@ impl Writer {
     /// but part of the answer.
     pub async fn apply(&self, objects: Objects, observed: &Observed) -> Result<Applied, ApplyError> {
         // No `..`: a kind that is added and forgotten here does not compile.
-        let Objects { config_maps, services, deployments } = objects;
+        let Objects { config_maps, services, deployments, dashboards } = objects;
         let mut applied = Applied::default();
-        let wanted =
-            Wanted { config_maps: names(&config_maps), services: names(&services), deployments: names(&deployments) };
+        let owner = Owner::Model(&observed.model);
+        let wanted = Wanted {
+            config_maps: names(&config_maps).into_iter().chain(names(&dashboards)).collect(),
+            services: names(&services),
+            deployments: names(&deployments),
+        };
         // Pods mount the config, so it goes first. Services are there before the first pod is ready.
         let mut without_config = HashSet::new();
         for config_map in config_maps {
             let (name, refusals) = (config_map.name_any(), applied.refusals.len());
-            self.put(config_map, &observed.config_maps, &observed.model, &mut applied).await?;
+            self.put(config_map, &observed.config_maps, owner, &mut applied).await?;
             if applied.refusals.len() > refusals {
                 without_config.insert(name);
             }
         }
         for service in services {
-            self.put(service, &observed.services, &observed.model, &mut applied).await?;
+            self.put(service, &observed.services, owner, &mut applied).await?;
         }
         for (index, deployment) in deployments.into_iter().enumerate() {
             let refusals = applied.refusals.len();
             // A revision's ConfigMap and Deployment have one name. No pod runs with a config that somebody else wrote.
             let has_config = !without_config.contains(&deployment.name_any());
             if has_config {
-                self.put(deployment, &observed.deployments, &observed.model, &mut applied).await?;
+                self.put(deployment, &observed.deployments, owner, &mut applied).await?;
             }
             // The first is the one that is worked towards. While it cannot be had, no other makes room for it.
             if index == 0 && (!has_config || applied.refusals.len() > refusals) {
                 break;
             }
         }
+        for dashboard in dashboards {
+            self.put(dashboard, &observed.config_maps, owner, &mut applied).await?;
+        }
         self.prune(&observed.deployments, &wanted.deployments).await?;
         self.prune(&observed.services, &wanted.services).await?;
         self.prune(&observed.config_maps, &wanted.config_maps).await?;
+        Ok(applied)
+    }
+
+    /// Brings what a namespace has of one kind, in `live`, to what is wanted, if anything is.
+    ///
+    /// # Errors
+    /// See [`Writer::apply`].
+    pub async fn share<K>(
+        &self,
+        namespace: &str,
+        wanted: Option<K>,
+        live: &BTreeMap<String, Arc<K>>,
+    ) -> Result<Applied, ApplyError>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+        K: Clone + Debug + Serialize + DeserializeOwned,
+    {
+        let mut applied = Applied::default();
+        let names = wanted.iter().map(kube::ResourceExt::name_any).collect();
+        if let Some(object) = wanted {
+            self.put(object, live, Owner::Namespace(namespace), &mut applied).await?;
+        }
+        self.prune(live, &names).await?;
         Ok(applied)
     }
 
@@ -164,12 +203,11 @@ impl Writer {
         }
     }
 
-    /// Forgets children that are gone.
+    /// Forgets children of InferenceModels, by their uid, that are gone. What namespaces share is little.
     pub fn keep_only(&self, is_there: impl Fn(&str) -> bool) {
-        self.written
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|key, _| key.split_once(' ').is_some_and(|(model, _)| is_there(model)));
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, _| {
+            key.split_once(' ').is_some_and(|(owner, _)| owner.starts_with(NAMESPACE_PREFIX) || is_there(owner))
+        });
     }
 
     fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self, namespace: &str) -> Api<K> {
@@ -180,7 +218,7 @@ impl Writer {
         &self,
         child: K,
         live: &BTreeMap<String, Arc<K>>,
-        model: &InferenceModel,
+        owner: Owner<'_>,
         applied: &mut Applied,
     ) -> Result<(), ApplyError>
     where
@@ -188,7 +226,7 @@ impl Writer {
         K: Clone + Debug + Serialize + DeserializeOwned,
     {
         let (kind, name) = (K::kind(&()), child.name_any());
-        let key = format!("{} {kind}/{name}", model.uid().unwrap_or_default());
+        let key = format!("{} {kind}/{name}", owner.key());
         let wanted = Wish::of(&child);
         let mut known = live.get(&name).map(|live| K::clone(live));
         if known.as_ref().is_some_and(|live| live.meta().deletion_timestamp.is_some()) {
@@ -199,16 +237,16 @@ impl Writer {
             return Ok(());
         }
         if known.is_none() {
-            known = self.look_for::<K>(model, &name).await?;
+            known = self.look_for::<K>(owner, &name).await?;
         }
-        if let Some(found) = known.as_ref().filter(|found| !is_ours(*found, model)) {
-            if was_ours(found, model) {
+        if let Some(found) = known.as_ref().filter(|found| !owner.has(*found)) {
+            if owner.had(found) {
                 return Err(ApplyError::StillThere { kind: kind.into_owned(), name });
             }
-            applied.refusals.push(belongs_to_another(&kind, found));
+            applied.refusals.push(owner.belongs_to_another(&kind, found));
             return Ok(());
         }
-        match self.write(&wanted, known.as_ref(), model).await {
+        match self.write(&wanted, known.as_ref(), owner).await {
             Ok(stored) => {
                 self.remember(key, &wanted, &stored);
                 applied.written.push(format!("{kind} {name}"));
@@ -223,7 +261,7 @@ impl Writer {
         }
     }
 
-    async fn write<K>(&self, wanted: &Wish, known: Option<&K>, model: &InferenceModel) -> Result<K, kube::Error>
+    async fn write<K>(&self, wanted: &Wish, known: Option<&K>, owner: Owner<'_>) -> Result<K, kube::Error>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
@@ -237,7 +275,7 @@ impl Writer {
             params = params.force();
         }
         self.permit()?;
-        let api: Api<K> = self.api(&model.namespace().unwrap_or_default());
+        let api: Api<K> = self.api(&owner.namespace());
         let name = patch["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let apply = Patch::Apply(&patch);
         let stored = match api.patch(&name, &params, &apply).await {
@@ -272,11 +310,11 @@ impl Writer {
     }
 
     /// What the cache does not show may be there all the same: it carries no label of ours, or is younger than the cache.
-    async fn look_for<K>(&self, model: &InferenceModel, name: &str) -> Result<Option<K>, ApplyError>
+    async fn look_for<K>(&self, owner: Owner<'_>, name: &str) -> Result<Option<K>, ApplyError>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
-        let api: Api<K> = self.api(&model.namespace().unwrap_or_default());
+        let api: Api<K> = self.api(&owner.namespace());
         let named = ListParams::default().fields(&format!("metadata.name={name}"));
         let list = api.list(&named).await.map_err(|source| self.failed::<K>("look for", name, source))?;
         Ok(list.items.into_iter().next())
@@ -404,38 +442,71 @@ fn seen(live: &Value, wanted: &Value) -> String {
     digest(&project(live, wanted), DIGEST_BYTES)
 }
 
-fn is_ours<K: Resource>(found: &K, model: &InferenceModel) -> bool {
-    let metadata = found.meta();
-    if is_owned_by(metadata, &model.uid().unwrap_or_default()) {
-        return true;
+/// What is written for a namespace is remembered under its name with this, which no uid begins with.
+const NAMESPACE_PREFIX: &str = "namespace/";
+
+impl Owner<'_> {
+    fn namespace(&self) -> String {
+        match self {
+            Self::Model(model) => model.namespace().unwrap_or_default(),
+            Self::Namespace(namespace) => (*namespace).to_owned(),
+        }
     }
-    // One that we wrote and that nobody owns: the reference was taken off, or its InferenceModel was deleted and its
-    // children kept.
-    let written_by_us = |entry: &ManagedFieldsEntry| {
-        entry.manager.as_deref() == Some(names::FIELD_MANAGER) && entry.operation.as_deref() == Some("Apply")
-    };
-    controller(found).is_none() && metadata.managed_fields.iter().flatten().any(written_by_us)
+
+    fn key(&self) -> String {
+        match self {
+            Self::Model(model) => model.uid().unwrap_or_default(),
+            Self::Namespace(namespace) => format!("{NAMESPACE_PREFIX}{namespace}"),
+        }
+    }
+
+    /// Whether an object is this owner's.
+    fn has<K: Resource>(&self, found: &K) -> bool {
+        match self {
+            Self::Model(model) if is_owned_by(found.meta(), &model.uid().unwrap_or_default()) => true,
+            // One that we wrote and that nobody owns: the reference was taken off, or its InferenceModel was deleted and its
+            // children kept.
+            Self::Model(_) => controller(found).is_none() && was_written_by_us(found),
+            Self::Namespace(_) => is_shared(found) || (controller(found).is_none() && was_written_by_us(found)),
+        }
+    }
+
+    /// Whether it belongs to an InferenceModel that had this name.
+    fn had<K: Resource>(&self, found: &K) -> bool {
+        let Self::Model(model) = self else { return false };
+        controller(found).is_some_and(|owner| owner.kind == InferenceModel::kind(&()) && owner.name == model.name_any())
+    }
+
+    fn belongs_to_another<K: Resource>(&self, kind: &str, found: &K) -> Refusal {
+        let owner = match controller(found) {
+            Some(owner) => format!("belongs to {} {}", owner.kind, owner.name),
+            None => "was not made by Ortolan".to_owned(),
+        };
+        let remedy = match self {
+            Self::Model(_) => "give this InferenceModel another name",
+            Self::Namespace(_) => "set spec.monitoring so that none is wanted",
+        };
+        let message =
+            format!("{kind} {} {owner}, so it is left alone. Remove or rename it, or {remedy}", found.name_any());
+        Refusal { reason: accepted::NAME_CONFLICT, message }
+    }
 }
 
-/// Whether it belongs to an InferenceModel that had this name.
-fn was_ours<K: Resource>(found: &K, model: &InferenceModel) -> bool {
-    controller(found).is_some_and(|owner| owner.kind == InferenceModel::kind(&()) && owner.name == model.name_any())
+fn was_written_by_us<K: Resource>(found: &K) -> bool {
+    let by_us = |entry: &ManagedFieldsEntry| {
+        entry.manager.as_deref() == Some(names::FIELD_MANAGER) && entry.operation.as_deref() == Some("Apply")
+    };
+    found.meta().managed_fields.iter().flatten().any(by_us)
+}
+
+/// Whether an object is one that we wrote for a namespace, as far as the object itself tells: caches do not keep who wrote it.
+#[must_use]
+pub fn is_shared<K: Resource>(found: &K) -> bool {
+    controller(found).is_none() && found.annotations().contains_key(names::APPLIED_ANNOTATION)
 }
 
 fn controller<K: Resource>(found: &K) -> Option<&OwnerReference> {
     found.meta().owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
-}
-
-fn belongs_to_another<K: Resource>(kind: &str, found: &K) -> Refusal {
-    let owner = match controller(found) {
-        Some(owner) => format!("belongs to {} {}", owner.kind, owner.name),
-        None => "was not made by Ortolan".to_owned(),
-    };
-    let message = format!(
-        "{kind} {} {owner}, so it is left alone. Remove or rename it, or give this InferenceModel another name",
-        found.name_any()
-    );
-    Refusal { reason: accepted::NAME_CONFLICT, message }
 }
 
 /// A reason of the condition Accepted where the API server will not take the object however often it is asked.

@@ -1,4 +1,5 @@
-//! What the API server has of one kind, kept up to date by a watch and sorted by the InferenceModel it belongs to.
+//! What the API server has of one kind, kept up to date by a watch and sorted by a label: by the InferenceModel that it belongs
+//! to, or by what a namespace has it for.
 //!
 //! A reconcile reads these and asks the API server nothing. Deletions count as changes: a child that is gone must be
 //! made again.
@@ -9,27 +10,51 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use crds::resource::InferenceModel;
-use futures::{StreamExt as _, TryStreamExt as _, pin_mut};
+use futures::{StreamExt as _, pin_mut};
 use k8s_openapi::NamespaceResourceScope;
 use kube::{
     Api, Client, Resource, ResourceExt,
     runtime::{
         WatchStreamExt as _,
-        reflector::ObjectRef,
         watcher::{self, Event, watcher},
     },
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 
-use crate::{metrics::Metrics, names};
+use crate::{
+    metrics::Metrics,
+    waiting::{Change, Marks},
+};
 
-/// Namespace and name of an InferenceModel.
+/// Namespace and value of the label by which objects are sorted; of an InferenceModel, its namespace and name.
 pub type Key = (String, String);
+
+/// Who is told of changes.
+#[derive(Clone)]
+pub enum Audience {
+    /// The InferenceModel that an object belongs to. When the queue is full, the watch waits.
+    Models(mpsc::Sender<Change>),
+    /// The namespace that an object is in; it is of a kind that the cluster may lack.
+    Namespaces(Marks),
+}
+
+impl Audience {
+    /// Whether anybody listens still.
+    async fn tell(&self, key: Key) -> bool {
+        match self {
+            Self::Models(changed) => changed.send(Change::from(key)).await.is_ok(),
+            Self::Namespaces(marks) => {
+                marks.add(&key.0);
+                true
+            }
+        }
+    }
+}
 
 /// The objects of one kind. Cheap to clone; all clones see the same.
 pub struct Cache<K> {
+    label: &'static str,
     objects: Arc<RwLock<Objects<K>>>,
     ready: watch::Sender<bool>,
 }
@@ -43,14 +68,21 @@ struct Objects<K> {
 
 impl<K> Clone for Cache<K> {
     fn clone(&self) -> Self {
-        Self { objects: Arc::clone(&self.objects), ready: self.ready.clone() }
+        Self { label: self.label, objects: Arc::clone(&self.objects), ready: self.ready.clone() }
     }
 }
 
-impl<K> Default for Cache<K> {
+impl<K> Cache<K> {
+    /// Nothing yet of the objects that carry this label.
+    #[must_use]
+    pub fn by(label: &'static str) -> Self {
+        Self { label, objects: Arc::default(), ready: watch::Sender::new(false) }
+    }
+}
+
+impl<K> Default for Objects<K> {
     fn default() -> Self {
-        let objects = Objects { of: HashMap::new(), labels: HashMap::new() };
-        Self { objects: Arc::new(RwLock::new(objects)), ready: watch::Sender::new(false) }
+        Self { of: HashMap::new(), labels: HashMap::new() }
     }
 }
 
@@ -59,11 +91,18 @@ where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     K: Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    /// The objects that carry this InferenceModel's label, by name.
+    /// The objects whose label has this value, by name.
     #[must_use]
-    pub fn of(&self, namespace: &str, model: &str) -> BTreeMap<String, Arc<K>> {
+    pub fn of(&self, namespace: &str, value: &str) -> BTreeMap<String, Arc<K>> {
         let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
-        objects.of.get(&(namespace.to_owned(), model.to_owned())).cloned().unwrap_or_default()
+        objects.of.get(&(namespace.to_owned(), value.to_owned())).cloned().unwrap_or_default()
+    }
+
+    /// The namespaces that have such objects.
+    #[must_use]
+    pub fn namespaces(&self) -> HashSet<String> {
+        let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
+        objects.of.keys().map(|(namespace, _)| namespace.clone()).collect()
     }
 
     /// The uids of all objects.
@@ -85,27 +124,44 @@ where
         *self.ready.borrow()
     }
 
-    /// Follows the API server for ever. Every change names the InferenceModel it belongs to in `changed`; when that is
-    /// full, the watch waits.
-    pub async fn follow(self, scope: Scope, changed: mpsc::Sender<ObjectRef<InferenceModel>>, metrics: Arc<Metrics>) {
+    /// Whether it has been filled, and changes with that.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
+    }
+
+    /// Forgets everything: the kind is not served any more.
+    pub fn forget(&self) {
+        *self.objects.write().unwrap_or_else(PoisonError::into_inner) = Objects::default();
+        self.ready.send_replace(false);
+    }
+
+    /// Follows the API server for ever, or, where the cluster may lack the kind, until it does.
+    pub async fn follow(self, scope: Scope, audience: Audience, metrics: Arc<Metrics>) {
         let api: Api<K> = scope.api();
-        let config = watcher::Config::default().labels(names::MODEL_LABEL).page_size(500);
+        let config = watcher::Config::default().labels(self.label).page_size(500);
         let kind = K::kind(&()).into_owned();
-        let events = watcher(api, config).default_backoff().inspect_err(|error| {
-            tracing::warn!(kind, error = %error, "a watch is begun again");
-            metrics.watch_restarted(&kind);
-        });
+        let events = watcher(api, config).default_backoff();
         pin_mut!(events);
         let mut listed: HashSet<(Key, String)> = HashSet::new();
         while let Some(event) = events.next().await {
             let begun = self.is_ready();
-            for key in event.map(|event| self.take(event, &mut listed)).unwrap_or_default() {
-                // Every InferenceModel is looked at once all caches are ready; nobody listens before.
-                if !begun {
+            let event = match event {
+                Ok(event) => event,
+                Err(error) if matches!(audience, Audience::Namespaces(_)) && is_not_served(&error) => return,
+                Err(error) => {
+                    tracing::warn!(kind, error = &error as &dyn std::error::Error, "a watch is begun again");
+                    metrics.watch_restarted(&kind);
                     continue;
                 }
-                let object = ObjectRef::new(&key.1).within(&key.0);
-                if changed.send(object).await.is_err() {
+            };
+            // Its first event comes before the API server is asked.
+            if !matches!(event, Event::Init) {
+                metrics.watch_moved(&kind);
+            }
+            for key in self.take(event, &mut listed) {
+                // Every InferenceModel is looked at once all caches are ready; nobody listens before.
+                if begun && !audience.tell(key).await {
                     return;
                 }
             }
@@ -120,7 +176,7 @@ where
                 Vec::new()
             }
             Event::InitApply(object) => {
-                let key = key_of(&object);
+                let key = self.key_of(&object);
                 if let Some(key) = &key {
                     listed.insert((key.clone(), object.name_any()));
                 }
@@ -133,7 +189,7 @@ where
             }
             Event::Apply(object) => self.put(object),
             Event::Delete(object) => {
-                let key = key_of(&object);
+                let key = self.key_of(&object);
                 if let Some(key) = &key {
                     self.remove(key, &object.name_any());
                 }
@@ -145,7 +201,7 @@ where
     /// Returns whom it concerns: the one whose label it carries, and the one whose label it carried before.
     fn put(&self, mut object: K) -> Vec<Key> {
         object.managed_fields_mut().clear();
-        let Some(key) = key_of(&object) else { return Vec::new() };
+        let Some(key) = self.key_of(&object) else { return Vec::new() };
         let name = object.name_any();
         let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
         let before = objects.labels.insert((key.0.clone(), name.clone()), key.1.clone());
@@ -155,6 +211,11 @@ where
         }
         objects.of.entry(key.clone()).or_default().insert(name, Arc::new(object));
         before.into_iter().chain([key]).collect()
+    }
+
+    fn key_of(&self, object: &K) -> Option<Key> {
+        let value = object.labels().get(self.label)?;
+        Some((object.namespace()?, value.clone()))
     }
 
     fn remove(&self, key: &Key, name: &str) {
@@ -177,20 +238,24 @@ where
     }
 }
 
+/// Whether the API server does not know the kind, or not any more.
+fn is_not_served(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 404,
+        _ => false,
+    }
+}
+
 impl<K> Objects<K> {
     fn take_out(&mut self, key: &Key, name: &str) {
-        if let Some(of_model) = self.of.get_mut(key) {
-            of_model.remove(name);
-            if of_model.is_empty() {
+        if let Some(of_value) = self.of.get_mut(key) {
+            of_value.remove(name);
+            if of_value.is_empty() {
                 self.of.remove(key);
             }
         }
     }
-}
-
-fn key_of<K: Resource<DynamicType = ()>>(object: &K) -> Option<Key> {
-    let model = object.labels().get(names::MODEL_LABEL)?;
-    Some((object.namespace()?, model.clone()))
 }
 
 /// Where the operator looks: everywhere, or in one namespace.

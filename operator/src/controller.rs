@@ -3,7 +3,8 @@
 //! ```text
 //! InferenceModels ─┐
 //! their children ──┼─▸ queue ▸ observe ▸ validate ▸ build ▸ apply ▸ status
-//! leadership, time ┘
+//! leadership, time ┤
+//! what they share ─┘
 //! ```
 
 use std::{
@@ -13,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crds::resource::InferenceModel;
+use crds::resource::{InferenceModel, InferenceModelStatus, conditions::READY};
 use futures::{Stream, StreamExt as _, stream};
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{
@@ -35,16 +36,18 @@ use crate::{
     announce,
     apply::{Applied, ApplyError, Writer},
     build::{self, Images, Objects, Revisions, revision},
-    cache::Scope,
+    cache::{Key, Scope},
     diagnose::{Finding, diagnose, waits_for_room_since},
     leader::Leadership,
-    metrics::{Metrics, ReconcileResult},
+    metrics::{Metrics, ReconcileResult, Step},
     names,
     observe::{Observed, Sources, has_ended, observe, ready_since},
     rollout::{self, Plan, PodFacts, Situation, Stage},
+    shared::Rounds,
     status::{self, Facts},
     stuck,
     validate::{Checked, Refusal, validate},
+    waiting::{Change, Waiting},
 };
 
 /// Reconciles at once; more would only queue up at the API server.
@@ -84,6 +87,10 @@ pub struct Context {
     pub recorder: Recorder,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What waits for a reconcile.
+    pub waiting: Arc<Waiting>,
+    /// Where changes are told that concern an InferenceModel.
+    pub changed: mpsc::Sender<Change>,
     /// How often in a row the reconcile of an object failed.
     pub failures: Mutex<HashMap<ObjectRef<InferenceModel>, u32>>,
 }
@@ -103,61 +110,105 @@ pub enum ReconcileError {
 pub async fn run(
     scope: &Scope,
     context: Arc<Context>,
-    changed: mpsc::Receiver<ObjectRef<InferenceModel>>,
+    changes: mpsc::Receiver<Change>,
     mut stop: watch::Receiver<bool>,
 ) {
     let api: Api<InferenceModel> = scope.api();
     let (store, writer) = reflector::store();
-    let (metrics, listed) = (Arc::clone(&context.metrics), store.clone());
+    let (of_models, listed) = (Arc::clone(&context), store.clone());
     let models = watcher(api, watcher::Config::default().page_size(500))
         .default_backoff()
         .modify(|model| model.managed_fields_mut().clear())
         .reflect(writer)
-        .flat_map(move |event| {
-            let event = event.inspect_err(|error| {
-                tracing::warn!(kind = "InferenceModel", error = %error, "a watch is begun again");
-                metrics.watch_restarted("InferenceModel");
-            });
-            stream::iter(event.map(|event| touched(&event, &listed)).unwrap_or_default())
-        });
+        .flat_map(move |event| stream::iter(touched(event, &listed, &of_models)));
     let gained = gained(context.leadership.subscribe(), store.clone());
-    let queue = stream::select(stream::select(models, received(changed)), gained);
-    let queue = queue.map(Ok::<_, std::convert::Infallible>).take_until(async move {
+    let queue = stream::select(stream::select(models, received(changes)), gained);
+    let (waiting, stopped) = (Arc::clone(&context.waiting), stop.clone());
+    let queue = queue.map(move |change| {
+        waiting.enters(&change);
+        Ok::<_, std::convert::Infallible>(change.model)
+    });
+    let queue = queue.take_until(async move {
         // The sender is gone when the process ends, which is a reason to stop too.
         let _ = stop.wait_for(|stop| *stop).await;
     });
     tokio::spawn(tidy(Arc::downgrade(&context), store.clone()));
     context.sources.wait_until_ready().await;
+    let rounds = Rounds {
+        models: store.clone(),
+        writer: &context.writer,
+        leadership: &context.leadership,
+        changed: context.changed.clone(),
+    };
+    let sharing = context.sources.shared.run(rounds, stopped);
     let config = controller::Config::default().concurrency(CONCURRENT);
-    controller::applier(
+    let reconciling = controller::applier(
         |model, context| Box::pin(reconcile(model, context)),
         |model, error, context| pause_after(&model, error, &context),
-        context,
+        Arc::clone(&context),
         store,
         queue,
         config,
     )
     .for_each(|result| {
         if let Err(error) = result {
-            // Deleted in the meantime, or told of already where the reconcile failed.
-            tracing::debug!(error = %error, "nothing was reconciled");
+            not_reconciled(&error, &context.waiting);
         }
         future::ready(())
-    })
-    .await;
+    });
+    tokio::join!(reconciling, sharing);
+}
+
+/// Deleted in the meantime, or told of already where the reconcile failed.
+fn not_reconciled<E: std::error::Error + 'static>(error: &controller::Error<ReconcileError, E>, waiting: &Waiting) {
+    if let controller::Error::ObjectNotFound(model) = error {
+        waiting.leaves(&ObjectRef::new(&model.name).within(model.namespace.as_deref().unwrap_or_default()));
+    }
+    tracing::debug!(error = error as &dyn std::error::Error, "nothing was reconciled");
 }
 
 /// Whom an event concerns. What is listed anew can be read only when the list is complete.
-fn touched(event: &watcher::Event<InferenceModel>, store: &Store<InferenceModel>) -> Vec<ObjectRef<InferenceModel>> {
-    match event {
-        watcher::Event::Apply(model) | watcher::Event::Delete(model) => vec![ObjectRef::from_obj(model)],
-        watcher::Event::Init | watcher::Event::InitApply(_) => Vec::new(),
-        watcher::Event::InitDone => all(store),
-    }
+fn touched(
+    event: watcher::Result<watcher::Event<InferenceModel>>,
+    store: &Store<InferenceModel>,
+    context: &Context,
+) -> Vec<Change> {
+    const KIND: &str = "InferenceModel";
+    let shared = &context.sources.shared;
+    let changes = match event {
+        Ok(watcher::Event::Apply(model)) => {
+            shared.noticed(&model);
+            vec![Change::of(ObjectRef::from_obj(&model))]
+        }
+        Ok(watcher::Event::Delete(model)) => {
+            shared.lost(&model);
+            context.metrics.readiness(&key_of(&model), None);
+            vec![Change::of(ObjectRef::from_obj(&model))]
+        }
+        Ok(watcher::Event::InitDone) => {
+            shared.listed(store);
+            all(store)
+        }
+        // The first event of a watch comes before the API server is asked.
+        Ok(watcher::Event::Init) => return Vec::new(),
+        Ok(watcher::Event::InitApply(_)) => Vec::new(),
+        Err(error) => {
+            tracing::warn!(kind = KIND, error = &error as &dyn std::error::Error, "a watch is begun again");
+            context.metrics.watch_restarted(KIND);
+            return Vec::new();
+        }
+    };
+    context.metrics.watch_moved(KIND);
+    context.metrics.knows(store.len());
+    changes
 }
 
-fn all(store: &Store<InferenceModel>) -> Vec<ObjectRef<InferenceModel>> {
-    store.state().iter().map(|model| ObjectRef::from_obj(&**model)).collect()
+fn key_of(model: &InferenceModel) -> Key {
+    (model.namespace().unwrap_or_default(), model.name_any())
+}
+
+fn all(store: &Store<InferenceModel>) -> Vec<Change> {
+    store.state().iter().map(|model| Change::of(ObjectRef::from_obj(&**model))).collect()
 }
 
 fn received<T>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> {
@@ -165,10 +216,7 @@ fn received<T>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> {
 }
 
 /// All InferenceModels, each time this process begins to lead.
-fn gained(
-    leading: watch::Receiver<bool>,
-    store: Store<InferenceModel>,
-) -> impl Stream<Item = ObjectRef<InferenceModel>> {
+fn gained(leading: watch::Receiver<bool>, store: Store<InferenceModel>) -> impl Stream<Item = Change> {
     let begins = stream::unfold(leading, |mut leading| async {
         leading.changed().await.ok()?;
         let leads = *leading.borrow_and_update();
@@ -190,15 +238,18 @@ async fn tidy(context: std::sync::Weak<Context>, store: Store<InferenceModel>) {
         let pods = context.sources.pods.uids();
         context.sources.infos.keep_only(|uid| pods.contains(uid));
         context.sources.stuck.keep_only(|uid| pods.contains(uid));
-        context.metrics.knows(models.len());
+        let keys: HashSet<Key> = models.iter().map(|model| key_of(model)).collect();
+        context.metrics.keep_only(|key| keys.contains(key));
     }
 }
 
 async fn reconcile(model: Arc<InferenceModel>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let since = context.waiting.leaves(&ObjectRef::from_obj(&*model));
     if context.leadership.check().is_err() || model.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
     let began = Instant::now();
+    since.into_iter().for_each(|since| context.metrics.waited(began.duration_since(since)));
     let done = time::timeout(RECONCILE_TIMEOUT, bring_about(Arc::clone(&model), &context)).await;
     let result = done.unwrap_or(Err(ReconcileError::Timeout));
     match &result {
@@ -215,18 +266,23 @@ async fn reconcile(model: Arc<InferenceModel>, context: Arc<Context>) -> Result<
 
 /// observe ▸ validate ▸ build ▸ apply ▸ status
 async fn bring_about(model: Arc<InferenceModel>, context: &Context) -> Result<Action, ReconcileError> {
+    let mut steps = context.metrics.steps();
     let observed = observe(model, &context.sources, Timestamp::now());
     let findings = findings(&observed);
+    steps.ended(Step::observe);
     let checked = validate(&observed.model.spec);
+    steps.ended(Step::validate);
     let (revisions, target) = revisions(&observed, checked.as_ref().ok(), &context.images);
     let plan = target.as_ref().map(|target| rollout::plan(&situation(&observed, &revisions, target, &findings)));
 
     let objects = plan.as_ref().map(|plan| build::build(&observed.model, &revisions, plan));
     let kept = kept(&revisions, objects.as_ref());
+    steps.ended(Step::build);
     let applied = match objects {
         Some(objects) => context.writer.apply(objects, &observed).await,
         None => Ok(Applied::default()),
     };
+    steps.ended(Step::apply);
     // What is known is told all the same, and the error with it.
     let (applied, failure) = match applied {
         Ok(applied) => (applied, None),
@@ -248,13 +304,30 @@ async fn bring_about(model: Arc<InferenceModel>, context: &Context) -> Result<Ac
     if is_news {
         context.writer.write_status(&observed.model, &serde_json::to_value(&status).unwrap_or_default()).await?;
     }
+    tell_readiness(&observed.model, &status, &context.metrics);
     if is_news || !applied.written.is_empty() {
         announce::announce(&context.recorder, &observed.model, &status, &applied).await;
     }
+    steps.ended(Step::status);
     match failure {
         Some(error) => Err(error.into()),
         None => Ok(Action::requeue(next_look(&observed, plan.as_ref(), &applied, checked.as_ref().err()))),
     }
+}
+
+/// The metric says how it is, and the log that it has changed.
+fn tell_readiness(model: &InferenceModel, status: &InferenceModelStatus, metrics: &Metrics) {
+    let (namespace, inference_model) = key_of(model);
+    let ready = |status: &InferenceModelStatus| {
+        status::find(status, READY).map(|ready| (ready.status == "True", ready.reason.clone(), ready.message.clone()))
+    };
+    let Some((is_ready, reason, message)) = ready(status) else { return };
+    let before = model.status.as_ref().and_then(ready);
+    if before.is_none_or(|before| (before.0, &before.1) != (is_ready, &reason)) {
+        let revision = status.active_revision.as_deref();
+        tracing::info!(namespace, inference_model, revision, is_ready, reason, "{message}");
+    }
+    metrics.readiness(&(namespace, inference_model), (!is_ready).then_some(reason.as_str()));
 }
 
 /// What is wrong with each pod that is not about to go.
@@ -363,13 +436,15 @@ fn next_look(observed: &Observed, plan: Option<&Plan>, applied: &Applied, refusa
 
 /// Twice as long after each failure in a row, with jitter.
 fn pause_after(model: &InferenceModel, error: &ReconcileError, context: &Context) -> Action {
-    let reference = ObjectRef::from_obj(model);
+    let (namespace, inference_model) = key_of(model);
     let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
-    let count = failures.entry(reference.clone()).and_modify(|count| *count += 1).or_insert(1);
+    let count = failures.entry(ObjectRef::from_obj(model)).and_modify(|count| *count += 1).or_insert(1);
     let pause = SHORTEST_PAUSE.saturating_mul(1 << (*count - 1).min(16)).min(LONGEST_PAUSE);
     let pause = pause.mul_f64(fastrand::f64().mul_add(0.5, 0.75));
     tracing::warn!(
-        inference_model = %reference,
+        namespace,
+        inference_model,
+        revision = model.status.as_ref().and_then(|status| status.active_revision.as_deref()),
         failures = *count,
         pause_seconds = pause.as_secs_f64(),
         error = error as &dyn std::error::Error,

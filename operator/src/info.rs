@@ -24,6 +24,8 @@ use tokio::{
     time,
 };
 
+use crate::waiting::Change;
+
 /// A pod that does not answer by then is asked again.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -71,13 +73,13 @@ pub struct Infos {
     known: Arc<Mutex<HashMap<Life, Option<Arc<Info>>>>>,
     client: Client<HttpConnector, Empty<Bytes>>,
     permits: Arc<Semaphore>,
-    changed: mpsc::Sender<ObjectRef<InferenceModel>>,
+    changed: mpsc::Sender<Change>,
 }
 
 impl Infos {
     /// Nothing is known yet; whom an answer concerns is told through `changed`.
     #[must_use]
-    pub fn new(changed: mpsc::Sender<ObjectRef<InferenceModel>>) -> Self {
+    pub fn new(changed: mpsc::Sender<Change>) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(TIMEOUT));
         let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
@@ -116,10 +118,16 @@ impl Infos {
             if let Some(info) = answer {
                 self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(life, Some(Arc::new(info)));
                 // The other end is gone when the process ends.
-                let _ = self.changed.send(model).await;
+                let _ = self.changed.send(Change::of(model)).await;
                 return;
             }
-            tracing::debug!(url, "a ready pod does not tell what it serves");
+            let inference_model = &model.name;
+            tracing::debug!(
+                namespace = model.namespace,
+                inference_model,
+                url,
+                "a ready pod does not tell what it serves"
+            );
             time::sleep(PAUSE).await;
         }
     }

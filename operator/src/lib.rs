@@ -6,6 +6,8 @@
 //!  caches of watches   rollout  server-side apply, only where something differs, only while leading
 //! ```
 //!
+//! What the InferenceModels of a namespace share is brought about beside that, by [`shared`], once for all of them.
+//!
 //! Vocabulary: a *revision* is an immutable pod template, rendered once and kept in its ConfigMap; the *target* is the
 //! revision that the spec asks for; a *finding* is what is wrong with one pod.
 //!
@@ -20,14 +22,21 @@ pub mod cache;
 pub mod controller;
 pub mod diagnose;
 pub mod digest;
+pub mod health;
 pub mod info;
+pub mod kinds;
 pub mod leader;
+pub mod memory;
 pub mod metrics;
 pub mod names;
 pub mod observe;
 pub mod operator;
+pub mod prometheus;
+pub mod recent;
 pub mod rollout;
 pub mod settings;
+pub mod shared;
 pub mod status;
 pub mod stuck;
 pub mod validate;
+pub mod waiting;

@@ -1,12 +1,25 @@
-//! What the operator counts, with a method for each event.
+//! What the operator counts, with a method for each event. Label sets are closed, and every series of a closed set is there at
+//! 0 from the start; the one open set, InferenceModels that are not ready, has at most one series for each.
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
+use crds::exposition::openmetrics_to_prometheus;
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
     registry::{Registry, Unit},
 };
+
+use crate::{cache::Key, kinds::OptionalKind, recent::Recent};
 
 /// The operator's metrics.
 #[derive(Debug)]
@@ -14,10 +27,17 @@ pub struct Metrics {
     registry: Registry,
     reconciles: Family<ReconcileLabels, Counter>,
     reconcile_time: Histogram,
+    step_time: Family<StepLabel, Histogram>,
+    queue_delay: Histogram,
     writes: Family<WriteLabels, Counter>,
     watch_restarts: Family<KindLabel, Counter>,
     leader: Gauge,
     models: Gauge<i64>,
+    not_ready: Family<NotReadyLabels, Gauge>,
+    /// The reason by which each of them has its series.
+    reasons: Mutex<HashMap<Key, String>>,
+    missing_crds: Family<KindLabel, Gauge>,
+    recent: Recent,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -34,6 +54,29 @@ pub enum ReconcileResult {
     /// It will be tried again.
     error,
 }
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StepLabel {
+    step: Step,
+}
+
+/// A step of a reconcile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(non_camel_case_types, reason = "the values of a label are lower case")]
+pub enum Step {
+    /// Facts are read.
+    observe,
+    /// The spec is checked.
+    validate,
+    /// What should be there is decided.
+    build,
+    /// Children are written.
+    apply,
+    /// The status is decided and written, and Events are told.
+    status,
+}
+
+const STEPS: [Step; 5] = [Step::observe, Step::validate, Step::build, Step::apply, Step::status];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct WriteLabels {
@@ -53,45 +96,130 @@ pub enum WriteResult {
     error,
 }
 
+const WRITE_RESULTS: [WriteResult; 3] = [WriteResult::ok, WriteResult::refused, WriteResult::error];
+
+/// The kinds that are written.
+const WRITTEN: [&str; 6] = ["ConfigMap", "Deployment", "InferenceModel", "PrometheusRule", "Service", "ServiceMonitor"];
+
+/// The kinds that are watched.
+const WATCHED: [&str; 7] =
+    ["ConfigMap", "Deployment", "InferenceModel", "Pod", "PrometheusRule", "Service", "ServiceMonitor"];
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabel {
     kind: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NotReadyLabels {
+    namespace: String,
+    inference_model: String,
+    reason: String,
+}
+
 /// From what costs nothing to what waits for a slow API server.
 const RECONCILE_BOUNDS: [f64; 10] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0, 10.0];
 
+/// From a step that only reads memory to one that waits for a slow API server.
+const STEP_BOUNDS: [f64; 10] = [0.000_05, 0.000_2, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25, 1.0, 10.0];
+
+/// From a queue that is empty to one of minutes: 1 ms to 131 s by steps of two.
+fn delay_bounds() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 18))
+}
+
+fn step_bounds() -> Histogram {
+    Histogram::new(STEP_BOUNDS)
+}
+
 impl Default for Metrics {
     fn default() -> Self {
-        let mut registry = Registry::with_prefix("ortolan_operator");
-        let reconciles = Family::default();
-        let writes = Family::default();
-        let watch_restarts = Family::default();
-        let reconcile_time = Histogram::new(RECONCILE_BOUNDS);
-        let leader: Gauge = Gauge::default();
-        let models: Gauge<i64> = Gauge::default();
-        registry.register("reconciles", "Reconciles of InferenceModels, by result", reconciles.clone());
-        registry.register_with_unit("reconcile", "Time of a reconcile", Unit::Seconds, reconcile_time.clone());
-        registry.register("writes", "Writes to the API server, by kind and result", writes.clone());
-        registry.register(
-            "watch_restarts",
-            "Watches that ended in an error and were begun again",
-            watch_restarts.clone(),
-        );
-        registry.register("leader", "1 while this process may write, else 0", leader.clone());
-        registry.register("models", "InferenceModels that are known", models.clone());
-        for result in [ReconcileResult::ok, ReconcileResult::error] {
-            let _ = reconciles.get_or_create(&ReconcileLabels { result });
-        }
-        Self { registry, reconciles, reconcile_time, writes, watch_restarts, leader, models }
+        let mut metrics = Self {
+            registry: Registry::with_prefix("ortolan_operator"),
+            reconciles: Family::default(),
+            reconcile_time: Histogram::new(RECONCILE_BOUNDS),
+            step_time: Family::new_with_constructor(step_bounds),
+            queue_delay: delay_bounds(),
+            writes: Family::default(),
+            watch_restarts: Family::default(),
+            leader: Gauge::default(),
+            models: Gauge::default(),
+            not_ready: Family::default(),
+            reasons: Mutex::default(),
+            missing_crds: Family::default(),
+            recent: Recent::default(),
+        };
+        metrics.register();
+        metrics.begin_at_zero();
+        metrics
     }
 }
 
 impl Metrics {
+    fn register(&mut self) {
+        let r = &mut self.registry;
+        r.register("reconciles", "Reconciles of InferenceModels, by result", self.reconciles.clone());
+        r.register_with_unit("reconcile", "Time of a reconcile", Unit::Seconds, self.reconcile_time.clone());
+        r.register_with_unit("reconcile_step", "Time of a step of a reconcile", Unit::Seconds, self.step_time.clone());
+        r.register_with_unit(
+            "queue_delay",
+            "From a change to the start of the reconcile that it asked for",
+            Unit::Seconds,
+            self.queue_delay.clone(),
+        );
+        r.register("writes", "Writes to the API server, by kind and result", self.writes.clone());
+        r.register(
+            "watch_restarts",
+            "Watches that ended in an error and were begun again",
+            self.watch_restarts.clone(),
+        );
+        r.register("leader", "1 while this process may write, else 0", self.leader.clone());
+        r.register("models", "InferenceModels that are known", self.models.clone());
+        r.register(
+            "model_not_ready",
+            "1 for an InferenceModel that is not Ready, by the reason of that condition; there is no series while it is, nor \
+             from an operator that stands by",
+            self.not_ready.clone(),
+        );
+        r.register("missing_crds", "1 for an optional kind that the cluster does not serve", self.missing_crds.clone());
+    }
+
+    fn begin_at_zero(&self) {
+        for result in [ReconcileResult::ok, ReconcileResult::error] {
+            let _ = self.reconciles.get_or_create(&ReconcileLabels { result });
+        }
+        for step in STEPS {
+            let _ = self.step_time.get_or_create(&StepLabel { step });
+        }
+        for kind in WRITTEN.map(str::to_owned) {
+            for result in WRITE_RESULTS {
+                let _ = self.writes.get_or_create(&WriteLabels { kind: kind.clone(), result });
+            }
+        }
+        for kind in WATCHED.map(str::to_owned) {
+            let _ = self.watch_restarts.get_or_create(&KindLabel { kind });
+        }
+        for kind in OptionalKind::ALL {
+            self.serves(kind, true);
+        }
+    }
+
     /// A reconcile has ended.
     pub fn reconciled(&self, result: ReconcileResult, time: Duration) {
         self.reconciles.get_or_create(&ReconcileLabels { result }).inc();
         self.reconcile_time.observe(time.as_secs_f64());
+        self.recent.reconciled(result, Instant::now());
+    }
+
+    /// A reconcile's steps are timed from now on.
+    #[must_use]
+    pub fn steps(&self) -> Steps<'_> {
+        Steps { metrics: self, began: Instant::now() }
+    }
+
+    /// A change had waited that long when its reconcile began.
+    pub fn waited(&self, time: Duration) {
+        self.queue_delay.observe(time.as_secs_f64());
     }
 
     /// A write has ended.
@@ -102,11 +230,20 @@ impl Metrics {
     /// A watch is begun again after an error.
     pub fn watch_restarted(&self, kind: &str) {
         self.watch_restarts.get_or_create(&KindLabel { kind: kind.to_owned() }).inc();
+        self.recent.watch_failed(kind, Instant::now());
     }
 
-    /// This process may write, or may not any more.
+    /// A watch has brought something.
+    pub fn watch_moved(&self, kind: &str) {
+        self.recent.watch_moved(kind);
+    }
+
+    /// This process may write, or may not any more. Who stands by says nothing of InferenceModels: the leader does.
     pub fn leads(&self, leads: bool) {
         self.leader.set(i64::from(leads));
+        if !leads {
+            self.keep_only(|_| false);
+        }
     }
 
     /// So many InferenceModels are known.
@@ -114,12 +251,143 @@ impl Metrics {
         self.models.set(i64::try_from(models).unwrap_or(i64::MAX));
     }
 
-    /// All of them, as OpenMetrics.
+    /// An InferenceModel is Ready, or is not for that reason.
+    pub fn readiness(&self, model: &Key, reason: Option<&str>) {
+        let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        if reasons.get(model).map(String::as_str) == reason {
+            return;
+        }
+        if let Some(before) = reasons.remove(model) {
+            self.not_ready.remove(&not_ready(model, &before));
+        }
+        if let Some(reason) = reason {
+            self.not_ready.get_or_create(&not_ready(model, reason)).set(1);
+            reasons.insert(model.clone(), reason.to_owned());
+        }
+    }
+
+    /// Forgets InferenceModels that are gone.
+    pub fn keep_only(&self, is_there: impl Fn(&Key) -> bool) {
+        let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        reasons.retain(|model, reason| {
+            is_there(model) || {
+                self.not_ready.remove(&not_ready(model, reason));
+                false
+            }
+        });
+    }
+
+    /// The cluster serves an optional kind, or does not.
+    pub fn serves(&self, kind: OptionalKind, serves: bool) {
+        let label = KindLabel { kind: kind.name().to_owned() };
+        self.missing_crds.get_or_create(&label).set(i64::from(!serves));
+    }
+
+    /// What has happened lately.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub fn recent(&self) -> &Recent {
+        &self.recent
+    }
+
+    /// All of them, as OpenMetrics 1.0.
+    #[must_use]
+    pub fn openmetrics_text(&self) -> String {
         let mut text = String::new();
         // Writing into a string cannot fail.
         let _ = encode(&mut text, &self.registry);
         text
+    }
+
+    /// All of them in text format 0.0.4, for tools that do not read OpenMetrics.
+    #[must_use]
+    pub fn prometheus_text(&self) -> String {
+        openmetrics_to_prometheus(&self.openmetrics_text())
+    }
+}
+
+fn not_ready(model: &Key, reason: &str) -> NotReadyLabels {
+    let (namespace, inference_model) = model.clone();
+    NotReadyLabels { namespace, inference_model, reason: reason.to_owned() }
+}
+
+/// Times the steps of one reconcile, one after another.
+pub struct Steps<'a> {
+    metrics: &'a Metrics,
+    began: Instant,
+}
+
+impl Steps<'_> {
+    /// A step has ended, and the next one begins.
+    pub fn ended(&mut self, step: Step) {
+        let now = Instant::now();
+        let time = now.duration_since(self.began);
+        self.metrics.step_time.get_or_create(&StepLabel { step }).observe(time.as_secs_f64());
+        self.began = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn espresso() -> Key {
+        ("coffee".to_owned(), "espresso".to_owned())
+    }
+
+    #[test]
+    fn every_closed_label_set_and_every_histogram_is_there_at_zero_from_the_start() {
+        let text = Metrics::default().prometheus_text();
+        for line in [
+            "ortolan_operator_reconciles_total{result=\"error\"} 0",
+            "ortolan_operator_reconcile_seconds_count 0",
+            "ortolan_operator_reconcile_step_seconds_count{step=\"observe\"} 0",
+            "ortolan_operator_reconcile_step_seconds_count{step=\"status\"} 0",
+            "ortolan_operator_queue_delay_seconds_count 0",
+            "ortolan_operator_writes_total{kind=\"ServiceMonitor\",result=\"refused\"} 0",
+            "ortolan_operator_watch_restarts_total{kind=\"Pod\"} 0",
+            "ortolan_operator_leader 0",
+            "ortolan_operator_models 0",
+            "ortolan_operator_missing_crds{kind=\"ServiceMonitor\"} 0",
+            "ortolan_operator_missing_crds{kind=\"PrometheusRule\"} 0",
+        ] {
+            assert!(text.lines().any(|seen| seen == line), "expected {line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn an_inference_model_has_a_series_only_while_it_is_not_ready_and_one_reason_at_a_time() {
+        let metrics = Metrics::default();
+        let series = || {
+            let text = metrics.prometheus_text();
+            let lines = text.lines().filter(|line| line.starts_with("ortolan_operator_model_not_ready{"));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let line = |reason: &str| {
+            format!(
+                "ortolan_operator_model_not_ready{{namespace=\"coffee\",inference_model=\"espresso\",reason=\"{reason}\"}} 1"
+            )
+        };
+        metrics.readiness(&espresso(), Some("Fetching"));
+        metrics.readiness(&espresso(), Some("Fetching"));
+        assert_eq!(series(), [line("Fetching")]);
+        metrics.readiness(&espresso(), Some("OutOfDisk"));
+        assert_eq!(series(), [line("OutOfDisk")]);
+        metrics.readiness(&espresso(), None);
+        assert!(series().is_empty());
+        metrics.readiness(&espresso(), Some("Fetching"));
+        metrics.keep_only(|_| false);
+        assert!(series().is_empty(), "it was deleted");
+        metrics.readiness(&espresso(), Some("Fetching"));
+        metrics.leads(false);
+        assert!(series().is_empty(), "who stands by says nothing of InferenceModels");
+    }
+
+    #[test]
+    fn a_scraper_gets_either_form() {
+        let metrics = Metrics::default();
+        metrics.wrote("Service", WriteResult::ok);
+        assert!(metrics.openmetrics_text().ends_with("# EOF\n"));
+        let text = metrics.prometheus_text();
+        assert!(!text.contains("# EOF") && text.contains("# TYPE ortolan_operator_writes_total counter\n"), "{text}");
     }
 }

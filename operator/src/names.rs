@@ -12,6 +12,15 @@ pub const MODEL_LABEL: &str = "ortolan.dev/inference-model";
 /// Which revision an object belongs to.
 pub const REVISION_LABEL: &str = "ortolan.dev/revision";
 
+/// On what the models of a namespace share; its value is the object's name.
+pub const SHARED_LABEL: &str = "ortolan.dev/shared";
+
+/// On a headless Service: the ServiceMonitor that selects it.
+pub const SCRAPED_LABEL: &str = "ortolan.dev/service-monitor";
+
+/// Name of the ServiceMonitor and of the PrometheusRule that the models of a namespace share.
+pub const SHARED: &str = "ortolan-models";
+
 /// On an InferenceModel: a new value is a new revision, which restarts the pods.
 pub const RESTART_ANNOTATION: &str = "ortolan.dev/restart";
 
@@ -60,6 +69,12 @@ pub fn revision(model: &str, hash: &str) -> String {
 #[must_use]
 pub fn headless(model: &str) -> String {
     format!("{model}-pods")
+}
+
+/// Name of the ConfigMap with a model's dashboard.
+#[must_use]
+pub fn dashboard(model: &str) -> String {
+    format!("{model}-dashboard")
 }
 
 /// Name of the init container that fetches a model.

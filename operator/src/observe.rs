@@ -1,6 +1,6 @@
 //! Reads every fact that a decision needs, once: from the caches, and from what pods and the API server were asked.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crds::resource::InferenceModel;
 use k8s_openapi::{
@@ -16,6 +16,7 @@ use kube::{ResourceExt as _, runtime::reflector::ObjectRef};
 use crate::{
     cache::Cache,
     info::{Info, Infos},
+    shared::{Places, Shared},
     stuck::Stuck,
 };
 
@@ -40,6 +41,8 @@ pub struct Observed {
     pub infos: BTreeMap<String, Arc<Info>>,
     /// The last warning about a pod that does not get on, by the pod's name.
     pub warnings: BTreeMap<String, String>,
+    /// What has become of the objects that it shares with others of its namespace.
+    pub shared: Places,
     /// The time of the observation.
     pub now: Timestamp,
 }
@@ -59,7 +62,12 @@ pub struct Sources {
     pub infos: Infos,
     /// Warnings about pods that do not get on.
     pub stuck: Stuck,
+    /// What the InferenceModels of a namespace share.
+    pub shared: Shared,
 }
+
+/// Objects of kinds that the cluster may lack are waited for so long at the start.
+const OPTIONAL_WITHIN: Duration = Duration::from_secs(10);
 
 impl Sources {
     /// Waits until everything that was there at the start has been read.
@@ -68,6 +76,7 @@ impl Sources {
         self.deployments.wait_until_ready().await;
         self.services.wait_until_ready().await;
         self.pods.wait_until_ready().await;
+        self.shared.wait_until_ready(OPTIONAL_WITHIN).await;
     }
 
     /// Whether everything that was there at the start has been read.
@@ -95,6 +104,7 @@ pub fn observe(model: Arc<InferenceModel>, sources: &Sources, now: Timestamp) ->
         pods,
         infos,
         warnings,
+        shared: sources.shared.of(&namespace),
         now,
         model,
         namespace,

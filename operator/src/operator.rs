@@ -1,6 +1,9 @@
 //! Puts the parts together and ends them in order.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use kube::{
     Client,
@@ -17,14 +20,18 @@ use crate::{
     admin::{self, Admin},
     apply::Writer,
     build::Images,
-    cache::{Cache, Scope},
+    cache::{Audience, Cache, Scope},
     controller::{self, Context},
     info::Infos,
+    kinds::Kinds,
     leader::{Candidate, Leadership},
     metrics::Metrics,
+    names,
     observe::Sources,
     settings::Settings,
+    shared::Shared,
     stuck::Stuck,
+    waiting::Waiting,
 };
 
 /// Changes that wait to be looked at. When it is full the watches wait.
@@ -52,6 +59,7 @@ pub enum OperatorError {
 /// # Errors
 /// [`OperatorError`] where it cannot begin.
 pub async fn run(settings: Settings) -> Result<(), OperatorError> {
+    let began = Instant::now();
     let client = Client::try_default().await.map_err(|error| OperatorError::Client(Box::new(error)))?;
     let listener =
         TcpListener::bind(settings.listen).await.map_err(|error| OperatorError::Listen(settings.listen, error))?;
@@ -62,20 +70,32 @@ pub async fn run(settings: Settings) -> Result<(), OperatorError> {
     let metrics = Arc::new(Metrics::default());
     let leadership = Leadership::default();
     let (changed, changes) = mpsc::channel(CHANGES);
+    let kinds = Kinds::new(client.clone(), Arc::clone(&metrics));
     let sources = Sources {
-        config_maps: Cache::default(),
-        deployments: Cache::default(),
-        services: Cache::default(),
-        pods: Cache::default(),
+        config_maps: Cache::by(names::MODEL_LABEL),
+        deployments: Cache::by(names::MODEL_LABEL),
+        services: Cache::by(names::MODEL_LABEL),
+        pods: Cache::by(names::MODEL_LABEL),
         infos: Infos::new(changed.clone()),
         stuck: Stuck::new(client.clone(), changed.clone()),
+        shared: Shared::new(kinds.clone()),
     };
-    tokio::spawn(sources.config_maps.clone().follow(scope.clone(), changed.clone(), Arc::clone(&metrics)));
-    tokio::spawn(sources.deployments.clone().follow(scope.clone(), changed.clone(), Arc::clone(&metrics)));
-    tokio::spawn(sources.services.clone().follow(scope.clone(), changed.clone(), Arc::clone(&metrics)));
-    tokio::spawn(sources.pods.clone().follow(scope.clone(), changed, Arc::clone(&metrics)));
+    let audience = Audience::Models(changed.clone());
+    tokio::spawn(sources.config_maps.clone().follow(scope.clone(), audience.clone(), Arc::clone(&metrics)));
+    tokio::spawn(sources.deployments.clone().follow(scope.clone(), audience.clone(), Arc::clone(&metrics)));
+    tokio::spawn(sources.services.clone().follow(scope.clone(), audience.clone(), Arc::clone(&metrics)));
+    tokio::spawn(sources.pods.clone().follow(scope.clone(), audience, Arc::clone(&metrics)));
+    sources.shared.follow(&scope);
     tokio::spawn(tell_leadership(leadership.subscribe(), Arc::clone(&metrics)));
-    let routes = admin::router(Admin { sources: sources.clone(), metrics: Arc::clone(&metrics) });
+    let waiting = Arc::new(Waiting::default());
+    let routes = admin::router(Admin {
+        began,
+        sources: sources.clone(),
+        kinds,
+        leadership: leadership.clone(),
+        waiting: Arc::clone(&waiting),
+        metrics: Arc::clone(&metrics),
+    });
     tokio::spawn(async move { axum::serve(listener, routes).await });
 
     let (stop, stopped) = watch::channel(false);
@@ -101,6 +121,8 @@ pub async fn run(settings: Settings) -> Result<(), OperatorError> {
         sources,
         leadership,
         metrics,
+        waiting,
+        changed,
     });
     let controller = tokio::spawn(async move { controller::run(&scope, context, changes, stopped).await });
     tracing::info!(version = env!("CARGO_PKG_VERSION"), identity = settings.identity, "the operator has started");

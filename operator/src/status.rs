@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use crds::resource::{
-    InferenceModelStatus, Model, ModelError, ModelState, ModelStatus, RevisionStatus,
+    InferenceModelStatus, Model, ModelError, ModelState, ModelStatus, RevisionStatus, Toggle,
     conditions::{
         ALL_SERVES, APPLY_FAILED, PENDING, READY, RECONCILING, SETTLED, STALLED, SUMMED_UP, accepted, available,
-        model_loaded, rolled_out, scaling_active, scheduled,
+        model_loaded, monitoring_ready, rolled_out, scaling_active, scheduled,
     },
 };
 use k8s_openapi::{
@@ -19,9 +19,11 @@ use crate::{
     apply::{Applied, ApplyError, reason_of_refusal},
     build::{Revisions, config},
     diagnose::{Finding, Progress, progress},
+    kinds::OptionalKind,
     names,
     observe::{Observed, has_ended, ready_since},
     rollout::{Plan, Stage},
+    shared::Place,
     validate::Refusal,
 };
 
@@ -101,6 +103,7 @@ fn conditions(facts: &Facts<'_>) -> Vec<Condition> {
         (rolled_out::TYPE, rolled_out(facts)),
         (available::TYPE, available(facts)),
         (scaling_active::TYPE, Verdict::yes(scaling_active::OFF, "nobody scales, as the spec wants it")),
+        (monitoring_ready::TYPE, monitoring_ready(facts)),
     ];
     let ready = summed_up(&verdicts);
     let (reconciling, stalled) = as_kstatus_reads_it(facts, &verdicts);
@@ -127,8 +130,10 @@ fn accepted(facts: &Facts<'_>) -> Verdict {
     if let Some(refusal) = facts.refusal {
         return Verdict::no(refusal.reason, refusal.message.clone());
     }
-    if let Some(first) = facts.applied.refusals.first() {
-        let same = facts.applied.refusals.iter().filter(|refusal| refusal.reason == first.reason);
+    let shared = facts.observed.shared.refusals(&facts.observed.model.spec.monitoring);
+    let refusals: Vec<&Refusal> = facts.applied.refusals.iter().chain(shared).collect();
+    if let Some(first) = refusals.first() {
+        let same = refusals.iter().filter(|refusal| refusal.reason == first.reason);
         let messages: Vec<&str> = same.map(|refusal| refusal.message.as_str()).collect();
         return Verdict::no(first.reason, messages.join("; "));
     }
@@ -277,6 +282,64 @@ fn available(facts: &Facts<'_>) -> Verdict {
     }
     let why = if spec.replicas == 0 { "spec.replicas is 0" } else { "no pod is ready" };
     Verdict::no(available::NO_REPLICA_READY, why)
+}
+
+/// The worst of what becomes of the ServiceMonitor and of the PrometheusRule.
+fn monitoring_ready(facts: &Facts<'_>) -> Verdict {
+    let (wanted, shared) = (&facts.observed.model.spec.monitoring, &facts.observed.shared);
+    let parts = [
+        (wanted.service_monitor, OptionalKind::ServiceMonitor, &shared.service_monitor),
+        (wanted.rules, OptionalKind::PrometheusRule, &shared.rules),
+    ];
+    let wanted = parts.into_iter().filter(|(toggle, ..)| *toggle != Toggle::Disabled);
+    let verdicts: Vec<Verdict> =
+        wanted.map(|(toggle, kind, place)| of_shared(facts, toggle == Toggle::Enabled, kind, place)).collect();
+    let rank = |verdict: &&Verdict| match (verdict.status, verdict.reason) {
+        ("False", _) => 0,
+        ("Unknown", _) => 1,
+        (_, monitoring_ready::CONFIGURED) => 3,
+        (_, _) => 2,
+    };
+    let Some(first) = verdicts.iter().min_by_key(rank) else {
+        return Verdict::yes(monitoring_ready::CONFIGURED, "no object of a monitoring tool is wanted");
+    };
+    let same = verdicts.iter().filter(|verdict| verdict.status == first.status && verdict.reason == first.reason);
+    let messages: Vec<&str> = same.map(|verdict| verdict.message.as_str()).collect();
+    Verdict { status: first.status, reason: first.reason, message: messages.join("; ") }
+}
+
+/// With Auto a model is as good without: that is said, and is no failure.
+fn of_shared(facts: &Facts<'_>, is_required: bool, kind: OptionalKind, place: &Place) -> Verdict {
+    let judged = |reason: &'static str, message: String| {
+        if is_required { Verdict::no(reason, message) } else { Verdict::yes(reason, message) }
+    };
+    let (name, object) = (kind.name(), format!("{} {}", kind.name(), names::SHARED));
+    match place {
+        Place::NotInstalled if is_required => {
+            let definition = kind.definition();
+            judged(
+                monitoring_ready::CRD_NOT_INSTALLED,
+                format!(
+                    "the cluster has no {definition}, so there is no {name}. Install the Prometheus Operator, or set \
+                     spec.monitoring to Auto"
+                ),
+            )
+        }
+        Place::NotInstalled => judged(
+            monitoring_ready::CRD_NOT_INSTALLED,
+            format!("the cluster has no {}, so there is no {name}; none is needed", kind.definition()),
+        ),
+        Place::There(Some(why)) => judged(monitoring_ready::NOT_SELECTED, format!("{object} is there, but {why}")),
+        Place::There(None) => Verdict::yes(monitoring_ready::CONFIGURED, format!("{object} is there")),
+        Place::Refused(refusal) => Verdict::unknown(refusal.message.clone()),
+        Place::Missing(Some(error)) if is_required => {
+            Verdict::unknown(format!("{object} is not there yet: {error}; it is tried again"))
+        }
+        Place::Missing(None) if is_required || facts.refusal.is_some() => {
+            Verdict::unknown(format!("{object} is not there yet"))
+        }
+        Place::Missing(_) => Verdict::yes(monitoring_ready::CONFIGURED, format!("{object} is about to be there")),
+    }
 }
 
 /// The first that is False; without one, the first that is Unknown.

@@ -16,6 +16,8 @@ use k8s_openapi::{
 use kube::{Api, Client, ResourceExt as _, api::ListParams, runtime::reflector::ObjectRef};
 use tokio::sync::mpsc;
 
+use crate::waiting::Change;
+
 /// How often the Events of one pod are listed at most.
 const INTERVAL: Duration = Duration::from_secs(10);
 
@@ -30,7 +32,7 @@ const REPEATED_WITHIN: Duration = Duration::from_secs(180);
 pub struct Stuck {
     client: Client,
     seen: Arc<Mutex<HashMap<String, Seen>>>,
-    changed: mpsc::Sender<ObjectRef<InferenceModel>>,
+    changed: mpsc::Sender<Change>,
 }
 
 struct Seen {
@@ -41,7 +43,7 @@ struct Seen {
 impl Stuck {
     /// Nothing is known yet; whom a warning concerns is told through `changed`.
     #[must_use]
-    pub fn new(client: Client, changed: mpsc::Sender<ObjectRef<InferenceModel>>) -> Self {
+    pub fn new(client: Client, changed: mpsc::Sender<Change>) -> Self {
         Self { client, seen: Arc::default(), changed }
     }
 
@@ -68,7 +70,8 @@ impl Stuck {
         let events: Api<Event> = Api::namespaced(self.client.clone(), namespace);
         let about = ListParams::default().fields(&format!("involvedObject.uid={uid},type=Warning"));
         let Ok(mut events) = events.list(&about).await.inspect_err(|error| {
-            tracing::debug!(error = error as &dyn std::error::Error, "the events of a pod cannot be listed");
+            let error = error as &dyn std::error::Error;
+            tracing::debug!(namespace, inference_model = model.name, error, "the events of a pod cannot be listed");
         }) else {
             return;
         };
@@ -84,7 +87,7 @@ impl Stuck {
         };
         if changed {
             // The other end is gone when the process ends.
-            let _ = self.changed.send(model).await;
+            let _ = self.changed.send(Change::of(model)).await;
         }
     }
 }

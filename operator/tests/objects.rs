@@ -13,7 +13,7 @@ use crds::{
 };
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use ortolan_operator::{
-    build::{Images, Revision, build, revision},
+    build::{self, Images, Revision, build, monitoring, revision},
     rollout::{Plan, Record, Stage},
     validate::validate,
 };
@@ -65,6 +65,7 @@ fn rich() -> Value {
         "resources": {"requests": {"cpu": "1500m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}},
         "serviceAccountName": "barista",
         "service": {"type": "NodePort", "annotations": {"team": "coffee"}},
+        "monitoring": {"serviceMonitor": "Disabled", "dashboard": true},
         "replicas": 2,
         "podTemplate": {
             "metadata": {"annotations": {"note": "hot"}},
@@ -98,11 +99,14 @@ fn objects(spec: Value) -> Value {
     let model = model(spec);
     let revision = born(&model, &images());
     let hash = revision.hash.clone();
-    let objects = build(&model, &BTreeMap::from([(hash.clone(), revision)]), &plan(&hash));
+    let mut objects = build(&model, &BTreeMap::from([(hash.clone(), revision)]), &plan(&hash));
+    // What is shown is a file of its own, which changes for reasons of its own.
+    objects.dashboards.iter_mut().for_each(|dashboard| dashboard.data = None);
     json!({
         "configMaps": objects.config_maps,
         "services": objects.services,
         "deployments": objects.deployments,
+        "dashboards": objects.dashboards,
     })
 }
 
@@ -124,6 +128,27 @@ fn the_objects_of_a_plain_spec() {
 #[test]
 fn the_objects_of_a_rich_spec() {
     check("rich.json", &objects(rich()));
+}
+
+#[test]
+fn what_the_models_of_a_namespace_share() {
+    let owners = [build::shared_owner(&model(plain()))];
+    let mut rules = monitoring::prometheus_rule("coffee", &owners);
+    // They are a file of their own, which changes for reasons of its own.
+    rules.spec.groups.clear();
+    let monitor = monitoring::service_monitor("coffee", &owners);
+    check("shared.json", &json!({"serviceMonitor": monitor, "prometheusRule": rules}));
+}
+
+#[test]
+fn a_dashboard_is_of_its_model_and_fits_into_a_config_map() {
+    let dashboard = monitoring::dashboard(&model(plain()));
+    let data = dashboard.data.unwrap();
+    let (file, text) = data.first_key_value().unwrap();
+    assert_eq!((data.len(), file.as_str()), (1, "ortolan-coffee-espresso.json"));
+    let shown: Value = serde_json::from_str(text).unwrap();
+    assert!(shown["title"].as_str().unwrap().ends_with("coffee/espresso"), "{}", shown["title"]);
+    assert!(text.len() < 512 << 10, "a ConfigMap holds 1 MiB, and etcd is not for files: {} bytes", text.len());
 }
 
 #[test]
@@ -154,6 +179,7 @@ fn the_hash_covers_what_changes_pods_and_nothing_else() {
         ("suspend", json!(true)),
         ("rollout", json!({"strategy": "Recreate"})),
         ("service", json!({"type": "NodePort"})),
+        ("monitoring", json!({"rules": "Disabled", "dashboard": true})),
     ] {
         assert_eq!(with(key, value), base, "{key}");
     }

@@ -32,6 +32,8 @@ pub enum Purpose {
     Rules,
     /// Taking the traces of a server.
     Traces,
+    /// The kinds of the Prometheus Operator, which a cluster may have or lack.
+    PrometheusOperator,
     /// Building container images. Needs packages of the system, and no program from here.
     Images,
 }
@@ -56,6 +58,16 @@ struct Module {
     /// Variables that tell a program its own version.
     version_variables: &'static [(&'static str, &'static str)],
     programs: &'static [Program],
+    /// Files of the required module that are kept beside the programs.
+    files: &'static [ModuleFile],
+}
+
+/// A file of a Go module.
+#[derive(Debug)]
+struct ModuleFile {
+    name: &'static str,
+    path: &'static str,
+    purpose: Purpose,
 }
 
 #[derive(Debug)]
@@ -94,6 +106,7 @@ pub const PROFILES: &[Profile] = &[Profile {
                 Program::of("kubelet", "k8s.io/kubernetes/cmd/kubelet", Purpose::Node),
                 Program::of("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy", Purpose::Node),
             ],
+            files: &[],
         },
         Module {
             folder: "etcd-3.6",
@@ -102,6 +115,7 @@ pub const PROFILES: &[Profile] = &[Profile {
             build_tags: "",
             version_variables: &[],
             programs: &[Program::of("etcd", ".", Purpose::ControlPlane)],
+            files: &[],
         },
         Module {
             folder: "coredns-1.15",
@@ -110,6 +124,7 @@ pub const PROFILES: &[Profile] = &[Profile {
             build_tags: "",
             version_variables: &[],
             programs: &[Program::of("coredns", ".", Purpose::Node)],
+            files: &[],
         },
         Module {
             folder: "kwok-0.8",
@@ -121,6 +136,7 @@ pub const PROFILES: &[Profile] = &[Profile {
                 Program::of("kwok", "sigs.k8s.io/kwok/cmd/kwok", Purpose::Kwok),
                 Program::of("kwok-stages", ".", Purpose::Kwok),
             ],
+            files: &[],
         },
         Module {
             folder: "helm-3.22",
@@ -129,6 +145,27 @@ pub const PROFILES: &[Profile] = &[Profile {
             build_tags: "",
             version_variables: &[("helm.sh/helm/v3/internal/version.version", "v3.22.0")],
             programs: &[Program::of("helm", "helm.sh/helm/v3/cmd/helm", Purpose::Helm)],
+            files: &[],
+        },
+        Module {
+            folder: "prometheus-operator-0.93",
+            requires: "github.com/prometheus-operator/prometheus-operator",
+            version: "v0.93.0",
+            build_tags: "",
+            version_variables: &[],
+            programs: &[],
+            files: &[
+                ModuleFile {
+                    name: "servicemonitors.yaml",
+                    path: "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
+                    purpose: Purpose::PrometheusOperator,
+                },
+                ModuleFile {
+                    name: "prometheusrules.yaml",
+                    path: "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
+                    purpose: Purpose::PrometheusOperator,
+                },
+            ],
         },
         Module {
             folder: "prometheus-3.15",
@@ -138,6 +175,7 @@ pub const PROFILES: &[Profile] = &[Profile {
             build_tags: "remove_all_sd",
             version_variables: &[("github.com/prometheus/common/version.Version", "3.15.0")],
             programs: &[Program::of("promtool", "github.com/prometheus/prometheus/cmd/promtool", Purpose::Rules)],
+            files: &[],
         },
         Module {
             folder: "otelcol-0.96",
@@ -147,6 +185,7 @@ pub const PROFILES: &[Profile] = &[Profile {
             build_tags: "",
             version_variables: &[],
             programs: &[Program::of("otelcol", ".", Purpose::Traces)],
+            files: &[],
         },
         Module {
             folder: "pause",
@@ -155,6 +194,7 @@ pub const PROFILES: &[Profile] = &[Profile {
             build_tags: "",
             version_variables: &[],
             programs: &[Program::of("pause", ".", Purpose::Node)],
+            files: &[],
         },
         Module {
             folder: "probe",
@@ -163,6 +203,7 @@ pub const PROFILES: &[Profile] = &[Profile {
             build_tags: "",
             version_variables: &[],
             programs: &[Program::of("probe", ".", Purpose::Probe)],
+            files: &[],
         },
     ],
 }];
@@ -227,12 +268,12 @@ pub enum ProgramError {
     NotBuilt(String),
 }
 
-/// Programs that are built, by name.
+/// Programs that are built, and files that are kept with them, by name.
 #[derive(Debug, Clone)]
 pub struct Programs(BTreeMap<&'static str, PathBuf>);
 
 impl Programs {
-    /// Where the program of that name lies.
+    /// Where the program or file of that name lies.
     ///
     /// # Errors
     /// [`ProgramError::NotBuilt`] if the purposes that were asked for do not need it.
@@ -265,11 +306,15 @@ pub fn ensure(profile: &Profile, purposes: &[Purpose], report: Report) -> Result
     for module in profile.modules {
         let wanted: Vec<&Program> =
             module.programs.iter().filter(|program| purposes.contains(&program.purpose)).collect();
-        if !wanted.is_empty() {
-            let shelf = Shelf::of(module, &go_version)?;
-            shelf.fill(&wanted, report)?;
-            programs.extend(wanted.iter().map(|program| (program.name, shelf.path_of(program))));
+        let files: Vec<&ModuleFile> = module.files.iter().filter(|file| purposes.contains(&file.purpose)).collect();
+        if wanted.is_empty() && files.is_empty() {
+            continue;
         }
+        let shelf = Shelf::of(module, &go_version)?;
+        shelf.fill(&wanted, report)?;
+        shelf.copy(&files)?;
+        programs.extend(wanted.iter().map(|program| (program.name, shelf.path_of(program))));
+        programs.extend(files.iter().map(|file| (file.name, shelf.folder.join(file.name))));
     }
     Ok(Programs(programs))
 }
@@ -316,6 +361,23 @@ impl<'a> Shelf<'a> {
         Ok(())
     }
 
+    fn copy(&self, wanted: &[&ModuleFile]) -> Result<(), ProgramError> {
+        let is_missing = |file: &&&ModuleFile| !self.folder.join(file.name).exists();
+        if !wanted.iter().any(|file| is_missing(&file)) {
+            return Ok(());
+        }
+        fs::create_dir_all(&self.folder).map_err(file_error("create", &self.folder))?;
+        let _lock = self.lock()?;
+        let module = self.module.download(&self.source)?;
+        for file in wanted.iter().filter(is_missing) {
+            let (from, partial) = (module.join(file.path), self.folder.join(".partial"));
+            fs::copy(&from, &partial).map_err(file_error("copy", &from))?;
+            let path = self.folder.join(file.name);
+            fs::rename(&partial, &path).map_err(file_error("publish", &path))?;
+        }
+        Ok(())
+    }
+
     /// Held until dropped; a process that dies lets go of it.
     fn lock(&self) -> Result<File, ProgramError> {
         let path = self.folder.join(".lock");
@@ -347,6 +409,18 @@ impl Module {
     fn linker_flags(&self) -> String {
         let variables = self.version_variables.iter().map(|(variable, value)| format!(" -X {variable}={value}"));
         format!("-s -w{}", variables.collect::<String>())
+    }
+}
+
+impl Module {
+    /// Brings the required module alone, checked by `go.sum`. Returns its folder.
+    fn download(&self, source: &Path) -> Result<PathBuf, ProgramError> {
+        let mut go = Command::new("go");
+        go.current_dir(source).env("GOWORK", "off").args(["mod", "download", "-json", self.requires]);
+        let module = self.folder.to_owned();
+        let told = run::output(&mut go).map_err(|source| ProgramError::Build { module, source })?;
+        let told: serde_json::Value = serde_json::from_str(&told).unwrap_or_default();
+        Ok(PathBuf::from(told["Dir"].as_str().unwrap_or_default()))
     }
 }
 

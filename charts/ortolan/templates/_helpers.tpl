@@ -51,6 +51,10 @@ Secrets, nodes and roles are not here and never will be.
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [list, watch, create, patch, delete]
+# Both kinds are the Prometheus Operator's; in a cluster without it these permit nothing.
+- apiGroups: [monitoring.coreos.com]
+  resources: [servicemonitors, prometheusrules]
+  verbs: [list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]

@@ -13,7 +13,7 @@ const SCHEMES: [&str; 3] = ["http://", "https://", "file://"];
 #[must_use]
 pub fn not_implemented(spec: &InferenceModelSpec) -> Vec<Fault> {
     let mut faults: Vec<Fault> = spec.models.iter().flat_map(of_model).collect();
-    let InferenceModelSpec { models: _, server, accelerator, scaling, monitoring, availability, .. } = spec;
+    let InferenceModelSpec { models: _, server, accelerator, scaling, availability, .. } = spec;
     let default = InferenceModelSpec::default();
     faults.extend(refused(
         "spec",
@@ -31,9 +31,6 @@ pub fn not_implemented(spec: &InferenceModelSpec) -> Vec<Fault> {
             ("scaling.staleAfter", scaling.stale_after.is_some(), "autoscaling"),
             ("route", spec.route.is_some(), "an HTTPRoute"),
             ("networkPolicy", spec.network_policy != default.network_policy, "a NetworkPolicy"),
-            ("monitoring.serviceMonitor", monitoring.service_monitor != Toggle::Auto, "a ServiceMonitor"),
-            ("monitoring.rules", monitoring.rules != Toggle::Auto, "a PrometheusRule"),
-            ("monitoring.dashboard", monitoring.dashboard, "a dashboard"),
             ("availability.pdb", availability.pdb != Toggle::Auto, "a PodDisruptionBudget"),
             ("availability.spread", availability.spread != Toggle::Auto, "spreading over zones and nodes"),
             ("cache", spec.cache.is_some(), "a cache of fetched models"),

@@ -17,15 +17,16 @@ pub enum Toggle {
     Disabled,
 }
 
-/// Objects of monitoring tools.
+/// Objects of monitoring tools, where the cluster has them. The models of a namespace share one ServiceMonitor and one
+/// PrometheusRule, both named ortolan-models, which are there as long as one of them wants them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Monitoring {
-    /// A ServiceMonitor of the Prometheus operator.
+    /// A ServiceMonitor of the Prometheus Operator, by which the pods are scraped. With Disabled they are left out.
     pub service_monitor: Toggle,
-    /// A PrometheusRule with alerts.
+    /// A PrometheusRule with recording rules and alerts for the models of the namespace.
     pub rules: Toggle,
-    /// A ConfigMap with a dashboard for Grafana.
+    /// A ConfigMap with a dashboard of this model for Grafana, labelled grafana_dashboard.
     pub dashboard: bool,
 }
 

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crds::exposition::openmetrics_to_prometheus;
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, text::encode},
     metrics::{
@@ -23,7 +24,6 @@ use prometheus_client::{
 use super::{
     Bounds, Memory, OUTCOMES, Outcome, REASONS, Reason, collect,
     events::Events,
-    text::openmetrics_to_prometheus,
     triton::{Totals, Triton},
     window::Maximum,
 };

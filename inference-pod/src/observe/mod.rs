@@ -16,7 +16,6 @@ pub mod metrics;
 pub mod metrics;
 pub mod process;
 pub mod span;
-pub mod text;
 #[cfg(feature = "metrics")]
 mod triton;
 pub mod window;

@@ -3,17 +3,19 @@
 //! ```text
 //! spec ▸ Revision {hash, config, template}   rendered once, at birth, and stored in the revision's ConfigMap
 //!                    │
-//! plan ▸ ConfigMap, Deployment for each revision ▸ Services ▸ Objects
+//! plan ▸ ConfigMap, Deployment for each revision ▸ Services ▸ dashboard ▸ Objects
 //! ```
 //!
 //! What a revision was born with is used for ever: another operator that would render its pods differently restarts none.
 
 pub mod config;
+pub mod monitoring;
 mod objects;
 pub mod overlay;
+pub mod promql;
 pub mod revision;
 mod unit;
 
-pub use objects::{Objects, build};
+pub use objects::{Objects, build, shared_owner};
 pub use revision::{Revision, Revisions};
 pub use unit::{Images, ServingUnit};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crds::resource::InferenceModel;
+use crds::resource::{InferenceModel, Toggle};
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
@@ -15,7 +15,7 @@ use k8s_openapi::{
 };
 use kube::{Resource as _, ResourceExt as _};
 
-use super::{Revision, Revisions, revision, unit};
+use super::{Revision, Revisions, monitoring, revision, unit};
 use crate::{names, rollout::Plan};
 
 /// Everything that should be there, in the order in which it is needed.
@@ -27,6 +27,8 @@ pub struct Objects {
     pub services: Vec<Service>,
     /// One for each revision, first that which is worked towards.
     pub deployments: Vec<Deployment>,
+    /// What Grafana shows of it, if that is wanted. No pod needs it, so it goes last.
+    pub dashboards: Vec<ConfigMap>,
 }
 
 /// Builds the objects of the revisions that are kept.
@@ -38,6 +40,7 @@ pub fn build(model: &InferenceModel, revisions: &Revisions, plan: &Plan) -> Obje
         config_maps: kept.iter().map(|revision| config_map(model, revision, plan)).collect(),
         services: vec![service(model), headless_service(model)],
         deployments: kept.iter().map(|revision| deployment(model, revision, plan)).collect(),
+        dashboards: model.spec.monitoring.dashboard.then(|| monitoring::dashboard(model)).into_iter().collect(),
     }
 }
 
@@ -130,8 +133,13 @@ fn service(model: &InferenceModel) -> Service {
 
 /// The pods one by one, for scrapers and for clients that balance by themselves.
 fn headless_service(model: &InferenceModel) -> Service {
+    let mut metadata = metadata(model, &names::headless(&model.name_any()), None);
+    if model.spec.monitoring.service_monitor != Toggle::Disabled {
+        let label = (names::SCRAPED_LABEL.to_owned(), names::SHARED.to_owned());
+        metadata.labels.get_or_insert_default().extend([label]);
+    }
     Service {
-        metadata: metadata(model, &names::headless(&model.name_any()), None),
+        metadata,
         spec: Some(ServiceSpec {
             type_: Some("ClusterIP".to_owned()),
             cluster_ip: Some("None".to_owned()),
@@ -157,7 +165,7 @@ fn port(name: &str, number: i32) -> ServicePort {
     }
 }
 
-fn metadata(model: &InferenceModel, name: &str, revision: Option<&str>) -> ObjectMeta {
+pub(super) fn metadata(model: &InferenceModel, name: &str, revision: Option<&str>) -> ObjectMeta {
     let mut labels = unit::labels(&model.name_any());
     labels.extend(revision.map(|hash| (names::REVISION_LABEL.to_owned(), hash.to_owned())));
     ObjectMeta {
@@ -169,14 +177,19 @@ fn metadata(model: &InferenceModel, name: &str, revision: Option<&str>) -> Objec
     }
 }
 
-/// Without `blockOwnerDeletion`: nobody has to wait for the children to be gone.
 fn owner(model: &InferenceModel) -> OwnerReference {
+    OwnerReference { controller: Some(true), ..shared_owner(model) }
+}
+
+/// One of several owners. Without `blockOwnerDeletion`: nobody has to wait for the children to be gone.
+#[must_use]
+pub fn shared_owner(model: &InferenceModel) -> OwnerReference {
     OwnerReference {
         api_version: InferenceModel::api_version(&()).into_owned(),
         kind: InferenceModel::kind(&()).into_owned(),
         name: model.name_any(),
         uid: model.uid().unwrap_or_default(),
-        controller: Some(true),
+        controller: None,
         block_owner_deletion: None,
     }
 }

@@ -228,9 +228,16 @@ fn restricted() -> SecurityContext {
 /// Labels that the pods of an InferenceModel share.
 #[must_use]
 pub fn labels(model: &str) -> BTreeMap<String, String> {
+    let mut labels = common_labels();
+    labels.insert(names::MODEL_LABEL.to_owned(), model.to_owned());
+    labels
+}
+
+/// Labels of everything that the operator makes.
+#[must_use]
+pub fn common_labels() -> BTreeMap<String, String> {
     BTreeMap::from([
         ("app.kubernetes.io/managed-by".to_owned(), "ortolan".to_owned()),
         ("app.kubernetes.io/name".to_owned(), "inference-pod".to_owned()),
-        (names::MODEL_LABEL.to_owned(), model.to_owned()),
     ])
 }

@@ -220,8 +220,15 @@ fn check() -> Outcome {
 }
 
 fn build_programs(of: &OfProfile) -> Outcome {
-    let purposes =
-        [Purpose::ControlPlane, Purpose::Node, Purpose::Kwok, Purpose::Helm, Purpose::Rules, Purpose::Traces];
+    let purposes = [
+        Purpose::ControlPlane,
+        Purpose::Node,
+        Purpose::Kwok,
+        Purpose::Helm,
+        Purpose::Rules,
+        Purpose::Traces,
+        Purpose::PrometheusOperator,
+    ];
     let programs = programs::ensure(Profile::named(&of.profile)?, &purposes, Report::to_stderr())?;
     for (_, path) in programs.iter() {
         print(path.display())?;

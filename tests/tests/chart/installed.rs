@@ -39,6 +39,7 @@ const ANYWHERE: Permission =
 
 const CHILD_VERBS: &[&str] = &["list", "watch", "create", "patch", "delete"];
 const MODELS: Permission = Permission { group: "ortolan.dev", resource: "inferencemodels", ..ANYWHERE };
+const PROMETHEUS: Permission = Permission { group: "monitoring.coreos.com", ..ANYWHERE };
 const LEASES: Permission = Permission { group: "coordination.k8s.io", resource: "leases", ..ANYWHERE };
 
 /// What the operator does.
@@ -48,6 +49,8 @@ const NEEDED: &[Permission] = &[
     Permission { resource: "services", verbs: CHILD_VERBS, ..ANYWHERE },
     Permission { resource: "configmaps", verbs: CHILD_VERBS, ..ANYWHERE },
     Permission { group: "apps", resource: "deployments", verbs: CHILD_VERBS, ..ANYWHERE },
+    Permission { resource: "servicemonitors", verbs: CHILD_VERBS, ..PROMETHEUS },
+    Permission { resource: "prometheusrules", verbs: CHILD_VERBS, ..PROMETHEUS },
     Permission { resource: "pods", verbs: &["list", "watch"], ..ANYWHERE },
     Permission { resource: "events", verbs: &["list"], ..ANYWHERE },
     Permission { group: "events.k8s.io", resource: "events", verbs: &["create", "patch"], ..ANYWHERE },
@@ -61,6 +64,7 @@ const DENIED: &[Permission] = &[
     Permission { resource: "secrets", namespace: NAMESPACE, verbs: &["get", "list"], ..ANYWHERE },
     Permission { resource: "nodes", namespace: "", verbs: &["get", "list", "watch"], ..ANYWHERE },
     Permission { resource: "pods", verbs: &["create", "patch", "delete"], ..ANYWHERE },
+    Permission { resource: "prometheuses", verbs: &["list", "create", "patch", "delete"], ..PROMETHEUS },
     Permission { resource: "pods", subresource: "log", verbs: &["get"], ..ANYWHERE },
     Permission { resource: "pods", subresource: "exec", verbs: &["create"], ..ANYWHERE },
     Permission {

@@ -56,17 +56,20 @@ pub(crate) enum Beside {
     Others,
     /// Nobody: it ends operators.
     Nobody,
+    /// Nobody, on a cluster of their own: it changes which kinds the cluster serves. There is no node, so no pod ever runs.
+    Apart,
 }
 
 /// What the tests share. It is started when the first of them asks for it.
 pub(crate) struct Fixture {
     runtime: Runtime,
     stage: OnceCell<Outcome<Stage>>,
+    apart: OnceCell<Outcome<Stage>>,
 }
 
 impl Fixture {
     pub(crate) fn new() -> Self {
-        Self { runtime: Runtime::new().expect("a runtime"), stage: OnceCell::new() }
+        Self { runtime: Runtime::new().expect("a runtime"), stage: OnceCell::new(), apart: OnceCell::new() }
     }
 
     /// `None` if the tests can run.
@@ -89,7 +92,11 @@ impl Fixture {
     ) -> Outcome {
         self.runtime.block_on(async {
             // Kept as a failure too: what does not start for one test does not start for the next.
-            let stage = self.stage.get_or_init(Stage::start).await.as_ref().map_err(Failure::clone)?;
+            let stage = match beside {
+                Beside::Apart => self.apart.get_or_init(Stage::start_apart).await,
+                Beside::Others | Beside::Nobody => self.stage.get_or_init(Stage::start).await,
+            };
+            let stage = stage.as_ref().map_err(Failure::clone)?;
             let _turn = stage.turn(beside).await?;
             let space = Space::create(stage, namespace).await?;
             test(&space).await.inspect_err(|error| tell(&format!("{namespace}: {error}")))?;
@@ -99,9 +106,14 @@ impl Fixture {
 
     /// Ends what was started; the logs stay if a test failed.
     pub(crate) fn end(&self, failed: bool) -> Outcome {
-        let Some(Ok(stage)) = self.stage.get() else { return Ok(()) };
-        self.runtime.block_on(stage.operator.lock()).take();
-        stage.cluster.end(failed).inspect_err(|error| tell(&chain(error)))?;
+        let stages = [&self.stage, &self.apart];
+        let stages = stages.into_iter().filter_map(|stage| stage.get()?.as_ref().ok());
+        let ends = stages.map(|stage| {
+            self.runtime.block_on(stage.operator.lock()).take();
+            stage.cluster.end(failed).inspect_err(|error| tell(&chain(error)))
+        });
+        // Each is ended, whether or not another could be.
+        ends.collect::<Vec<_>>().into_iter().collect::<Result<(), _>>()?;
         Ok(())
     }
 }
@@ -138,6 +150,19 @@ impl Stage {
             "cluster, operator and web server of models are up after {:.1} s",
             begun.elapsed().as_secs_f64()
         ));
+        Ok(stage)
+    }
+
+    /// A control plane alone, which knows nothing of Prometheus, and an operator.
+    async fn start_apart() -> Outcome<Self> {
+        let begun = Instant::now();
+        operator::binary()?;
+        let options = Options { audit: Some(audit::policy()), ..Options::named("test-operator-apart") };
+        let cluster = Cluster::up(&options.control_plane_alone()).await?;
+        let access = access::install(&cluster).await?;
+        let stage = Self { cluster, access, turns: RwLock::default(), operator: Mutex::default() };
+        stage.operate(&Launch::usual()).await?;
+        tell(&format!("control plane and operator are up after {:.1} s", begun.elapsed().as_secs_f64()));
         Ok(stage)
     }
 

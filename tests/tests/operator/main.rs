@@ -14,6 +14,7 @@ mod fixture;
 mod foreign;
 mod gpu;
 mod models;
+mod monitoring;
 mod operator;
 mod refused;
 mod repair;
@@ -43,9 +44,10 @@ fn main() -> ExitCode {
     if conclusion.has_failed() || ended.is_err() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// In the order in which they begin: what takes long first, and what runs alone last.
+/// In the order in which they begin: what takes long first, and what runs alone last. Those apart wait for each other, so they stand
+/// between the others and keep no more than one thread waiting.
 fn trials(fixture: &'static Fixture) -> Vec<Trial> {
-    use Beside::{Nobody, Others};
+    use Beside::{Apart, Nobody, Others};
     let left_out = Fixture::reason_to_leave_out();
     if let Some(reason) = left_out {
         fixture::tell(&format!("left out: all tests of the operator: {reason}"));
@@ -58,33 +60,43 @@ fn trials(fixture: &'static Fixture) -> Vec<Trial> {
     trials![
         Others "rest" "rest::at_rest_nothing_is_written_but_the_lease" rest::nothing_is_written,
         Others "photo" "serving::a_photo_is_classified_through_the_service" serving::classifies_a_photo,
+        Apart "rest-shared" "monitoring::at_rest_nothing_is_written" monitoring::rests,
         Others "traffic" "rollout::a_changed_model_disturbs_no_client_and_the_old_one_comes_back" rollout::disturbs_no_client,
         Others "broken-gpu" "gpu::a_broken_change_on_the_one_gpu_is_taken_back" gpu::a_broken_change_is_taken_back,
         Others "deployments" "repair::edits_of_deployments_are_undone" repair::undoes_edits_of_deployments,
+        Apart "without" "monitoring::without_the_definitions_a_model_says_so_and_only_enabled_is_a_failure" monitoring::says_what_is_missing,
         Others "services" "repair::edits_of_services_are_undone" repair::undoes_edits_of_services,
         Others "one-gpu" "gpu::a_change_on_the_one_gpu_ends_by_itself" gpu::a_change_ends_by_itself,
         Others "two-on-gpu" "gpu::a_second_model_waits_for_the_gpu_of_the_first" gpu::the_second_waits_for_the_first,
+        Apart "share" "monitoring::definitions_that_come_later_are_picked_up_and_models_share_what_is_made" monitoring::is_picked_up_and_shared,
         Others "deleted" "repair::deleted_children_are_made_again" repair::remakes_the_deleted,
         Others "config-maps" "repair::edits_of_config_maps_are_undone" repair::undoes_edits_of_config_maps,
         Others "ends" "rollout::a_pod_that_ends_costs_no_request" rollout::loses_nothing_when_a_pod_ends,
+        Apart "repaired" "monitoring::shared_objects_that_are_edited_or_deleted_come_back" monitoring::is_repaired,
         Others "foreign" "foreign::what_belongs_to_another_is_left_alone_and_named" foreign::is_left_alone,
         Others "rolled-back" "rollout::a_broken_change_is_taken_back" rollout::rolls_back,
         Others "recreated" "rollout::with_recreate_there_are_never_two_revisions" rollout::recreates,
+        Apart "switched" "monitoring::what_is_disabled_goes_and_what_is_enabled_comes" monitoring::is_switched,
         Others "restarted" "rollout::the_restart_annotation_is_a_new_revision" rollout::restarts_on_demand,
         Others "checksum" "failures::a_wrong_checksum_is_told_and_clears" failures::wrong_checksum,
         Others "not-found" "failures::a_missing_file_is_told_and_clears" failures::missing_file,
+        Apart "taken" "monitoring::a_shared_object_of_somebody_else_is_left_alone_and_named" monitoring::leaves_the_foreign_alone,
         Others "no-onnx" "failures::a_file_that_is_no_model_is_told_and_clears" failures::no_onnx_file,
         Others "no-image" "failures::a_missing_image_is_told_and_clears" failures::missing_image,
         Others "crash" "failures::a_crashing_server_is_told_and_clears" failures::crash,
+        Apart "told" "monitoring::what_prometheus_refuses_is_told" monitoring::tells_what_prometheus_refuses,
         Others "memory" "failures::too_little_memory_is_told_and_clears" failures::too_little_memory,
         Others "no-claim" "failures::a_missing_claim_is_told_and_clears" failures::missing_claim,
         Others "no-secret" "failures::a_missing_secret_is_told_and_clears" failures::missing_secret,
+        Apart "crowd" "monitoring::many_models_at_once_cost_few_writes_of_what_they_share" monitoring::writes_little_for_many,
         Others "quota" "failures::an_exceeded_quota_is_told_and_clears" failures::exceeded_quota,
         Others "two-models" "serving::two_models_in_one_pod_both_answer" serving::serves_two_models,
         Others "scaled" "serving::kubectl_scale_makes_more_pods_and_fewer" serving::is_scaled,
+        Apart "detailed" "monitoring::the_operator_tells_of_itself" monitoring::tells_of_itself,
         Others "removed" "serving::nothing_is_left_of_a_deleted_model" serving::leaves_nothing_behind,
         Others "phoenix" "serving::a_model_comes_back_right_after_its_deletion" serving::comes_back_after_deletion,
         Others "suspended" "serving::a_suspended_model_has_no_pods_until_it_is_resumed" serving::is_suspended,
+        Apart "gone" "monitoring::definitions_that_are_removed_are_let_go_of" monitoring::lets_go,
         Others "events" "serving::events_tell_what_happened" serving::tells_in_events,
         Others "restricted" "foreign::models_are_served_where_restricted_is_enforced" foreign::restricted_is_enforced,
         Others "sources" "refused::none_or_two_sources" refused::none_or_two_sources,

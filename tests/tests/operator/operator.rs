@@ -46,6 +46,7 @@ pub(crate) struct Operator {
     launch: Launch,
     child: Child,
     port: u16,
+    log: PathBuf,
     leases: Api<Lease>,
 }
 
@@ -72,7 +73,8 @@ impl Operator {
         // Free a moment ago, and so it is now, unless somebody is very quick.
         let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
         let mut command = Command::new(binary()?);
-        command.env_clear().env("KUBECONFIG", kubeconfig);
+        // Without colours, which stand between a field's name and its value.
+        command.env_clear().env("KUBECONFIG", kubeconfig).env("NO_COLOR", "1");
         stage.cluster.adopt(&mut command)?;
         let settings = [
             ("namespace", NAMESPACE),
@@ -88,7 +90,7 @@ impl Operator {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log)?);
         let child = command.spawn()?;
         let leases = Api::namespaced(stage.cluster.client(), NAMESPACE);
-        Ok(Self { launch: launch.clone(), child, port, leases })
+        Ok(Self { launch: launch.clone(), child, port, log, leases })
     }
 
     /// Whether it was started like this.
@@ -126,6 +128,16 @@ impl Operator {
     pub(crate) async fn holder(&self) -> Outcome<String> {
         let spec = self.leases.get(ACCOUNT).await?.spec.unwrap_or_default();
         Ok(spec.holder_identity.unwrap_or_default())
+    }
+
+    /// What it answers to a question by HTTP.
+    pub(crate) fn ask(&self, path: &str) -> Outcome<web::Answer> {
+        Ok(web::get(("127.0.0.1", self.port), path)?)
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> Outcome<String> {
+        Ok(fs::read_to_string(&self.log)?)
     }
 
     /// The sum of all series of a metric; 0 while there is none.

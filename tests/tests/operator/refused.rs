@@ -35,8 +35,8 @@ pub(crate) async fn what_cannot_be_acted_on(space: &Space) -> Outcome {
     let cases: [(&str, Value, &[&str]); 3] = [
         (
             "NotImplemented",
-            with(small("ahead"), &json!({"monitoring": {"dashboard": true}, "networkPolicy": {"enabled": true}})),
-            &["spec.monitoring.dashboard", "spec.networkPolicy", "is not built yet: leave this field out"],
+            with(small("ahead"), &json!({"availability": {"pdb": "Enabled"}, "networkPolicy": {"enabled": true}})),
+            &["spec.availability.pdb", "spec.networkPolicy", "is not built yet: leave this field out"],
         ),
         (
             "InvalidOptions",
@@ -83,7 +83,7 @@ pub(crate) async fn what_serves_goes_on(space: &Space) -> Outcome {
     space.claim_models().await?;
     space.apply_until_ready(&small("firm")).await?;
     let (revision, pods) = (space.active_revision("firm").await?, space.pods("firm").await?);
-    space.apply(&with(small("firm"), &json!({"monitoring": {"dashboard": true}}))).await?;
+    space.apply(&with(small("firm"), &json!({"availability": {"pdb": "Enabled"}}))).await?;
     space.shows("firm", no("Accepted", "NotImplemented")).await?;
     assert_eq!(space.active_revision("firm").await?, revision);
     assert_eq!(space.numbers("firm").await?, crate::models::DOUBLED);

@@ -18,7 +18,7 @@ pub(crate) async fn nothing_is_written(space: &Space) -> Outcome {
     let service =
         json!({"metadata": {"name": "taken"}, "spec": {"selector": {"app": "foreign"}, "ports": [{"port": 80}]}});
     space.create_object::<k8s_openapi::api::core::v1::Service>(service).await?;
-    space.apply(&with(small("ahead"), &json!({"monitoring": {"dashboard": true}}))).await?;
+    space.apply(&with(small("ahead"), &json!({"availability": {"pdb": "Enabled"}}))).await?;
     space.apply(&small("taken")).await?;
     space.apply(&with(small("idle"), &json!({"suspend": true}))).await?;
     // Values that the API server writes in another way than people do.

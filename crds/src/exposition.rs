@@ -1,4 +1,5 @@
-//! Prometheus' text format 0.0.4, made of OpenMetrics, for tools that do not read the newer form.
+//! Prometheus' text format 0.0.4, made of OpenMetrics, for tools that do not read the newer form. Here because both programs
+//! export metrics, and each of them only knows this crate.
 
 use std::fmt::Write as _;
 
