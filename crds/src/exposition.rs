@@ -1,7 +1,7 @@
 //! Prometheus' text format 0.0.4, made of OpenMetrics, for tools that do not read the newer form. Here because both programs
 //! export metrics, and each of them only knows this crate.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 /// In the older form a counter's metadata carries its full name, an info is a gauge, and there are no exemplars and no end mark.
 #[must_use]
@@ -41,6 +41,45 @@ fn without_exemplar(line: &str) -> &str {
     line[after_labels..].find(" # {").map_or(line, |at| &line[..after_labels + at])
 }
 
+/// A page with the table of metrics between `<!-- NAME -->` and `<!-- /NAME -->` written anew: name, kind, labels, help. `None`
+/// where the page has no such marks.
+#[must_use]
+pub fn with_table(page: &str, name: &str, openmetrics: &str) -> Option<String> {
+    let (begin, end) = (format!("<!-- {name} -->\n"), format!("\n<!-- /{name} -->"));
+    let (head, rest) = page.split_once(&begin)?;
+    let (_, tail) = rest.split_once(&end)?;
+    Some([head, &begin, &table(openmetrics), &end, tail].concat())
+}
+
+/// A line of Markdown for each metric, sorted.
+fn table(openmetrics: &str) -> String {
+    let about = |keyword: &str| -> BTreeMap<&str, &str> {
+        openmetrics.lines().filter_map(|line| line.strip_prefix(keyword)?.split_once(' ')).collect()
+    };
+    let (kinds, helps) = (about("# TYPE "), about("# HELP "));
+    let mut rows = vec!["| metric | kind | labels | |".to_owned(), "|---|---|---|---|".to_owned()];
+    for (name, kind) in kinds {
+        let suffix = match kind {
+            "counter" => "_total",
+            "info" => "_info",
+            _ => "",
+        };
+        let labels: Vec<String> =
+            labels_of(name, openmetrics).into_iter().filter(|key| *key != "le").map(|key| format!("`{key}`")).collect();
+        let help = helps.get(name).map_or("", |help| help.trim_end_matches('.'));
+        rows.push(format!("| `{name}{suffix}` | {kind} | {} | {help} |", labels.join(", ")));
+    }
+    rows.join("\n")
+}
+
+/// The labels of the first series of a metric.
+fn labels_of<'a>(name: &str, openmetrics: &'a str) -> Vec<&'a str> {
+    let is_its_own = |rest: &str| ["{", " ", "_total", "_info", "_bucket"].iter().any(|next| rest.starts_with(next));
+    let first = openmetrics.lines().find(|line| line.strip_prefix(name).is_some_and(is_its_own)).unwrap_or_default();
+    let inside = first.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map_or("", |(inside, _)| inside);
+    inside.split(',').filter_map(|label| label.split_once('=')).map(|(key, _)| key).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,5 +91,15 @@ mod tests {
         let wanted = "# HELP a_total Things.\n# TYPE a_total counter\na_total{b=\"x # {\"} 3\n# TYPE h histogram\n\
             h_bucket{le=\"1.0\"} 1\n# TYPE i_info gauge\ni_info{v=\"1\"} 1\n";
         assert_eq!(openmetrics_to_prometheus(openmetrics), wanted);
+    }
+
+    #[test]
+    fn the_table_of_a_page_has_a_line_for_each_metric() {
+        let page = "before\n<!-- metrics -->\nold\n<!-- /metrics -->\nafter\n";
+        let openmetrics = "# HELP a Things.\n# TYPE a counter\na_total{b=\"1\",c=\"2\"} 3\n# HELP g Now.\n# TYPE g gauge\ng 1\n# EOF\n";
+        let wanted = "before\n<!-- metrics -->\n| metric | kind | labels | |\n|---|---|---|---|\n\
+            | `a_total` | counter | `b`, `c` | Things |\n| `g` | gauge |  | Now |\n<!-- /metrics -->\nafter\n";
+        assert_eq!(with_table(page, "metrics", openmetrics).as_deref(), Some(wanted));
+        assert_eq!(with_table(page, "other", openmetrics), None);
     }
 }

@@ -382,6 +382,21 @@ mod tests {
         assert!(series().is_empty(), "who stands by says nothing of InferenceModels");
     }
 
+    /// UPDATE=1 writes it anew.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a person says so")]
+    fn the_table_of_the_docs_has_every_metric() {
+        let metrics = Metrics::default();
+        metrics.readiness(&espresso(), Some("Fetching"));
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/observability.md");
+        let page = std::fs::read_to_string(&path).unwrap();
+        let wanted = crds::exposition::with_table(&page, "operator metrics", &metrics.openmetrics_text()).unwrap();
+        if std::env::var("UPDATE").is_ok() {
+            std::fs::write(&path, &wanted).unwrap();
+        }
+        assert!(wanted == page, "UPDATE=1 cargo test -p ortolan-operator --lib the_table writes the page anew");
+    }
+
     #[test]
     fn a_scraper_gets_either_form() {
         let metrics = Metrics::default();

@@ -521,7 +521,9 @@ impl ModelMetrics {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, path::Path};
+    use std::path::Path;
+
+    use crds::exposition::with_table;
 
     use super::*;
     use crate::observe::events::{Event, Subscription, consumer::Consumer, redact::Redactor};
@@ -601,44 +603,10 @@ mod tests {
         }
     }
 
-    /// A line of Markdown for each metric, sorted: name, kind, labels, help.
-    fn table(openmetrics: &str) -> String {
-        let about = |keyword: &str| -> BTreeMap<String, String> {
-            let lines = openmetrics.lines().filter_map(|line| line.strip_prefix(keyword)?.split_once(' '));
-            lines.map(|(name, rest)| (name.to_owned(), rest.to_owned())).collect()
-        };
-        let (kinds, helps) = (about("# TYPE "), about("# HELP "));
-        let mut rows = vec!["| metric | kind | labels | |".to_owned(), "|---|---|---|---|".to_owned()];
-        for (name, kind) in kinds {
-            let suffix = if kind == "counter" {
-                "_total"
-            } else if kind == "info" {
-                "_info"
-            } else {
-                ""
-            };
-            let is_of = |line: &&str| {
-                line.strip_prefix(&name).is_some_and(|rest| {
-                    ["{", " ", "_total", "_info", "_bucket"].iter().any(|next| rest.starts_with(next))
-                })
-            };
-            let sample = openmetrics.lines().find(is_of).unwrap_or_default();
-            let inside =
-                sample.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map_or("", |(inside, _)| inside);
-            let labels: Vec<&str> =
-                inside.split(',').filter_map(|label| label.split_once('=')).map(|(key, _)| key).collect();
-            let labels: Vec<String> = labels.iter().filter(|key| **key != "le").map(|key| format!("`{key}`")).collect();
-            let help = helps[&name].trim_end_matches('.');
-            rows.push(format!("| `{name}{suffix}` | {kind} | {} | {help} |", labels.join(", ")));
-        }
-        rows.join("\n")
-    }
-
     /// UPDATE=1 writes it anew.
     #[test]
     #[expect(clippy::disallowed_methods, reason = "a person says so")]
     fn the_table_of_the_docs_has_every_metric() {
-        const MARKS: [&str; 2] = ["<!-- metrics -->\n", "\n<!-- /metrics -->"];
         struct Nobody;
         impl Consumer for Nobody {
             fn consume(&mut self, _: &[Arc<Event>]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -655,16 +623,13 @@ mod tests {
         model.memory(Memory { in_use: 1, peak: 2 });
         metrics.provider_in_use("espresso", "cpu", false);
         metrics.responded("/ready", 200);
-        let wanted = table(&metrics.openmetrics_text());
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/observability.md");
         let page = std::fs::read_to_string(&path).unwrap();
-        let (head, rest) = page.split_once(MARKS[0]).unwrap();
-        let (found, tail) = rest.split_once(MARKS[1]).unwrap();
+        let wanted = with_table(&page, "metrics", &metrics.openmetrics_text()).unwrap();
         if std::env::var("UPDATE").is_ok() {
-            std::fs::write(&path, [head, MARKS[0], &wanted, MARKS[1], tail].concat()).unwrap();
-        } else {
-            assert_eq!(found, wanted, "UPDATE=1 cargo test -p inference-pod --lib the_table writes it anew");
+            std::fs::write(&path, &wanted).unwrap();
         }
+        assert!(wanted == page, "UPDATE=1 cargo test -p inference-pod --lib the_table writes the page anew");
     }
 
     #[test]

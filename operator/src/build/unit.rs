@@ -8,7 +8,8 @@ use crds::{
 };
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, HTTPGetAction,
+        Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
+        HTTPGetAction, ObjectFieldSelector,
         ImageVolumeSource, PersistentVolumeClaimVolumeSource, Probe, ResourceRequirements, SecurityContext, Volume,
         VolumeMount,
     },
@@ -130,8 +131,17 @@ fn environment(spec: &InferenceModelSpec) -> Vec<EnvVar> {
     // A library that reports its use to its makers is told not to, whatever image it comes in.
     let telemetry = variable("ORT_DISABLE_TELEMETRY", "1");
     let given = spec.server.env.iter().map(|given| variable(&given.name, &given.value));
-    let has_own = spec.server.env.iter().any(|given| given.name == telemetry.name);
-    (!has_own).then_some(telemetry).into_iter().chain(given).collect()
+    // What the server tells about itself says which revision it is of.
+    let label = format!("metadata.labels['{}']", names::REVISION_LABEL);
+    let field_ref = Some(ObjectFieldSelector { field_path: label, ..ObjectFieldSelector::default() });
+    let revision = EnvVar {
+        name: "ORTOLAN_REVISION".to_owned(),
+        value_from: Some(EnvVarSource { field_ref, ..EnvVarSource::default() }),
+        ..EnvVar::default()
+    };
+    let has = |name: &str| spec.server.env.iter().any(|given| given.name == name);
+    let ours: Vec<EnvVar> = [telemetry, revision].into_iter().filter(|ours| !has(&ours.name)).collect();
+    ours.into_iter().chain(given).collect()
 }
 
 /// What the spec asks for, and the devices.
