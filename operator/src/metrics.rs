@@ -392,7 +392,7 @@ mod tests {
         let page = std::fs::read_to_string(&path).unwrap();
         let wanted = crds::exposition::with_table(&page, "operator metrics", &metrics.openmetrics_text()).unwrap();
         if std::env::var("UPDATE").is_ok() {
-            std::fs::write(&path, &wanted).unwrap();
+            return std::fs::write(&path, &wanted).unwrap();
         }
         assert!(wanted == page, "UPDATE=1 cargo test -p ortolan-operator --lib the_table writes the page anew");
     }

@@ -44,15 +44,11 @@ struct GpuLabel {
     gpu: String,
 }
 
-/// GPUs that the driver shows to this process, by NVML.
-pub struct Gpus(Source);
+/// A GPU: its number, memory in use, all of its memory, and the share of the time that it is busy.
+type GpuFacts = (GpuLabel, [f64; 3]);
 
-enum Source {
-    Driver(Box<Nvml>),
-    /// One that is not there, for the table of metrics.
-    #[cfg(test)]
-    Example,
-}
+/// GPUs that the driver shows to this process, by NVML: what tells of each of them.
+pub struct Gpus(Box<dyn Fn() -> Vec<GpuFacts> + Send + Sync>);
 
 impl fmt::Debug for Gpus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -64,36 +60,31 @@ impl Gpus {
     /// `None` where there is no driver.
     #[must_use]
     pub fn find() -> Option<Self> {
-        Nvml::init().ok().map(|driver| Self(Source::Driver(Box::new(driver))))
+        let driver = Nvml::init().ok()?;
+        Some(Self(Box::new(move || gpu_facts(&driver))))
     }
 
+    /// One that is not there, for the table of metrics.
     #[cfg(test)]
     pub fn example() -> Self {
-        Self(Source::Example)
+        Self(Box::new(|| vec![(GpuLabel { gpu: "0".to_owned() }, [1.0, 2.0, 0.5])]))
     }
+}
 
-    /// Of each GPU: its number, memory in use, all of its memory, and share of the time that it is busy.
-    fn facts(&self) -> Vec<(GpuLabel, [f64; 3])> {
-        let driver = match &self.0 {
-            Source::Driver(driver) => driver,
-            #[cfg(test)]
-            Source::Example => return vec![(GpuLabel { gpu: "0".to_owned() }, [1.0, 2.0, 0.5])],
-        };
-        let count = driver.device_count().unwrap_or_default();
-        let facts = |index: u32| {
-            let device = driver.device_by_index(index).ok()?;
-            let memory = device.memory_info().ok()?;
-            // Not told of slices of a GPU (MIG).
-            let busy = device.utilization_rates().map_or(f64::NAN, |rates| f64::from(rates.gpu) / 100.0);
-            Some((GpuLabel { gpu: index.to_string() }, [memory.used as f64, memory.total as f64, busy]))
-        };
-        (0..count).filter_map(facts).collect()
-    }
+fn gpu_facts(driver: &Nvml) -> Vec<GpuFacts> {
+    let facts = |index: u32| {
+        let device = driver.device_by_index(index).ok()?;
+        let memory = device.memory_info().ok()?;
+        // Not told of slices of a GPU (MIG).
+        let busy = device.utilization_rates().map_or(f64::NAN, |rates| f64::from(rates.gpu) / 100.0);
+        Some((GpuLabel { gpu: index.to_string() }, [memory.used as f64, memory.total as f64, busy]))
+    };
+    (0..driver.device_count().unwrap_or_default()).filter_map(facts).collect()
 }
 
 impl Collector for Gpus {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Encoded {
-        let facts = self.facts();
+        let facts = (self.0)();
         let names = [
             ("gpu_memory_used_bytes", "Memory in use on a GPU, by whomever"),
             ("gpu_memory_total_bytes", "Memory of a GPU"),

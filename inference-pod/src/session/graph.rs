@@ -183,7 +183,7 @@ pub(super) fn assigned_providers(session: &ort::session::Session) -> ort::Result
         // SAFETY: `group` is one of the session's.
         checked(unsafe { (ort::api().EpAssignedSubgraph_GetEpName)(*group, &raw mut name) })?;
         // SAFETY: a name that ends in a null, of the session's.
-        Ok(unsafe { std::ffi::CStr::from_ptr(name) }.to_string_lossy().into_owned())
+        Ok(unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned())
     };
     groups.iter().map(name_of).collect()
 }

@@ -9,9 +9,8 @@ use crds::{
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
-        HTTPGetAction, ObjectFieldSelector,
-        ImageVolumeSource, PersistentVolumeClaimVolumeSource, Probe, ResourceRequirements, SecurityContext, Volume,
-        VolumeMount,
+        HTTPGetAction, ImageVolumeSource, ObjectFieldSelector, PersistentVolumeClaimVolumeSource, Probe,
+        ResourceRequirements, SecurityContext, Volume, VolumeMount,
     },
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
