@@ -27,6 +27,7 @@ use crate::{
             trace::{TraceError, Traces},
         },
         health::Status,
+        process::process_facts,
         span::Sampler,
     },
     registry::Registry,
@@ -189,6 +190,8 @@ fn observer(
     runtime_version: &str,
 ) -> Result<(Observer, HealthTerms), ServeError> {
     let ObservabilityConfig { metrics, tracing, events, health } = config;
+    // The first look remembers when the process began.
+    let _ = process_facts();
     let revision = surroundings::variable("ORTOLAN_REVISION");
     let EventsConfig { log, audit, redact } = events;
     let log = Subscription {

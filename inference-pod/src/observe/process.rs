@@ -1,8 +1,9 @@
 //! What the kernel knows of this process and of the room around it.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::LazyLock, time::SystemTime};
 
 use procfs::process::{LimitValue, Process};
+use rustix::time::{ClockId, clock_gettime};
 
 /// What the kernel knows of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -23,25 +24,31 @@ pub struct ProcessFacts {
     pub threads: u64,
 }
 
+/// When somebody asked first, which is when the process sets itself up.
+static STARTED: LazyLock<f64> = LazyLock::new(|| {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+});
+
 /// Of this process; `None` where there is no procfs.
 #[must_use]
 pub fn process_facts() -> Option<ProcessFacts> {
     let process = Process::myself().ok()?;
-    let stat = process.stat().ok()?;
-    let ticks = procfs::ticks_per_second() as f64;
-    let boot = procfs::boot_time_secs().ok()? as f64;
+    let status = process.status().ok()?;
+    // In kB, whatever the size of a page; the clock of the process is in seconds, whatever a tick is.
+    let bytes = |kilobytes: Option<u64>| kilobytes.unwrap_or_default() << 10;
+    let cpu = clock_gettime(ClockId::ProcessCPUTime);
     let max_files = match process.limits().ok()?.max_open_files.soft_limit {
         LimitValue::Value(most) => most,
         LimitValue::Unlimited => u64::MAX,
     };
     Some(ProcessFacts {
-        cpu_seconds: (stat.utime + stat.stime) as f64 / ticks,
-        resident_bytes: stat.rss * procfs::page_size(),
-        virtual_bytes: stat.vsize,
-        start_seconds: boot + stat.starttime as f64 / ticks,
+        cpu_seconds: cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9,
+        resident_bytes: bytes(status.vmrss),
+        virtual_bytes: bytes(status.vmsize),
+        start_seconds: *STARTED,
         open_files: process.fd_count().ok()? as u64,
         max_files,
-        threads: u64::try_from(stat.num_threads).unwrap_or_default(),
+        threads: status.threads,
     })
 }
 
