@@ -40,8 +40,8 @@ pub struct LogLevel {
 impl LogLevel {
     /// The level or filter.
     #[must_use]
-    pub fn get(&self) -> Option<String> {
-        Some(self.written.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    pub fn get(&self) -> String {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Another level or filter.

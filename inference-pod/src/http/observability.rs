@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{App, error::ApiError};
-use crate::connection::Peer;
+use crate::{connection::Peer, logging::LogLevel};
 
 /// What may be changed; what is left out stays as it is.
 #[derive(Debug, Default, Deserialize)]
@@ -48,7 +48,8 @@ fn current(app: &App) -> serde_json::Value {
         })
         .collect();
     json!({
-        "level": app.log_level.as_ref().and_then(crate::logging::LogLevel::get),
+        "level": app.log_level.as_ref().map(LogLevel::get),
+        "log_lines_dropped": app.log_level.as_ref().map(LogLevel::dropped),
         "log": app.observer.events.rules("log"),
         "audit": app.observer.events.rules("audit"),
         "trace_sample": app.observer.trace_sample(),

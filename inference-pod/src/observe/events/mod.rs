@@ -369,31 +369,11 @@ impl Events {
     }
 
     fn look_what_is_wanted(&self) {
-        let kinds = [
-            Kind::RequestReceived,
-            Kind::RequestCompleted,
-            Kind::RequestRejected,
-            Kind::RequestExpired,
-            Kind::RequestCancelled,
-            Kind::RequestInvalid,
-            Kind::RequestFailed,
-            Kind::BatchRun,
-            Kind::InstanceStarted,
-            Kind::InstanceCrashed,
-            Kind::InstanceEvicted,
-            Kind::ModelLoaded,
-            Kind::OverloadBegun,
-            Kind::OverloadEnded,
-            Kind::HealthChanged,
-            Kind::ObservabilityChanged,
-        ];
-        let wants = |kind: &Kind| {
-            self.listeners.iter().any(|listener| match &listener.filter {
-                Filter::Rules(rules) => rules.read().unwrap_or_else(PoisonError::into_inner).want(*kind),
-                Filter::Traced => false,
-            })
+        let wants = |listener: &Listener| match &listener.filter {
+            Filter::Rules(rules) => rules.read().unwrap_or_else(PoisonError::into_inner).kinds(),
+            Filter::Traced => 0,
         };
-        let wanted = kinds.into_iter().filter(wants).fold(0, |wanted, kind| wanted | kind.bit());
+        let wanted = self.listeners.iter().map(wants).fold(0, |all, kinds| all | kinds);
         self.wanted.store(wanted, Ordering::Relaxed);
     }
 

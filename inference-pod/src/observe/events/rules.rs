@@ -38,10 +38,11 @@ impl Rules {
         &self.written
     }
 
-    /// Whether any event of that kind may be wanted.
+    /// A bit for each kind of which any event may be wanted.
     #[must_use]
-    pub fn want(&self, kind: Kind) -> bool {
-        self.by_kind[kind as usize].as_ref().is_some_and(|wanted| wanted.sample > 0.0)
+    pub fn kinds(&self) -> u32 {
+        let is_wanted = |wanted: &Option<Wanted>| wanted.as_ref().is_some_and(|wanted| wanted.sample > 0.0);
+        self.by_kind.iter().zip(0..).map(|(wanted, index)| u32::from(is_wanted(wanted)) << index).sum()
     }
 
     /// Whether this one is wanted.
@@ -92,7 +93,7 @@ mod tests {
             Rules::new(vec![rule("request.failed", 1.0, None), rule("request.*", 0.0, None), rule("*", 1.0, None)]);
         let now = Instant::now();
         assert!(rules.take(Kind::RequestFailed, now) && rules.take(Kind::ModelLoaded, now));
-        assert!(!rules.take(Kind::RequestCompleted, now) && !rules.want(Kind::RequestCompleted));
+        assert!(!rules.take(Kind::RequestCompleted, now) && rules.kinds() & Kind::RequestCompleted.bit() == 0);
         assert!(!Rules::new(Vec::new()).take(Kind::RequestFailed, now));
     }
 
