@@ -272,6 +272,11 @@ impl Response {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
+    /// The connection it came on takes no further request: the server says so on one that is old.
+    pub fn closes(&self) -> bool {
+        self.header("connection") == Some("close")
+    }
+
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }

@@ -6,7 +6,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
@@ -54,7 +54,7 @@ pub struct Counts {
     pub open: u64,
     /// It failed.
     pub failed: u64,
-    /// Whether it is cut off now.
+    /// Whether it is cut off, or on trial after it was.
     pub is_open: bool,
 }
 
@@ -72,12 +72,25 @@ impl fmt::Debug for Tap {
     }
 }
 
+/// Whether events reach a consumer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Breaker {
+    /// They do.
+    Closed,
+    /// They do, to see whether it works again; until it does it counts as cut off.
+    OnTrial,
+    /// They are dropped.
+    Open,
+}
+
 /// What the two ends know of each other.
 struct State {
     began: Instant,
     /// Milliseconds from `began` to when it got what it has in hand, and one more; 0 where it has nothing.
     busy_since: AtomicU64,
-    open: AtomicBool,
+    /// A [`Breaker`].
+    breaker: AtomicU8,
     closing: AtomicBool,
     consumed: AtomicU64,
     full: AtomicU64,
@@ -90,13 +103,22 @@ impl State {
         Self {
             began: Instant::now(),
             busy_since: AtomicU64::default(),
-            open: AtomicBool::default(),
+            breaker: AtomicU8::new(Breaker::Closed as u8),
             closing: AtomicBool::default(),
             consumed: AtomicU64::default(),
             full: AtomicU64::default(),
             dropped_open: AtomicU64::default(),
             failed: AtomicU64::default(),
         }
+    }
+
+    fn is(&self, breaker: Breaker) -> bool {
+        self.breaker.load(Ordering::Relaxed) == breaker as u8
+    }
+
+    /// Sets it; whether it was something else.
+    fn set(&self, breaker: Breaker) -> bool {
+        self.breaker.swap(breaker as u8, Ordering::Relaxed) != breaker as u8
     }
 
     fn now(&self) -> u64 {
@@ -132,7 +154,7 @@ impl Tap {
     pub fn offer(&self, event: Arc<Event>) {
         let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(sender) = sender.as_ref() else { return };
-        if self.state.open.load(Ordering::Relaxed) {
+        if self.state.is(Breaker::Open) {
             self.state.dropped_open.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -140,7 +162,7 @@ impl Tap {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => {
                 self.state.full.fetch_add(1, Ordering::Relaxed);
-                if self.state.is_slow() && !self.state.open.swap(true, Ordering::Relaxed) {
+                if self.state.is_slow() && self.state.set(Breaker::Open) {
                     tracing::warn!(consumer = self.name, "a consumer of events does not move and is cut off");
                 }
             }
@@ -159,7 +181,7 @@ impl Tap {
             full: count(&self.state.full),
             open: count(&self.state.dropped_open),
             failed: count(&self.state.failed),
-            is_open: self.state.open.load(Ordering::Relaxed),
+            is_open: !self.state.is(Breaker::Closed),
         }
     }
 
@@ -194,7 +216,7 @@ impl Side {
             let error = match result {
                 Ok(Ok(())) => {
                     self.state.consumed.fetch_add(count, Ordering::Relaxed);
-                    if failures >= FAILURES || self.state.open.swap(false, Ordering::Relaxed) {
+                    if self.state.set(Breaker::Closed) {
                         tracing::info!(consumer = self.name, "a consumer of events works again");
                     }
                     (failures, wait) = (0, FIRST_WAIT);
@@ -209,13 +231,12 @@ impl Side {
                 tracing::warn!(consumer = self.name, error, events = count, "a consumer of events failed");
                 continue;
             }
-            self.state.open.store(true, Ordering::Relaxed);
+            self.state.set(Breaker::Open);
             let seconds = wait.as_secs();
             tracing::warn!(consumer = self.name, error, retry_in_seconds = seconds, "a consumer of events is cut off");
             self.drop_for(wait);
             wait = (wait * 2).min(LONGEST_WAIT);
-            // The next events are a trial.
-            self.state.open.store(false, Ordering::Relaxed);
+            self.state.set(Breaker::OnTrial);
         }
     }
 
