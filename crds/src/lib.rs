@@ -4,6 +4,8 @@
 //! InferenceModel ──▸ resource::InferenceModel ──▸ operator ──▸ a file of settings
 //!
 //! files, environment ──▸ serving::layers ──▸ serving::check ──▸ serving::ServingConfig ──▸ inference-pod
+//!
+//! inference-pod ──▸ load::Load ──▸ whoever scales
 //! ```
 //!
 //! Vocabulary: a *layer* is one source of settings (a file, the environment), a *fault* is one thing that is wrong with
@@ -12,6 +14,7 @@
 //! Feature `resource` (off by default) adds the Kubernetes resource; without it the crate knows nothing of Kubernetes.
 
 pub mod exposition;
+pub mod load;
 #[cfg(feature = "resource")]
 pub mod resource;
 pub mod serving;
