@@ -29,7 +29,7 @@ test: build-tools ## Unit, contract, router and end-to-end tests on one local cl
 	@tests/run.sh
 
 accept: build-tools ## Long suites. Today: the server's tests and the cluster's, three times over
-	@for round in 1 2 3; do echo "round $$round of 3"; ORTOLAN_POD_ENDS=20 tests/run.sh; done
+	@for round in 1 2 3; do echo "round $$round of 3"; ORTOLAN_POD_ENDS=20 ORTOLAN_SCALE_TRIES=20 tests/run.sh; done
 
 bench: build-tools models ## The server beside a bare session loop, cores pinned: ratios, latency, overload; ARGS="--quick" for a look
 	@PYTHONPATH=tests python3 -m bench $(ARGS)

@@ -18,6 +18,9 @@ const LONGEST_NOTE_BYTES: usize = 1024;
 /// Reason of the Event about children that were written though the spec had not changed.
 const REPAIRED: &str = "Repaired";
 
+/// Reason of the Event about another number of replicas.
+const SCALED: &str = "Scaled";
+
 /// Stages that pass by themselves.
 const ON_THE_WAY: [&str; 8] = [
     model_loaded::FETCHING,
@@ -39,11 +42,13 @@ pub async fn announce(recorder: &Recorder, model: &InferenceModel, status: &Infe
         .collect();
     // Both speak of the same: one is enough.
     events.dedup_by(|later, earlier| later.reason == earlier.reason);
+    events.extend(scaled(&before, status));
     events.extend(repaired(&before, status, applied));
     // Events with the same action and reason are counted together under the first one's note, so each revision has its own.
     let action = status.active_revision.clone().unwrap_or_else(|| "Reconcile".to_owned());
     for event in events {
-        let event = Event { action: action.clone(), ..event };
+        let action = if event.action.is_empty() { action.clone() } else { event.action };
+        let event = Event { action, ..event };
         if let Err(error) = recorder.publish(&event, &model.object_ref(&())).await {
             let (namespace, inference_model) = (model.namespace(), model.name_any());
             let error = &error as &dyn std::error::Error;
@@ -59,6 +64,16 @@ fn changed(before: Option<&Condition>, now: &Condition) -> Option<Event> {
     let passes = now.status == "True" || ON_THE_WAY.contains(&now.reason.as_str());
     let type_ = if passes { EventType::Normal } else { EventType::Warning };
     Some(event(type_, &now.reason, &now.message))
+}
+
+/// Another number of replicas was decided on.
+fn scaled(before: &InferenceModelStatus, now: &InferenceModelStatus) -> Option<Event> {
+    let (before, now) = (before.scaling.as_ref(), now.scaling.as_ref()?);
+    let is_news = before.is_none_or(|before| before.last_scale_time != now.last_scale_time);
+    is_news.then(|| {
+        let event = event(EventType::Normal, SCALED, &format!("{} replicas: {}", now.desired, now.reason));
+        Event { action: format!("ScaleTo{}", now.desired), ..event }
+    })
 }
 
 /// Children that were written at rest: somebody else had changed or deleted them.

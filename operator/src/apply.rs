@@ -203,6 +203,26 @@ impl Writer {
         }
     }
 
+    /// Writes how many replicas an InferenceModel should have.
+    ///
+    /// # Errors
+    /// [`ApplyError`] where it was not written.
+    pub async fn write_scale(&self, namespace: &str, name: &str, replicas: u32) -> Result<(), ApplyError> {
+        let patch = serde_json::json!({
+            "apiVersion": "autoscaling/v1",
+            "kind": "Scale",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {"replicas": replicas},
+        });
+        self.leadership.check()?;
+        let api: Api<InferenceModel> = self.api(namespace);
+        let params = PatchParams::apply(names::SCALER_MANAGER).force();
+        let answer = api.patch_scale(name, &params, &Patch::Apply(&patch)).await;
+        answer.map_err(|source| self.failed::<InferenceModel>("scale", name, source))?;
+        self.metrics.wrote("InferenceModel", WriteResult::ok);
+        Ok(())
+    }
+
     /// Forgets children of InferenceModels, by their uid, that are gone. What namespaces share is little.
     pub fn keep_only(&self, is_there: impl Fn(&str) -> bool) {
         self.written.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, _| {

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crds::resource::{InferenceModel, InferenceModelStatus, conditions::READY};
+use crds::resource::{InferenceModel, InferenceModelStatus, ScalingMode, conditions::READY};
 use futures::{Stream, StreamExt as _, stream};
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{
@@ -43,6 +43,7 @@ use crate::{
     names,
     observe::{Observed, Sources, has_ended, observe, ready_since},
     rollout::{self, Plan, PodFacts, Situation, Stage},
+    scaling::scaler::{Scaler, Target},
     shared::Rounds,
     status::{self, Facts},
     stuck,
@@ -78,7 +79,9 @@ pub struct Context {
     /// Where facts come from.
     pub sources: Sources,
     /// Where writes go.
-    pub writer: Writer,
+    pub writer: Arc<Writer>,
+    /// What scales models.
+    pub scaler: Scaler,
     /// The server's images for new revisions.
     pub images: Images,
     /// Whether this process may write.
@@ -183,6 +186,7 @@ fn touched(
         Ok(watcher::Event::Delete(model)) => {
             shared.lost(&model);
             context.metrics.readiness(&key_of(&model), None);
+            context.scaler.follow(&key_of(&model), None);
             vec![Change::of(ObjectRef::from_obj(&model))]
         }
         Ok(watcher::Event::InitDone) => {
@@ -240,6 +244,7 @@ async fn tidy(context: std::sync::Weak<Context>, store: Store<InferenceModel>) {
         context.sources.stuck.keep_only(|uid| pods.contains(uid));
         let keys: HashSet<Key> = models.iter().map(|model| key_of(model)).collect();
         context.metrics.keep_only(|key| keys.contains(key));
+        context.scaler.keep_only(|key| keys.contains(key));
     }
 }
 
@@ -275,6 +280,7 @@ async fn bring_about(model: Arc<InferenceModel>, context: &Context) -> Result<Ac
     let (revisions, target) = revisions(&observed, checked.as_ref().ok(), &context.images);
     let plan = target.as_ref().map(|target| rollout::plan(&situation(&observed, &revisions, target, &findings)));
 
+    context.scaler.follow(&key_of(&observed.model), plan.as_ref().and_then(|plan| scaled(&observed, plan)));
     let objects = plan.as_ref().map(|plan| build::build(&observed.model, &revisions, plan));
     let kept = kept(&revisions, objects.as_ref());
     steps.ended(Step::build);
@@ -328,6 +334,19 @@ fn tell_readiness(model: &InferenceModel, status: &InferenceModelStatus, metrics
         tracing::info!(namespace, inference_model, revision, is_ready, reason, "{message}");
     }
     metrics.readiness(&(namespace, inference_model), (!is_ready).then_some(reason.as_str()));
+}
+
+/// What the operator scales the model by, if it does.
+fn scaled(observed: &Observed, plan: &Plan) -> Option<Target> {
+    let spec = &observed.model.spec;
+    let scales = spec.scaling.effective_mode() == Some(ScalingMode::Operator) && !spec.suspend;
+    let latency = spec.scaling.targets.as_ref().and_then(|targets| targets.latency.as_ref());
+    scales.then(|| Target {
+        policy: (&spec.scaling).into(),
+        within: latency.map(|latency| latency.target.length()),
+        wanted: u32::try_from(spec.replicas).unwrap_or_default(),
+        in_rollout: matches!(plan.stage, Stage::Surging | Stage::WaitingForCapacity | Stage::TerminatingFirst),
+    })
 }
 
 /// What is wrong with each pod that is not about to go.

@@ -65,7 +65,7 @@ pub struct ModelInfo {
 }
 
 /// A container's life: the pod's uid and how often it was restarted.
-type Life = (String, i32);
+pub type Life = (String, i32);
 
 /// What the pods have told. Cheap to clone.
 #[derive(Clone)]
@@ -90,7 +90,7 @@ impl Infos {
     #[must_use]
     pub fn of(&self, pod: &Pod, model: &ObjectRef<InferenceModel>) -> Option<Arc<Info>> {
         let life = life(pod)?;
-        let address = pod.status.as_ref()?.pod_ip.clone()?;
+        let address = address(pod)?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(info) = known.get(&life) {
             return info.clone();
@@ -108,8 +108,7 @@ impl Infos {
     }
 
     async fn ask_until_told(&self, life: Life, address: &str, model: ObjectRef<InferenceModel>) {
-        let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
-        let url = format!("http://{host}:{}/info", ServerConfig::default().metrics_port);
+        let url = format!("http://{address}/info");
         for _ in 0..TRIES {
             let answer = {
                 let Ok(_permit) = self.permits.acquire().await else { return };
@@ -139,7 +138,17 @@ impl Infos {
     }
 }
 
-fn life(pod: &Pod) -> Option<Life> {
+/// Where a pod's admin port answers.
+#[must_use]
+pub fn address(pod: &Pod) -> Option<String> {
+    let ip = pod.status.as_ref()?.pod_ip.as_ref()?;
+    let host = if ip.contains(':') { format!("[{ip}]") } else { ip.clone() };
+    Some(format!("{host}:{}", ServerConfig::default().metrics_port))
+}
+
+/// The life of a pod's container.
+#[must_use]
+pub fn life(pod: &Pod) -> Option<Life> {
     let restarts = pod.status.as_ref()?.container_statuses.as_ref()?.iter().map(|status| status.restart_count).sum();
     Some((pod.metadata.uid.clone()?, restarts))
 }

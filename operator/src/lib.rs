@@ -34,6 +34,7 @@ pub mod operator;
 pub mod prometheus;
 pub mod recent;
 pub mod rollout;
+pub mod scaling;
 pub mod settings;
 pub mod shared;
 pub mod status;

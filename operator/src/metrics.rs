@@ -19,7 +19,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::{cache::Key, kinds::OptionalKind, recent::Recent};
+use crate::{cache::Key, kinds::OptionalKind, recent::Recent, scaling::Reason};
 
 /// The operator's metrics.
 #[derive(Debug)]
@@ -37,7 +37,41 @@ pub struct Metrics {
     /// The reason by which each of them has its series.
     reasons: Mutex<HashMap<Key, String>>,
     missing_crds: Family<KindLabel, Gauge>,
+    scaled_models: Gauge<i64>,
+    load_readings: Family<ReadingLabel, Counter>,
+    scale_decisions: Family<ReasonLabel, Counter>,
+    scale_steps: Family<DirectionLabel, Counter>,
     recent: Recent,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReadingLabel {
+    result: ReadingResult,
+}
+
+/// Whether a pod told its load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(non_camel_case_types, reason = "the values of a label are lower case")]
+enum ReadingResult {
+    ok,
+    missing,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DirectionLabel {
+    direction: Direction,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(non_camel_case_types, reason = "the values of a label are lower case")]
+enum Direction {
+    up,
+    down,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -147,6 +181,10 @@ impl Default for Metrics {
             not_ready: Family::default(),
             reasons: Mutex::default(),
             missing_crds: Family::default(),
+            scaled_models: Gauge::default(),
+            load_readings: Family::default(),
+            scale_decisions: Family::default(),
+            scale_steps: Family::default(),
             recent: Recent::default(),
         };
         metrics.register();
@@ -182,6 +220,14 @@ impl Metrics {
             self.not_ready.clone(),
         );
         r.register("missing_crds", "1 for an optional kind that the cluster does not serve", self.missing_crds.clone());
+        r.register("scaled_models", "InferenceModels whose replicas this process decides on", self.scaled_models.clone());
+        r.register(
+            "load_readings",
+            "Ready pods that were asked for their load, by whether it is known",
+            self.load_readings.clone(),
+        );
+        r.register("scale_decisions", "Decisions on a number of replicas, by reason", self.scale_decisions.clone());
+        r.register("scale_steps", "Numbers of replicas that were written, by direction", self.scale_steps.clone());
     }
 
     fn begin_at_zero(&self) {
@@ -202,6 +248,38 @@ impl Metrics {
         for kind in OptionalKind::ALL {
             self.serves(kind, true);
         }
+        for result in [ReadingResult::ok, ReadingResult::missing] {
+            let _ = self.load_readings.get_or_create(&ReadingLabel { result });
+        }
+        for reason in Reason::ALL.map(Reason::as_str) {
+            let _ = self.scale_decisions.get_or_create(&ReasonLabel { reason });
+        }
+        for direction in [Direction::up, Direction::down] {
+            let _ = self.scale_steps.get_or_create(&DirectionLabel { direction });
+        }
+    }
+
+    /// So many InferenceModels are scaled by this process.
+    pub fn scales(&self, models: usize) {
+        self.scaled_models.set(i64::try_from(models).unwrap_or(i64::MAX));
+    }
+
+    /// Of the ready pods of a model, the load of so many is known, and of so many it is not.
+    pub fn read_loads(&self, known: u32, missing: u32) {
+        let count = |result, pods: u32| self.load_readings.get_or_create(&ReadingLabel { result }).inc_by(pods.into());
+        count(ReadingResult::ok, known);
+        count(ReadingResult::missing, missing);
+    }
+
+    /// A number of replicas was decided on.
+    pub fn decided(&self, reason: Reason) {
+        self.scale_decisions.get_or_create(&ReasonLabel { reason: reason.as_str() }).inc();
+    }
+
+    /// A number of replicas was written, higher than before or lower.
+    pub fn scaled(&self, is_up: bool) {
+        let direction = if is_up { Direction::up } else { Direction::down };
+        self.scale_steps.get_or_create(&DirectionLabel { direction }).inc();
     }
 
     /// A reconcile has ended.

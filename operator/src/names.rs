@@ -6,6 +6,9 @@ pub const FIELD_MANAGER: &str = "ortolan";
 /// Field manager of the status.
 pub const STATUS_MANAGER: &str = "ortolan-status";
 
+/// The field manager of the number of replicas, where the operator scales.
+pub const SCALER_MANAGER: &str = "ortolan-scaler";
+
 /// Which InferenceModel an object belongs to; what the Services and the scale's selector select by.
 pub const MODEL_LABEL: &str = "ortolan.dev/inference-model";
 

@@ -16,6 +16,7 @@ use kube::{ResourceExt as _, runtime::reflector::ObjectRef};
 use crate::{
     cache::Cache,
     info::{Info, Infos},
+    scaling::scaler::{Outcome, Outcomes},
     shared::{Places, Shared},
     stuck::Stuck,
 };
@@ -43,6 +44,8 @@ pub struct Observed {
     pub warnings: BTreeMap<String, String>,
     /// What has become of the objects that it shares with others of its namespace.
     pub shared: Places,
+    /// How it stands with its scaling, where the operator scales.
+    pub scaling: Option<Outcome>,
     /// The time of the observation.
     pub now: Timestamp,
 }
@@ -64,6 +67,8 @@ pub struct Sources {
     pub stuck: Stuck,
     /// What the InferenceModels of a namespace share.
     pub shared: Shared,
+    /// How it stands with what the operator scales.
+    pub scaling: Outcomes,
 }
 
 /// Objects of kinds that the cluster may lack are waited for so long at the start.
@@ -105,6 +110,7 @@ pub fn observe(model: Arc<InferenceModel>, sources: &Sources, now: Timestamp) ->
         infos,
         warnings,
         shared: sources.shared.of(&namespace),
+        scaling: sources.scaling.of(&namespace, &name),
         now,
         model,
         namespace,

@@ -28,6 +28,7 @@ use crate::{
     metrics::Metrics,
     names,
     observe::Sources,
+    scaling::scaler::{Common, Outcomes, Scaler},
     settings::Settings,
     shared::Shared,
     stuck::Stuck,
@@ -79,6 +80,7 @@ pub async fn run(settings: Settings) -> Result<(), OperatorError> {
         infos: Infos::new(changed.clone()),
         stuck: Stuck::new(client.clone(), changed.clone()),
         shared: Shared::new(kinds.clone()),
+        scaling: Outcomes::default(),
     };
     let audience = Audience::Models(changed.clone());
     tokio::spawn(sources.config_maps.clone().follow(scope.clone(), audience.clone(), Arc::clone(&metrics)));
@@ -109,8 +111,18 @@ pub async fn run(settings: Settings) -> Result<(), OperatorError> {
     );
     let candidate = tokio::spawn(candidate.run(released));
     let reporter = Reporter { controller: "ortolan".to_owned(), instance: Some(settings.identity.clone()) };
+    let writer = Arc::new(Writer::new(client.clone(), leadership.clone(), Arc::clone(&metrics)));
+    let scaler = Scaler::new(Common {
+        pods: sources.pods.clone(),
+        writer: Arc::clone(&writer),
+        leadership: leadership.clone(),
+        metrics: Arc::clone(&metrics),
+        changed: changed.clone(),
+        outcomes: sources.scaling.clone(),
+    });
     let context = Arc::new(Context {
-        writer: Writer::new(client.clone(), leadership.clone(), Arc::clone(&metrics)),
+        writer,
+        scaler,
         recorder: Recorder::new(client, reporter),
         images: Images {
             cpu: settings.pod_image,

@@ -13,6 +13,7 @@ mod failures;
 mod fixture;
 mod foreign;
 mod gpu;
+mod load;
 mod models;
 mod monitoring;
 mod operator;
@@ -21,6 +22,7 @@ mod repair;
 mod rest;
 mod restart;
 mod rollout;
+mod scaling;
 mod serving;
 mod space;
 mod traffic;
@@ -57,11 +59,14 @@ fn trials(fixture: &'static Fixture) -> Vec<Trial> {
             vec![$(trial(fixture, $beside, $namespace, $name, $test).with_ignored_flag(left_out.is_some())),*]
         };
     }
-    trials![
+    let mut all = trials![
         Others "rest" "rest::at_rest_nothing_is_written_but_the_lease" rest::nothing_is_written,
         Others "photo" "serving::a_photo_is_classified_through_the_service" serving::classifies_a_photo,
         Apart "rest-shared" "monitoring::at_rest_nothing_is_written" monitoring::rests,
         Others "traffic" "rollout::a_changed_model_disturbs_no_client_and_the_old_one_comes_back" rollout::disturbs_no_client,
+        Others "wave" "scaling::replicas_follow_the_load_up_and_down" scaling::follows_the_load,
+        Others "mute" "scaling::without_numbers_nothing_is_taken_away" scaling::holds_without_numbers,
+        Others "scarce" "scaling::a_device_that_is_not_to_be_had_winds_nothing_up" scaling::waits_for_a_device,
         Others "broken-gpu" "gpu::a_broken_change_on_the_one_gpu_is_taken_back" gpu::a_broken_change_is_taken_back,
         Others "deployments" "repair::edits_of_deployments_are_undone" repair::undoes_edits_of_deployments,
         Apart "without" "monitoring::without_the_definitions_a_model_says_so_and_only_enabled_is_a_failure" monitoring::says_what_is_missing,
@@ -104,8 +109,15 @@ fn trials(fixture: &'static Fixture) -> Vec<Trial> {
         Others "firm" "refused::what_serves_goes_on_while_a_change_is_refused" refused::what_serves_goes_on,
         Nobody "killed" "restart::a_rollout_survives_killed_operators" restart::killed_in_a_rollout,
         Nobody "upgraded" "restart::an_upgraded_operator_restarts_no_pod" restart::upgraded,
+        Nobody "orphan" "scaling::a_leader_that_ends_in_a_spike_takes_nothing_with_it" scaling::survives_its_leader,
         Nobody "pair" "restart::of_two_operators_one_writes_and_the_other_takes_over" restart::two_at_once,
-    ]
+    ];
+    // The long suite: a minute without an API server is too long for every change.
+    if std::env::var_os("ORTOLAN_SCALE_TRIES").is_some() {
+        let name = "scaling::a_minute_without_the_api_server_takes_nothing_away";
+        all.push(trial(fixture, Nobody, "island", name, scaling::survives_the_api_server));
+    }
+    all
 }
 
 fn trial<Test>(fixture: &'static Fixture, beside: Beside, namespace: &'static str, name: &str, test: Test) -> Trial

@@ -1,0 +1,20 @@
+//! Mode Operator of `spec.scaling`: the leader reads what the pods tell, decides, and writes `/scale`.
+//!
+//! ```text
+//! pods' :9090/load ▸ reader ▸ Reading ▸ History ▸ decide ▸ Decision ▸ scaler ▸ /scale
+//! ```
+//!
+//! [`decide`] is a pure function of a history and the time, and knows nothing of Kubernetes: the simulator drives the same one.
+
+pub mod decide;
+pub mod history;
+pub mod policy;
+pub mod reader;
+pub mod scaler;
+
+#[cfg(test)]
+mod tests;
+
+pub use decide::{Decision, Reason, decide};
+pub use history::{History, Reading, Share};
+pub use policy::Policy;

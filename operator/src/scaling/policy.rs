@@ -1,0 +1,116 @@
+//! `spec.scaling` with what it leaves open filled in.
+
+use std::time::Duration;
+
+use crds::resource::Scaling;
+
+/// The load is smoothed over this time, on the way up as on the way down.
+pub const STABLE_WINDOW: Duration = Duration::from_secs(30);
+
+/// A burst is seen in the load of this time. Half a period: a reading that looks like one is followed by another so soon.
+pub const PANIC_WINDOW: Duration = Duration::from_millis(500);
+
+/// It is a burst when the load is this many times what the ready replicas should carry.
+pub const PANIC_THRESHOLD: f64 = 2.0;
+
+/// Differences from the target below this share of it change nothing.
+pub const TOLERANCE: f64 = 0.1;
+
+/// The most that was recommended within this time is kept.
+pub const DOWN_STABILIZATION: Duration = Duration::from_secs(300);
+
+/// Numbers older than this are not acted on: seven readings.
+pub const STALE_AFTER: Duration = Duration::from_secs(15);
+
+/// One step up adds at most so many replicas, or as many as there are.
+pub const UP_PER_STEP: u32 = 4;
+
+/// In one minute at most this share of the replicas goes, and always one.
+pub const DOWN_PER_MINUTE: f64 = 0.25;
+
+/// After a step up nothing goes for so many times what loading the model takes: the new replicas must have shown what they carry.
+pub const LOAD_TIMES: u32 = 3;
+
+/// Between which bounds, by which targets and how fast replicas come and go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// Never fewer.
+    pub min: u32,
+    /// Never more.
+    pub max: u32,
+    /// Samples that run and wait in a replica.
+    pub inflight_per_replica: Option<f64>,
+    /// Samples that wait in a replica.
+    pub queue_per_replica: Option<f64>,
+    /// Share of the requests that should be answered in time.
+    pub latency_quantile: Option<f64>,
+    /// See [`TOLERANCE`].
+    pub tolerance: f64,
+    /// See [`STABLE_WINDOW`].
+    pub stable_window: Duration,
+    /// See [`PANIC_WINDOW`].
+    pub panic_window: Duration,
+    /// See [`PANIC_THRESHOLD`].
+    pub panic_threshold: f64,
+    /// The least that was recommended within this time is done.
+    pub up_stabilization: Duration,
+    /// Most replicas added in one step; see [`UP_PER_STEP`].
+    pub up_per_step: Option<u32>,
+    /// See [`DOWN_STABILIZATION`].
+    pub down_stabilization: Duration,
+    /// Most replicas removed in one minute; see [`DOWN_PER_MINUTE`].
+    pub down_per_minute: Option<u32>,
+    /// See [`STALE_AFTER`].
+    pub stale_after: Duration,
+}
+
+impl From<&Scaling> for Policy {
+    fn from(scaling: &Scaling) -> Self {
+        let count = |number: i32| u32::try_from(number).unwrap_or_default();
+        let min = count(scaling.min_replicas).max(1);
+        let targets = scaling.targets.clone().unwrap_or_default();
+        let behavior = scaling.behavior.clone().unwrap_or_default();
+        let (up, down) = (behavior.scale_up.unwrap_or_default(), behavior.scale_down.unwrap_or_default());
+        let panic = scaling.panic.clone().unwrap_or_default();
+        let length = |given: Option<crds::resource::Duration>, default| given.map_or(default, |it| it.length());
+        let share = |percent: Option<u32>, default| percent.map_or(default, |percent| f64::from(percent) / 100.0);
+        Self {
+            min,
+            max: scaling.max_replicas.map_or(min, count).max(min),
+            inflight_per_replica: targets.inflight_per_replica.map(f64::from),
+            queue_per_replica: targets.queue_per_replica.map(f64::from),
+            latency_quantile: targets.latency.map(|latency| latency.quantile),
+            tolerance: share(behavior.tolerance_percent, TOLERANCE),
+            stable_window: STABLE_WINDOW,
+            panic_window: length(panic.window, PANIC_WINDOW),
+            panic_threshold: share(panic.threshold_percent, PANIC_THRESHOLD),
+            up_stabilization: length(up.stabilization, Duration::ZERO),
+            up_per_step: up.max_per_step,
+            down_stabilization: length(down.stabilization, DOWN_STABILIZATION),
+            down_per_minute: down.max_per_minute,
+            stale_after: length(scaling.stale_after.clone(), STALE_AFTER),
+        }
+    }
+}
+
+impl Policy {
+    /// Most replicas that one step adds to so many.
+    #[must_use]
+    pub fn step_up(&self, wanted: u32) -> u32 {
+        self.up_per_step.unwrap_or_else(|| wanted.max(UP_PER_STEP))
+    }
+
+    /// Most replicas that go within a minute from so many.
+    #[must_use]
+    pub fn step_down(&self, wanted: u32) -> u32 {
+        self.down_per_minute.unwrap_or_else(|| replicas(f64::from(wanted) * DOWN_PER_MINUTE))
+    }
+}
+
+/// The whole replicas that a number of them takes, at least one.
+#[must_use]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast of a float saturates")]
+pub fn replicas(number: f64) -> u32 {
+    // What is a hair above a whole number by rounding alone is that number.
+    ((number - 1e-9).ceil() as u32).max(1)
+}

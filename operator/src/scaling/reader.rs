@@ -1,0 +1,331 @@
+//! Reads `GET :9090/load` of every ready pod of a model and makes one [`Reading`] of it.
+//!
+//! Averages come from differences of what a pod has counted, divided by the pod's own clock: they are exact however seldom it is
+//! asked. A pod that was started anew counts from nothing, so its first answer has no difference. One that does not answer is
+//! taken for what it told last, as long as that is not stale.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use crds::load::{self, Load, ModelLoad};
+use futures::future::join_all;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use k8s_openapi::api::core::v1::Pod;
+use tokio::{
+    sync::Semaphore,
+    time::{self, Instant},
+};
+
+use super::{Reading, Share};
+use crate::{
+    info::{Life, address, life},
+    observe::ready_since,
+};
+
+/// A pod that does not answer by then counts as silent this time.
+const TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Questions under way at once, of all models.
+const CONCURRENT: usize = 256;
+
+/// An answer is never longer than this.
+const LONGEST_BYTES: usize = 64 << 10;
+
+/// Connections are kept over a few periods.
+const KEPT_IDLE: Duration = Duration::from_secs(30);
+
+/// Asks pods. Cheap to clone; all clones share their connections.
+#[derive(Clone)]
+pub struct Reader {
+    client: Client<HttpConnector, Empty<Bytes>>,
+    permits: Arc<Semaphore>,
+}
+
+/// What the pods of one model have told so far, by the life of their container.
+#[derive(Debug, Default)]
+pub struct Told(HashMap<Life, Answer>);
+
+/// A pod's last answer, and what happened between the one before it and this.
+#[derive(Debug, Clone)]
+struct Answer {
+    at: Instant,
+    load: Load,
+    span: Duration,
+    average: Samples,
+    now: Samples,
+    refused: u64,
+    answers: BTreeMap<String, Share>,
+}
+
+/// Samples in a pod: those of the model that has most.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Samples {
+    load: f64,
+    queued: f64,
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(TIMEOUT));
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(KEPT_IDLE)
+            .pool_max_idle_per_host(1)
+            .build(connector);
+        Self { client, permits: Arc::new(Semaphore::new(CONCURRENT)) }
+    }
+}
+
+impl Reader {
+    /// Asks the ready ones of these pods. `at` is the time of the reading, `within` the latency that answers are counted by.
+    pub async fn read<'a>(
+        &self,
+        pods: impl Iterator<Item = &'a Pod>,
+        told: &mut Told,
+        at: Duration,
+        within: Option<Duration>,
+        stale_after: Duration,
+    ) -> Reading {
+        let ready = pods.filter(|pod| ready_since(pod).is_some() && pod.metadata.deletion_timestamp.is_none());
+        let asked = ready.filter_map(|pod| Some((life(pod)?, address(pod)?)));
+        let answers = join_all(asked.map(|(life, address)| async move {
+            let load = self.ask(&address, within).await;
+            (life, load)
+        }));
+        told.take(answers.await, Instant::now(), at, stale_after)
+    }
+
+    async fn ask(&self, address: &str, within: Option<Duration>) -> Option<Load> {
+        let query = within.map(|within| format!("?{}={}", load::WITHIN, within.as_millis())).unwrap_or_default();
+        let url = format!("http://{address}{}{query}", load::PATH);
+        let _permit = self.permits.acquire().await.ok()?;
+        let ask = async {
+            let answer = self.client.get(url.parse().ok()?).await.ok()?;
+            if !answer.status().is_success() {
+                return None;
+            }
+            let body = Limited::new(answer.into_body(), LONGEST_BYTES).collect().await.ok()?;
+            serde_json::from_slice::<Load>(&body.to_bytes()).ok()
+        };
+        let answer = time::timeout(TIMEOUT, ask).await.ok().flatten();
+        if answer.is_none() {
+            tracing::debug!(url, "a ready pod does not tell its load");
+        }
+        answer
+    }
+}
+
+impl Told {
+    /// Takes what the ready pods said, or did not; pods that are not among them are forgotten.
+    fn take(
+        &mut self,
+        answers: Vec<(Life, Option<Load>)>,
+        now: Instant,
+        at: Duration,
+        stale_after: Duration,
+    ) -> Reading {
+        let mut before = std::mem::take(&mut self.0);
+        let mut reading = Reading { at, ready: u32::try_from(answers.len()).unwrap_or(u32::MAX), ..Reading::default() };
+        for (life, load) in answers {
+            let last = before.remove(&life);
+            let answer = match load {
+                Some(load) => Some(Answer::after(last.as_ref(), load, now)),
+                None => last.filter(|last| now.duration_since(last.at) <= stale_after).map(Answer::repeated),
+            };
+            if let Some(answer) = answer {
+                reading.add(&answer);
+                self.0.insert(life, answer);
+            }
+        }
+        reading
+    }
+}
+
+impl Reading {
+    fn add(&mut self, answer: &Answer) {
+        self.counted += 1;
+        self.span = self.span.max(answer.span);
+        self.load += answer.average.load;
+        self.queued += answer.average.queued;
+        self.load_now += answer.now.load;
+        self.queued_now += answer.now.queued;
+        self.refused += answer.refused;
+        for (model, share) in &answer.answers {
+            let sum = self.answers.entry(model.clone()).or_default();
+            *sum = Share { answered: sum.answered + share.answered, within: sum.within + share.within };
+        }
+    }
+}
+
+impl Answer {
+    fn after(last: Option<&Self>, load: Load, at: Instant) -> Self {
+        let before = last.map(|last| &last.load).filter(|before| before.started == load.started);
+        let span = before.map(|before| load.uptime_seconds - before.uptime_seconds).filter(|span| *span > 0.0);
+        let now = largest(load.models.iter().map(|model| Samples {
+            load: (model.queued + model.inflight) as f64,
+            queued: model.queued as f64,
+        }));
+        let mut answer = Self {
+            at,
+            span: span.map(Duration::from_secs_f64).unwrap_or_default(),
+            average: now,
+            now,
+            refused: 0,
+            answers: BTreeMap::new(),
+            load,
+        };
+        if let (Some(before), Some(span)) = (before, span) {
+            answer.compare(before.clone(), span);
+        }
+        answer
+    }
+
+    /// What happened since `before`, which is `span` seconds ago.
+    fn compare(&mut self, before: Load, span: f64) {
+        let before: HashMap<String, ModelLoad> =
+            before.models.into_iter().map(|model| (model.name.clone(), model)).collect();
+        let known: Vec<_> = self.load.models.iter().filter_map(|it| Some((it, before.get(&it.name)?))).collect();
+        self.average = largest(known.iter().map(|(now, before)| {
+            let queued = (now.queued_sample_seconds - before.queued_sample_seconds).max(0.0) / span;
+            let running = (now.inflight_sample_seconds - before.inflight_sample_seconds).max(0.0) / span;
+            Samples { load: queued + running, queued }
+        }));
+        self.refused = known.iter().map(|(now, before)| now.refused_total.saturating_sub(before.refused_total)).sum();
+        let share = |now: &ModelLoad, before: &ModelLoad| {
+            let within = now.within_total?.saturating_sub(before.within_total?);
+            Some(Share { answered: now.answered_total.saturating_sub(before.answered_total), within })
+        };
+        self.answers =
+            known.iter().filter_map(|(now, before)| Some((now.name.clone(), share(now, before)?))).collect();
+    }
+
+    /// What it told last, once more; what it counted is not counted again.
+    fn repeated(self) -> Self {
+        Self { refused: 0, answers: BTreeMap::new(), ..self }
+    }
+
+    /// Time that loading and warming up took, of the model that took longest.
+    fn load_time(&self) -> Duration {
+        let longest = self.load.models.iter().map(|model| model.load_seconds).fold(0.0, f64::max);
+        Duration::try_from_secs_f64(longest).unwrap_or_default()
+    }
+}
+
+impl Told {
+    /// Time that loading took, in the pod where it took longest.
+    #[must_use]
+    pub fn load_time(&self) -> Duration {
+        self.0.values().map(Answer::load_time).max().unwrap_or_default()
+    }
+}
+
+/// Both numbers by themselves: one model may have most samples and another most that wait.
+fn largest(models: impl Iterator<Item = Samples>) -> Samples {
+    models.fold(Samples::default(), |most, model| Samples {
+        load: most.load.max(model.load),
+        queued: most.queued.max(model.queued),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STALE_AFTER: Duration = Duration::from_secs(15);
+
+    fn life(pod: &str) -> Life {
+        (pod.to_owned(), 0)
+    }
+
+    /// A pod that has been up so long with one model, which had `samples` in it all the time, a quarter of them waiting.
+    fn steady(uptime: f64, samples: u64) -> Load {
+        let model = ModelLoad {
+            name: "espresso".to_owned(),
+            queued: samples / 4,
+            inflight: samples - samples / 4,
+            queued_sample_seconds: uptime * (samples / 4) as f64,
+            inflight_sample_seconds: uptime * (samples - samples / 4) as f64,
+            load_seconds: 3.0,
+            ..ModelLoad::default()
+        };
+        Load {
+            started: "2026-01-01T00:00:00Z".to_owned(),
+            uptime_seconds: uptime,
+            models: vec![model],
+            ..Load::default()
+        }
+    }
+
+    fn take(told: &mut Told, second: u64, answers: Vec<(&str, Option<Load>)>, began: Instant) -> Reading {
+        let answers = answers.into_iter().map(|(pod, load)| (life(pod), load)).collect();
+        let at = Duration::from_secs(second);
+        told.take(answers, began + at, at, STALE_AFTER)
+    }
+
+    #[test]
+    fn averages_are_of_the_time_between_two_answers_and_sums_over_pods() {
+        let (mut told, began) = (Told::default(), Instant::now());
+        let first = take(&mut told, 0, vec![("a", Some(steady(10.0, 8))), ("b", Some(steady(50.0, 4)))], began);
+        assert_eq!((first.ready, first.counted, first.load, first.queued), (2, 2, 12.0, 3.0), "what is there now");
+        let mut later = steady(12.0, 8);
+        // Empty now, and half of the time before.
+        let model = &mut later.models[0];
+        (model.queued, model.inflight) = (0, 0);
+        (model.queued_sample_seconds, model.inflight_sample_seconds) = (22.0, 66.0);
+        let second = take(&mut told, 2, vec![("a", Some(later)), ("b", Some(steady(52.0, 4)))], began);
+        assert!((second.load - 8.0).abs() < 1e-9 && (second.queued - 2.0).abs() < 1e-9, "{second:?}");
+        assert_eq!((second.load_now, second.queued_now, second.span), (4.0, 1.0, Duration::from_secs(2)));
+        assert_eq!(told.load_time(), Duration::from_secs(3));
+    }
+
+    #[test]
+    fn a_pod_counts_as_its_largest_model() {
+        let (mut told, began) = (Told::default(), Instant::now());
+        let mut load = steady(10.0, 8);
+        load.models.push(ModelLoad { name: "lungo".to_owned(), queued: 5, inflight: 1, ..ModelLoad::default() });
+        let reading = take(&mut told, 0, vec![("a", Some(load))], began);
+        assert_eq!((reading.load, reading.queued), (8.0, 5.0));
+    }
+
+    #[test]
+    fn counters_that_begin_anew_make_no_difference() {
+        let (mut told, began) = (Told::default(), Instant::now());
+        let counted = |started: &str, uptime: f64, total: u64| {
+            let mut load = steady(uptime, 4);
+            load.started = started.to_owned();
+            let model = &mut load.models[0];
+            (model.refused_total, model.answered_total, model.within_total) = (total, 10 * total, Some(9 * total));
+            load
+        };
+        take(&mut told, 0, vec![("a", Some(counted("one", 100.0, 50)))], began);
+        let difference = take(&mut told, 2, vec![("a", Some(counted("one", 102.0, 53)))], began);
+        assert_eq!((difference.refused, difference.answers["espresso"]), (3, Share { answered: 30, within: 27 }));
+        let anew = take(&mut told, 4, vec![("a", Some(counted("two", 1.0, 2)))], began);
+        assert_eq!((anew.refused, anew.answers.len(), anew.load), (0, 0, 4.0));
+    }
+
+    #[test]
+    fn who_is_silent_counts_as_before_until_that_is_stale_and_who_is_gone_does_not() {
+        let (mut told, began) = (Told::default(), Instant::now());
+        let mut refusing = steady(10.0, 8);
+        refusing.models[0].refused_total = 7;
+        take(&mut told, 0, vec![("a", Some(steady(8.0, 8))), ("b", Some(steady(8.0, 4)))], began);
+        take(&mut told, 2, vec![("a", Some(refusing)), ("b", Some(steady(10.0, 4)))], began);
+        let silent = take(&mut told, 4, vec![("a", None), ("b", Some(steady(12.0, 4)))], began);
+        assert_eq!((silent.ready, silent.counted, silent.load, silent.refused), (2, 2, 12.0, 0));
+        let stale = take(&mut told, 18, vec![("a", None), ("b", Some(steady(26.0, 4)))], began);
+        assert_eq!((stale.ready, stale.counted, stale.load), (2, 1, 4.0));
+        let gone = take(&mut told, 20, vec![("b", Some(steady(28.0, 4)))], began);
+        assert_eq!((gone.ready, gone.counted, gone.load), (1, 1, 4.0));
+    }
+}

@@ -1,0 +1,305 @@
+//! The loop of mode Operator: one task for each model that is scaled, which reads, decides and writes every [`PERIOD`].
+//!
+//! A reconcile tells it what the spec says; it tells the reconcile when there is something new for the status. What it has seen is
+//! forgotten with the leadership: who leads next begins with the number that is there, and takes nothing away before it has seen a
+//! whole window itself.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use crds::resource::ScalingStatus;
+use k8s_openapi::{
+    api::core::v1::Pod,
+    apimachinery::pkg::apis::meta::v1::Time,
+    jiff::{SignedDuration, Timestamp},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{self, Instant},
+};
+
+use super::{
+    Decision, History, Policy, Reason, decide,
+    decide::Now,
+    reader::{Reader, Told},
+};
+use crate::{
+    apply::Writer,
+    cache::{Cache, Key},
+    leader::Leadership,
+    metrics::Metrics,
+    waiting::Change,
+};
+
+/// Between two readings of a model.
+pub const PERIOD: Duration = Duration::from_secs(2);
+
+/// Until the reading that shows whether what looks like a burst is one.
+const SOON: Duration = Duration::from_millis(500);
+
+/// Share of the period that is left to chance, so that models drift apart.
+const JITTER: f64 = 0.05;
+
+/// A number that we have written is taken for what is asked for, until the watch shows it, but not for longer.
+const SHOWN_WITHIN: Duration = Duration::from_secs(10);
+
+/// Once more replicas were wanted than maxReplicas, that is said for so long, lest it is said and taken back by the second.
+const LIMITED_FOR: Duration = Duration::from_secs(60);
+
+/// What the spec says of a model that is scaled.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Target {
+    /// Bounds, targets and speeds.
+    pub policy: Policy,
+    /// The latency that answers are counted by.
+    pub within: Option<Duration>,
+    /// Replicas that the spec asks for.
+    pub wanted: u32,
+    /// New pods replace old ones.
+    pub in_rollout: bool,
+}
+
+/// What the status says of the scaling.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The last step, if there was one in this process's time.
+    pub step: Option<ScalingStatus>,
+    /// How it stands.
+    pub state: State,
+}
+
+/// How it stands with a model that is scaled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// The number follows the load.
+    Active,
+    /// It would be larger than the bounds allow.
+    LimitedByMax,
+    /// It stays, for want of numbers.
+    Stale,
+    /// It stays, for there is no pod that could tell.
+    NoReplicaReady,
+}
+
+/// What is known of the models that are scaled. Cheap to clone; all clones see the same.
+#[derive(Debug, Clone, Default)]
+pub struct Outcomes(Arc<Mutex<HashMap<Key, Outcome>>>);
+
+impl Outcomes {
+    /// What is known of one; nothing before its first decision.
+    #[must_use]
+    pub fn of(&self, namespace: &str, name: &str) -> Option<Outcome> {
+        let outcomes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        outcomes.get(&(namespace.to_owned(), name.to_owned())).cloned()
+    }
+
+    /// Whether it was something else before.
+    fn put(&self, key: &Key, outcome: Outcome) -> bool {
+        let mut outcomes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        outcomes.insert(key.clone(), outcome.clone()) != Some(outcome)
+    }
+
+    fn forget(&self, key: &Key) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+}
+
+/// Scales models.
+pub struct Scaler {
+    reader: Reader,
+    common: Arc<Common>,
+    followed: Mutex<HashMap<Key, watch::Sender<Target>>>,
+}
+
+/// What the scaling of every model needs.
+pub struct Common {
+    /// Pods with our label.
+    pub pods: Cache<Pod>,
+    /// Where numbers go.
+    pub writer: Arc<Writer>,
+    /// Whether this process may write.
+    pub leadership: Leadership,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Where a reconcile is told that the status has something new.
+    pub changed: mpsc::Sender<Change>,
+    /// What the status says.
+    pub outcomes: Outcomes,
+}
+
+impl Scaler {
+    /// Nothing is scaled yet.
+    #[must_use]
+    pub fn new(common: Common) -> Self {
+        Self { reader: Reader::default(), common: Arc::new(common), followed: Mutex::default() }
+    }
+
+    /// Scales the model by this from now on, or no more.
+    pub fn follow(&self, key: &Key, target: Option<Target>) {
+        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        match (target, followed.get(key)) {
+            (Some(target), Some(task)) => {
+                task.send_if_modified(|known| std::mem::replace(known, target.clone()) != target);
+            }
+            (Some(target), None) => {
+                let (sender, receiver) = watch::channel(target);
+                followed.insert(key.clone(), sender);
+                tokio::spawn(Task::new(self, key.clone(), receiver).run());
+            }
+            (None, _) => {
+                followed.remove(key);
+                self.common.outcomes.forget(key);
+            }
+        }
+        self.common.metrics.scales(followed.len());
+    }
+
+    /// Lets go of models that are gone.
+    pub fn keep_only(&self, is_there: impl Fn(&Key) -> bool) {
+        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        followed.retain(|key, _| is_there(key) || { self.common.outcomes.forget(key); false });
+        self.common.metrics.scales(followed.len());
+    }
+}
+
+/// The scaling of one model.
+struct Task {
+    reader: Reader,
+    common: Arc<Common>,
+    key: Key,
+    target: watch::Receiver<Target>,
+    began: Instant,
+    told: Told,
+    /// None while this process does not lead.
+    history: Option<History>,
+    written: Option<Written>,
+    limited_until: Option<Duration>,
+    step: Option<ScalingStatus>,
+}
+
+/// A number that was written.
+struct Written {
+    at: Duration,
+    /// What the watch showed then.
+    shown: u32,
+    replicas: u32,
+}
+
+impl Task {
+    fn new(scaler: &Scaler, key: Key, target: watch::Receiver<Target>) -> Self {
+        Self {
+            reader: scaler.reader.clone(),
+            common: Arc::clone(&scaler.common),
+            key,
+            target,
+            began: Instant::now(),
+            told: Told::default(),
+            history: None,
+            written: None,
+            limited_until: None,
+            step: None,
+        }
+    }
+
+    async fn run(mut self) {
+        time::sleep(PERIOD.mul_f64(fastrand::f64())).await;
+        loop {
+            let round = Instant::now();
+            let soon = self.round().await;
+            // Whoever follows no more has let go of the other end.
+            if self.target.has_changed().is_err() {
+                return;
+            }
+            let period = if soon { SOON } else { PERIOD.mul_f64(fastrand::f64().mul_add(2.0, -1.0).mul_add(JITTER, 1.0)) };
+            time::sleep_until(round + period).await;
+        }
+    }
+
+    /// Whether the next one should come soon.
+    async fn round(&mut self) -> bool {
+        if self.common.leadership.check().is_err() {
+            (self.history, self.told) = (None, Told::default());
+            return false;
+        }
+        let target = self.target.borrow_and_update().clone();
+        let wanted = self.wanted(target.wanted);
+        let policy = &target.policy;
+        let pods = self.common.pods.of(&self.key.0, &self.key.1);
+        let at = self.began.elapsed();
+        let reading = {
+            let pods = pods.values().map(|pod| &**pod);
+            self.reader.read(pods, &mut self.told, at, target.within, policy.stale_after).await
+        };
+        self.common.metrics.read_loads(reading.counted, reading.ready.saturating_sub(reading.counted));
+        let history = self.history.get_or_insert_with(|| History::begin(at, wanted));
+        history.read(reading, policy.stable_window.max(policy.panic_window));
+        let load_time = self.told.load_time();
+        let now = Now { at, wanted, in_rollout: target.in_rollout, load_time };
+        let decision = decide(history, policy, &now);
+        // Somebody may have said otherwise while the pods were asked.
+        let is_current = self.target.has_changed().is_ok_and(|changed| !changed);
+        if decision.desired != wanted && !(is_current && self.write(wanted, &decision).await) {
+            return true;
+        }
+        self.common.metrics.decided(decision.reason);
+        if let Some(history) = &mut self.history {
+            history.decided(at, wanted, &decision, policy.down_stabilization.max(policy.up_stabilization));
+        }
+        self.tell(at, &decision).await;
+        decision.soon
+    }
+
+    /// What is asked for: what we wrote, until the watch shows it or shows something else.
+    fn wanted(&mut self, shown: u32) -> u32 {
+        let now = self.began.elapsed();
+        let unseen = self.written.take_if(|written| shown != written.shown || now > written.at + SHOWN_WITHIN);
+        drop(unseen);
+        self.written.as_ref().map_or(shown, |written| written.replicas)
+    }
+
+    /// Whether it was written.
+    async fn write(&mut self, wanted: u32, decision: &Decision) -> bool {
+        let (namespace, inference_model) = (&self.key.0, &self.key.1);
+        let (reason, desired) = (decision.reason.as_str(), decision.desired);
+        if let Err(error) = self.common.writer.write_scale(namespace, inference_model, desired).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(namespace, inference_model, from = wanted, to = desired, reason, error, "cannot scale");
+            return false;
+        }
+        tracing::info!(namespace, inference_model, from = wanted, to = desired, reason, "scaled: {}", decision.reason);
+        self.common.metrics.scaled(desired > wanted);
+        let shown = self.target.borrow().wanted;
+        self.written = Some(Written { at: self.began.elapsed(), shown, replicas: desired });
+        self.step = Some(ScalingStatus {
+            desired: i32::try_from(desired).unwrap_or(i32::MAX),
+            reason: format!("{} (there were {wanted})", decision.reason),
+            last_scale_time: Some(Time(whole_seconds(Timestamp::now()))),
+        });
+        true
+    }
+
+    async fn tell(&mut self, at: Duration, decision: &Decision) {
+        if decision.is_limited {
+            self.limited_until = Some(at + LIMITED_FOR);
+        }
+        let state = match decision.reason {
+            Reason::Stale => State::Stale,
+            Reason::NoReplicaReady => State::NoReplicaReady,
+            _ if self.limited_until.is_some_and(|until| at < until) => State::LimitedByMax,
+            _ => State::Active,
+        };
+        let outcome = Outcome { step: self.step.clone(), state };
+        if self.common.outcomes.put(&self.key, outcome) {
+            // The other end is gone when the process ends.
+            let _ = self.common.changed.send(Change::from(self.key.clone())).await;
+        }
+    }
+}
+
+/// The API server keeps no fractions.
+fn whole_seconds(time: Timestamp) -> Timestamp {
+    time.round(SignedDuration::from_secs(1)).unwrap_or(time)
+}

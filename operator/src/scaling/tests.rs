@@ -1,0 +1,280 @@
+//! What the decision does with loads that rise, fall, vanish and lie.
+
+use std::time::Duration;
+
+use super::{Decision, History, Policy, Reading, Reason, Share, decide, decide::Now};
+
+const PERIOD: Duration = Duration::from_secs(2);
+
+/// One to ten replicas that should each carry four samples; fewer after a minute.
+fn policy() -> Policy {
+    Policy {
+        min: 1,
+        max: 10,
+        inflight_per_replica: Some(4.0),
+        queue_per_replica: None,
+        latency_quantile: None,
+        tolerance: 0.1,
+        stable_window: Duration::from_secs(30),
+        panic_window: Duration::from_millis(500),
+        panic_threshold: 2.0,
+        up_stabilization: Duration::ZERO,
+        up_per_step: None,
+        down_stabilization: Duration::from_secs(60),
+        down_per_minute: None,
+        stale_after: Duration::from_secs(15),
+    }
+}
+
+/// A model that is read every two seconds, whose pods are ready as soon as they are asked for unless it is said otherwise.
+struct World {
+    policy: Policy,
+    history: History,
+    at: Duration,
+    wanted: u32,
+    /// At most so many are ever ready.
+    room: u32,
+    silent: u32,
+    in_rollout: bool,
+    load_time: Duration,
+    last: Option<Decision>,
+}
+
+impl World {
+    fn of(wanted: u32, policy: Policy) -> Self {
+        let history = History::begin(Duration::ZERO, wanted);
+        Self {
+            policy,
+            history,
+            at: Duration::ZERO,
+            wanted,
+            room: u32::MAX,
+            silent: 0,
+            in_rollout: false,
+            load_time: Duration::ZERO,
+            last: None,
+        }
+    }
+
+    /// Reads so many samples in all pods.
+    fn read(&mut self, load: f64) -> Reason {
+        self.read_as(Reading { load, load_now: load, ..Reading::default() })
+    }
+
+    fn read_as(&mut self, reading: Reading) -> Reason {
+        self.at += PERIOD;
+        let ready = self.wanted.min(self.room);
+        let counted = ready.saturating_sub(self.silent);
+        self.history.read(Reading { at: self.at, span: PERIOD, ready, counted, ..reading }, self.policy.stable_window);
+        self.decide()
+    }
+
+    fn decide(&mut self) -> Reason {
+        let now =
+            Now { at: self.at, wanted: self.wanted, in_rollout: self.in_rollout, load_time: self.load_time };
+        let decision = decide(&self.history, &self.policy, &now);
+        self.history.decided(self.at, self.wanted, &decision, self.policy.down_stabilization);
+        self.wanted = decision.desired;
+        let reason = decision.reason;
+        self.last = Some(decision);
+        reason
+    }
+
+    /// Reads the same load for so long; the reasons, each told once in a row.
+    fn stays(&mut self, load: f64, seconds: u64) -> Vec<Reason> {
+        let mut reasons: Vec<Reason> = (0..seconds / 2).map(|_| self.read(load)).collect();
+        reasons.dedup();
+        reasons
+    }
+}
+
+#[test]
+fn a_burst_is_answered_at_the_first_reading_and_a_small_excess_when_it_lasts() {
+    let mut world = World::of(1, policy());
+    world.stays(3.0, 60);
+    assert_eq!((world.read(12.0), world.wanted), (Reason::Burst, 3));
+    let mut world = World::of(1, policy());
+    world.stays(3.0, 60);
+    assert_eq!(world.read(6.0), Reason::Steady, "one reading of one and a half times the target");
+    assert!(world.stays(6.0, 30).contains(&Reason::Load));
+    assert_eq!(world.wanted, 2);
+}
+
+#[test]
+fn what_looks_like_a_burst_is_looked_at_again_soon() {
+    let mut world = World::of(1, policy());
+    world.stays(3.0, 60);
+    world.read_as(Reading { load: 3.5, load_now: 12.0, ..Reading::default() });
+    assert!(world.last.as_ref().is_some_and(|last| last.soon && last.desired == 1), "{:?}", world.last);
+}
+
+#[test]
+fn a_difference_within_the_tolerance_changes_nothing() {
+    let mut world = World::of(2, policy());
+    assert_eq!(world.stays(8.7, 300), [Reason::Steady]);
+    assert_eq!(world.stays(7.3, 300), [Reason::Steady], "and so few that one would be full is no less");
+    assert_eq!(world.wanted, 2);
+}
+
+#[test]
+fn fewer_come_only_after_a_whole_window_and_a_few_in_a_minute() {
+    let mut world = World::of(8, policy());
+    assert_eq!(world.stays(3.0, 58), [Reason::Stabilizing]);
+    assert_eq!(world.wanted, 8);
+    world.stays(3.0, 10);
+    assert_eq!(world.wanted, 6, "a quarter of eight");
+    world.stays(3.0, 46);
+    assert_eq!(world.wanted, 6);
+    world.stays(3.0, 300);
+    assert_eq!(world.wanted, 1);
+}
+
+#[test]
+fn a_load_that_comes_back_within_the_window_takes_nothing_away() {
+    let mut world = World::of(3, policy());
+    for _ in 0..10 {
+        world.stays(12.0, 40);
+        world.stays(3.0, 40);
+    }
+    assert_eq!(world.wanted, 3);
+}
+
+#[test]
+fn a_refusal_is_one_step_and_the_next_one_waits_for_its_pods() {
+    let refused = || Reading { load: 4.0, load_now: 4.0, refused: 9, ..Reading::default() };
+    let mut world = World::of(1, policy());
+    world.read(4.0);
+    assert_eq!((world.read_as(refused()), world.wanted), (Reason::Refusals, 2));
+    world.room = 1;
+    for _ in 0..30 {
+        world.read_as(refused());
+    }
+    assert_eq!(world.wanted, 2, "its pod is not there yet");
+    world.room = 2;
+    world.read_as(refused());
+    world.read_as(refused());
+    assert_eq!(world.wanted, 3);
+}
+
+#[test]
+fn a_device_that_is_not_to_be_had_winds_nothing_up() {
+    let mut world = World::of(1, policy());
+    world.room = 1;
+    for _ in 0..300 {
+        world.read_as(Reading { load: 11.0, load_now: 11.0, queued: 7.0, refused: 100, ..Reading::default() });
+    }
+    assert_eq!(world.wanted, 3, "what the load says and no more");
+}
+
+#[test]
+fn latency_adds_one_step_at_a_time_and_keeps_what_is_there() {
+    let policy = Policy { latency_quantile: Some(0.95), ..policy() };
+    let late = |queued: f64| Reading {
+        load: 3.0,
+        load_now: 3.0,
+        queued,
+        answers: [("espresso".to_owned(), Share { answered: 100, within: 80 })].into(),
+        ..Reading::default()
+    };
+    let mut world = World::of(1, policy.clone());
+    world.read_as(late(1.0));
+    world.read_as(late(1.0));
+    assert_eq!((world.read_as(late(1.0)), world.wanted), (Reason::Latency, 2));
+    let mut slow = World::of(2, policy);
+    for _ in 0..100 {
+        slow.read_as(late(0.0));
+    }
+    assert_eq!(slow.wanted, 2, "more replicas help nobody where nothing waits, and fewer would not either");
+    assert_eq!(slow.last.map(|last| last.reason), Some(Reason::Late));
+}
+
+#[test]
+fn latency_alone_removes_nothing() {
+    let policy = Policy { latency_quantile: Some(0.95), inflight_per_replica: None, ..policy() };
+    let mut world = World::of(3, policy);
+    assert_eq!(world.stays(0.0, 900), [Reason::Steady]);
+    assert_eq!(world.wanted, 3);
+}
+
+#[test]
+fn numbers_that_are_missing_or_old_change_nothing() {
+    let mut world = World::of(4, policy());
+    world.stays(16.0, 60);
+    world.silent = 3;
+    assert_eq!(world.stays(4.0, 600), [Reason::Stale]);
+    world.silent = 0;
+    assert_eq!(world.stays(4.0, 50), [Reason::Stabilizing], "a window is begun anew");
+    world.at += Duration::from_secs(16);
+    assert_eq!((world.decide(), world.wanted), (Reason::Stale, 4));
+}
+
+#[test]
+fn one_that_is_silent_counts_as_full_on_the_way_down_and_as_idle_on_the_way_up() {
+    let mut world = World::of(4, policy());
+    world.silent = 2;
+    world.stays(0.1, 600);
+    assert_eq!(world.wanted, 3, "two that may be full, and something to spare");
+    let mut world = World::of(4, policy());
+    world.silent = 1;
+    assert!(!world.stays(15.0, 120).contains(&Reason::Load));
+    assert_eq!(world.wanted, 4);
+}
+
+#[test]
+fn nothing_goes_in_a_rollout_after_a_burst_or_before_the_last_ones_have_shown_what_they_carry() {
+    let mut world = World::of(4, policy());
+    world.in_rollout = true;
+    assert_eq!(world.stays(4.0, 600), [Reason::Rollout]);
+    world.in_rollout = false;
+    world.stays(4.0, 600);
+    assert_eq!(world.wanted, 2, "a load of exactly one leaves nothing to spare");
+
+    let quick = Policy { down_stabilization: PERIOD, ..policy() };
+    let mut world = World::of(1, quick);
+    world.read(12.0);
+    assert_eq!(world.wanted, 3);
+    assert_eq!(world.stays(0.0, 28), [Reason::AfterBurst]);
+    world.load_time = Duration::from_secs(20);
+    assert_eq!(world.stays(0.0, 30), [Reason::Settling], "three times what loading takes");
+    world.stays(0.0, 10);
+    assert!(world.wanted < 3);
+}
+
+#[test]
+fn who_begins_anew_takes_nothing_before_a_window_and_adds_at_once() {
+    let mut world = World::of(5, policy());
+    assert_eq!(world.read(2.0), Reason::Stabilizing);
+    let mut world = World::of(5, policy());
+    assert_eq!((world.read(40.0), world.wanted), (Reason::Burst, 10));
+}
+
+#[test]
+fn bounds_hold_whatever_the_load() {
+    let mut world = World::of(1, Policy { min: 2, max: 3, ..policy() });
+    assert_eq!((world.read(0.0), world.wanted), (Reason::Bounds, 2));
+    world.stays(400.0, 60);
+    assert_eq!(world.wanted, 3);
+    assert!(world.last.as_ref().is_some_and(|last| last.is_limited), "{:?}", world.last);
+    world.wanted = 9;
+    assert_eq!((world.read(400.0), world.wanted), (Reason::Bounds, 3));
+}
+
+#[test]
+fn steps_up_are_bounded() {
+    let mut world = World::of(1, Policy { max: 100, ..policy() });
+    let sizes: Vec<u32> = (0..4)
+        .map(|_| {
+            world.read(400.0);
+            world.wanted
+        })
+        .collect();
+    assert_eq!(sizes, [5, 10, 20, 40]);
+}
+
+#[test]
+fn no_replica_that_is_ready_means_no_decision() {
+    let mut world = World::of(2, policy());
+    world.room = 0;
+    assert_eq!(world.stays(0.0, 600), [Reason::NoReplicaReady]);
+    assert_eq!(world.wanted, 2);
+}
