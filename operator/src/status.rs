@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use crds::resource::{
     InferenceModelStatus, Model, ModelError, ModelState, ModelStatus, RevisionStatus, Toggle,
     conditions::{
-        ALL_SERVES, APPLY_FAILED, PENDING, READY, RECONCILING, SETTLED, STALLED, SUMMED_UP, accepted, available,
-        model_loaded, monitoring_ready, rolled_out, scaling_active, scheduled,
+        self, ALL_SERVES, APPLY_FAILED, PENDING, READY, RECONCILING, SETTLED, STALLED, SUMMED_UP, accepted, available,
+        model_loaded, monitoring_ready, rolled_out, scheduled,
     },
 };
 use k8s_openapi::{
@@ -23,6 +23,7 @@ use crate::{
     names,
     observe::{Observed, has_ended, ready_since},
     rollout::{Plan, Stage},
+    scaling_active,
     shared::Place,
     validate::Refusal,
 };
@@ -55,22 +56,22 @@ const LONGEST_MESSAGE_BYTES: usize = 8192;
 const LONGEST_ERROR_BYTES: usize = 4096;
 
 /// What a condition says.
-struct Verdict {
-    status: &'static str,
-    reason: &'static str,
-    message: String,
+pub(crate) struct Verdict {
+    pub(crate) status: &'static str,
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
 }
 
 impl Verdict {
-    fn yes(reason: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn yes(reason: &'static str, message: impl Into<String>) -> Self {
         Self { status: "True", reason, message: message.into() }
     }
 
-    fn no(reason: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn no(reason: &'static str, message: impl Into<String>) -> Self {
         Self { status: "False", reason, message: message.into() }
     }
 
-    fn unknown(message: impl Into<String>) -> Self {
+    pub(crate) fn unknown(message: impl Into<String>) -> Self {
         Self { status: "Unknown", reason: PENDING, message: message.into() }
     }
 }
@@ -91,7 +92,7 @@ pub fn status(facts: &Facts<'_>) -> InferenceModelStatus {
         active_revision: facts.plan.map(|plan| names::revision(&observed.name, &plan.active)),
         revisions: revisions(facts),
         models: observed.model.spec.models.iter().map(|model| model_status(facts, model)).collect(),
-        scaling: None,
+        scaling: scaling_active::decision(facts),
     }
 }
 
@@ -102,7 +103,7 @@ fn conditions(facts: &Facts<'_>) -> Vec<Condition> {
         (model_loaded::TYPE, model_loaded(facts)),
         (rolled_out::TYPE, rolled_out(facts)),
         (available::TYPE, available(facts)),
-        (scaling_active::TYPE, Verdict::yes(scaling_active::OFF, "nobody scales, as the spec wants it")),
+        (conditions::scaling_active::TYPE, scaling_active::verdict(facts)),
         (monitoring_ready::TYPE, monitoring_ready(facts)),
     ];
     let ready = summed_up(&verdicts);
@@ -491,7 +492,7 @@ fn wanted(facts: &Facts<'_>) -> i32 {
     if spec.suspend { 0 } else { spec.replicas }
 }
 
-fn cut(text: &str, bytes: usize) -> String {
+pub(crate) fn cut(text: &str, bytes: usize) -> String {
     text[..text.floor_char_boundary(bytes)].to_owned()
 }
 
