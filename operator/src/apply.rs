@@ -24,7 +24,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    build::Objects,
+    build::{Objects, Scaler},
     digest::{digest, says_nothing},
     leader::{Leadership, NotLeading},
     metrics::{Metrics, WriteResult},
@@ -112,7 +112,7 @@ impl Writer {
     /// but part of the answer.
     pub async fn apply(&self, objects: Objects, observed: &Observed) -> Result<Applied, ApplyError> {
         // No `..`: a kind that is added and forgotten here does not compile.
-        let Objects { config_maps, services, deployments, dashboards } = objects;
+        let Objects { config_maps, services, deployments, dashboards, scaler } = objects;
         let mut applied = Applied::default();
         let owner = Owner::Model(&observed.model);
         let wanted = Wanted {
@@ -147,10 +147,34 @@ impl Writer {
         for dashboard in dashboards {
             self.put(dashboard, &observed.config_maps, owner, &mut applied).await?;
         }
+        self.let_scale(scaler, observed, &mut applied).await?;
         self.prune(&observed.deployments, &wanted.deployments).await?;
         self.prune(&observed.services, &wanted.services).await?;
         self.prune(&observed.config_maps, &wanted.config_maps).await?;
         Ok(applied)
+    }
+
+    /// What is wanted no more goes first: two autoscalers must not meet.
+    async fn let_scale(&self, scaler: Scaler, observed: &Observed, applied: &mut Applied) -> Result<(), ApplyError> {
+        let owner = Owner::Model(&observed.model);
+        let (autoscalers, scaled_objects) = (&observed.horizontal_pod_autoscalers, &observed.scaled_objects);
+        match scaler {
+            Scaler::AsBefore => Ok(()),
+            Scaler::Nothing => {
+                self.prune(autoscalers, &HashSet::new()).await?;
+                self.prune(scaled_objects, &HashSet::new()).await
+            }
+            Scaler::Hpa(autoscaler) => {
+                self.prune(scaled_objects, &HashSet::new()).await?;
+                self.prune(autoscalers, &HashSet::from([autoscaler.name_any()])).await?;
+                self.put(*autoscaler, autoscalers, owner, applied).await
+            }
+            Scaler::Keda(scaled_object) => {
+                self.prune(autoscalers, &HashSet::new()).await?;
+                self.prune(scaled_objects, &HashSet::from([scaled_object.name_any()])).await?;
+                self.put(*scaled_object, scaled_objects, owner, applied).await
+            }
+        }
     }
 
     /// Brings what a namespace has of one kind, in `live`, to what is wanted, if anything is.

@@ -35,7 +35,7 @@ pub type Key = (String, String);
 pub enum Audience {
     /// The InferenceModel that an object belongs to. When the queue is full, the watch waits.
     Models(mpsc::Sender<Change>),
-    /// The namespace that an object is in; it is of a kind that the cluster may lack.
+    /// The namespace that an object is in.
     Namespaces(Marks),
 }
 
@@ -55,6 +55,7 @@ impl Audience {
 /// The objects of one kind. Cheap to clone; all clones see the same.
 pub struct Cache<K> {
     label: &'static str,
+    is_optional: bool,
     objects: Arc<RwLock<Objects<K>>>,
     ready: watch::Sender<bool>,
 }
@@ -68,7 +69,8 @@ struct Objects<K> {
 
 impl<K> Clone for Cache<K> {
     fn clone(&self) -> Self {
-        Self { label: self.label, objects: Arc::clone(&self.objects), ready: self.ready.clone() }
+        let Self { label, is_optional, .. } = *self;
+        Self { label, is_optional, objects: Arc::clone(&self.objects), ready: self.ready.clone() }
     }
 }
 
@@ -76,7 +78,13 @@ impl<K> Cache<K> {
     /// Nothing yet of the objects that carry this label.
     #[must_use]
     pub fn by(label: &'static str) -> Self {
-        Self { label, objects: Arc::default(), ready: watch::Sender::new(false) }
+        Self { label, is_optional: false, objects: Arc::default(), ready: watch::Sender::new(false) }
+    }
+
+    /// The same, of a kind that the cluster may lack.
+    #[must_use]
+    pub fn of_optional(label: &'static str) -> Self {
+        Self { is_optional: true, ..Self::by(label) }
     }
 }
 
@@ -148,7 +156,7 @@ where
             let begun = self.is_ready();
             let event = match event {
                 Ok(event) => event,
-                Err(error) if matches!(audience, Audience::Namespaces(_)) && is_not_served(&error) => return,
+                Err(error) if self.is_optional && is_not_served(&error) => return,
                 Err(error) => {
                     tracing::warn!(kind, error = &error as &dyn std::error::Error, "a watch is begun again");
                     metrics.watch_restarted(&kind);

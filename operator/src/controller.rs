@@ -33,11 +33,12 @@ use tokio::{
 };
 
 use crate::{
-    announce,
+    announce, autoscalers,
     apply::{Applied, ApplyError, Writer},
     build::{self, Images, Objects, Revisions, revision},
     cache::{Key, Scope},
     diagnose::{Finding, diagnose, waits_for_room_since},
+    kinds::Served,
     leader::Leadership,
     metrics::{Metrics, ReconcileResult, Step},
     names,
@@ -84,6 +85,8 @@ pub struct Context {
     pub scaler: Scaler,
     /// The server's images for new revisions.
     pub images: Images,
+    /// Where KEDA finds Prometheus.
+    pub prometheus: Option<String>,
     /// Whether this process may write.
     pub leadership: Leadership,
     /// Where Events go.
@@ -125,7 +128,8 @@ pub async fn run(
         .reflect(writer)
         .flat_map(move |event| stream::iter(touched(event, &listed, &of_models)));
     let gained = gained(context.leadership.subscribe(), store.clone());
-    let queue = stream::select(stream::select(models, received(changes)), gained);
+    let installed = installed(context.sources.kinds.subscribe(), store.clone());
+    let queue = stream::select(stream::select(models, received(changes)), stream::select(gained, installed));
     let (waiting, stopped) = (Arc::clone(&context.waiting), stop.clone());
     let queue = queue.map(move |change| {
         waiting.enters(&change);
@@ -229,6 +233,16 @@ fn gained(leading: watch::Receiver<bool>, store: Store<InferenceModel>) -> impl 
     begins.filter(|leads| future::ready(*leads)).flat_map(move |_| stream::iter(all(&store)))
 }
 
+/// The InferenceModels that KEDA should scale, each time the cluster is found to serve other kinds than before.
+fn installed(served: watch::Receiver<Option<Served>>, store: Store<InferenceModel>) -> impl Stream<Item = Change> {
+    let changes = stream::unfold(served, |mut served| async { served.changed().await.ok().map(|()| ((), served)) });
+    changes.flat_map(move |()| {
+        let models = store.state().into_iter();
+        let by_keda = models.filter(|model| model.spec.scaling.effective_mode() == Some(ScalingMode::Keda));
+        stream::iter(by_keda.map(|model| Change::of(ObjectRef::from_obj(&*model))).collect::<Vec<_>>())
+    })
+}
+
 /// Forgets what is known of objects that are gone, now and then.
 async fn tidy(context: std::sync::Weak<Context>, store: Store<InferenceModel>) {
     loop {
@@ -275,13 +289,17 @@ async fn bring_about(model: Arc<InferenceModel>, context: &Context) -> Result<Ac
     let observed = observe(model, &context.sources, Timestamp::now());
     let findings = findings(&observed);
     steps.ended(Step::observe);
-    let checked = validate(&observed.model.spec);
+    let checked = validate(&observed.model.spec, context.prometheus.as_deref());
     steps.ended(Step::validate);
     let (revisions, target) = revisions(&observed, checked.as_ref().ok(), &context.images);
     let plan = target.as_ref().map(|target| rollout::plan(&situation(&observed, &revisions, target, &findings)));
 
-    context.scaler.follow(&key_of(&observed.model), plan.as_ref().and_then(|plan| scaled(&observed, plan)));
+    if checked.is_ok() {
+        context.scaler.follow(&key_of(&observed.model), plan.as_ref().and_then(|plan| scaled(&observed, plan)));
+    }
+    let scaler = build::autoscaler::scaler(&observed, checked.as_ref().ok());
     let objects = plan.as_ref().map(|plan| build::build(&observed.model, &revisions, plan));
+    let objects = objects.map(|objects| Objects { scaler, ..objects });
     let kept = kept(&revisions, objects.as_ref());
     steps.ended(Step::build);
     let applied = match objects {
@@ -336,10 +354,11 @@ fn tell_readiness(model: &InferenceModel, status: &InferenceModelStatus, metrics
     metrics.readiness(&(namespace, inference_model), (!is_ready).then_some(reason.as_str()));
 }
 
-/// What the operator scales the model by, if it does.
+/// What the operator scales the model by, if it does: not beside another that writes the same number.
 fn scaled(observed: &Observed, plan: &Plan) -> Option<Target> {
     let spec = &observed.model.spec;
-    let scales = spec.scaling.effective_mode() == Some(ScalingMode::Operator) && !spec.suspend;
+    let is_alone = autoscalers::conflicting(observed).is_empty();
+    let scales = spec.scaling.effective_mode() == Some(ScalingMode::Operator) && !spec.suspend && is_alone;
     let latency = spec.scaling.targets.as_ref().and_then(|targets| targets.latency.as_ref());
     scales.then(|| Target {
         policy: (&spec.scaling).into(),
@@ -388,7 +407,11 @@ fn situation(
     Situation {
         target: target.to_owned(),
         revisions: revisions.values().map(|revision| (revision.hash.clone(), facts_of(observed, revision))).collect(),
-        wanted: if spec.suspend { 0 } else { u32::try_from(spec.replicas).unwrap_or_default() },
+        wanted: if spec.suspend {
+            0
+        } else {
+            u32::try_from(spec.scaling.at_least_min(spec.replicas)).unwrap_or_default()
+        },
         strategy: spec.rollout.strategy,
         surge_timeout: spec.rollout.surge_timeout.length(),
         progress_deadline: spec.rollout.progress_deadline.length(),

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeSet, fmt::Debug, sync::Arc, time::Duration};
 
+use futures::future;
 use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::APIResourceList};
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
@@ -12,11 +13,12 @@ use tokio::{sync::watch, time};
 
 use crate::{
     cache::{Audience, Cache, Scope},
+    keda,
     metrics::Metrics,
     prometheus,
 };
 
-/// One small question each time; whoever installs a definition waits no longer than this for the first object.
+/// One small question for each group each time; whoever installs a definition waits no longer than this for the first object.
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Between questions as long as there was no answer at all: nothing is reconciled before the first.
@@ -36,11 +38,22 @@ pub enum OptionalKind {
     ServiceMonitor,
     /// By which Prometheus records and alerts.
     PrometheusRule,
+    /// By which KEDA scales.
+    ScaledObject,
 }
 
 impl OptionalKind {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::ServiceMonitor, Self::PrometheusRule];
+    pub const ALL: [Self; 3] = [Self::ServiceMonitor, Self::PrometheusRule, Self::ScaledObject];
+
+    /// Its group and version.
+    #[must_use]
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Self::ServiceMonitor | Self::PrometheusRule => prometheus::API_VERSION,
+            Self::ScaledObject => keda::API_VERSION,
+        }
+    }
 
     /// The kind.
     #[must_use]
@@ -48,6 +61,7 @@ impl OptionalKind {
         match self {
             Self::ServiceMonitor => "ServiceMonitor",
             Self::PrometheusRule => "PrometheusRule",
+            Self::ScaledObject => keda::KIND,
         }
     }
 
@@ -57,6 +71,7 @@ impl OptionalKind {
         match self {
             Self::ServiceMonitor => "servicemonitors.monitoring.coreos.com",
             Self::PrometheusRule => "prometheusrules.monitoring.coreos.com",
+            Self::ScaledObject => "scaledobjects.keda.sh",
         }
     }
 }
@@ -89,23 +104,31 @@ impl Kinds {
         }
     }
 
-    /// Looks now. Without an answer, what was known stays.
+    /// Looks now. Without an answer for each of them, what was known stays.
     pub async fn look(&self) {
-        let question = self.client.list_api_group_resources(prometheus::API_VERSION);
-        let served = match time::timeout(TIMEOUT, question).await {
-            Ok(Ok(list)) => served(&list),
+        let groups: BTreeSet<&str> = OptionalKind::ALL.into_iter().map(OptionalKind::api_version).collect();
+        let answers = future::join_all(groups.into_iter().map(|group| self.ask(group))).await;
+        if let Some(served) = answers.into_iter().collect::<Option<Vec<Served>>>() {
+            self.take(served.into_iter().flatten().collect());
+        }
+    }
+
+    /// What is served of a group and version; none without an answer.
+    async fn ask(&self, api_version: &str) -> Option<Served> {
+        match time::timeout(TIMEOUT, self.client.list_api_group_resources(api_version)).await {
+            Ok(Ok(list)) => Some(served(api_version, &list)),
             // Nothing of this group is installed. That answer is no object of Kubernetes, so it has a code and no reason.
-            Ok(Err(kube::Error::Api(status))) if status.code == 404 => Served::new(),
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => Some(Served::new()),
             Ok(Err(error)) => {
                 tracing::debug!(
+                    api_version,
                     error = &error as &dyn std::error::Error,
                     "the API server does not tell what it serves"
                 );
-                return;
+                None
             }
-            Err(_) => return,
-        };
-        self.take(served);
+            Err(_) => None,
+        }
     }
 
     fn take(&self, now: Served) {
@@ -178,12 +201,12 @@ impl Kinds {
     }
 }
 
-fn served(list: &APIResourceList) -> Served {
+fn served(api_version: &str, list: &APIResourceList) -> Served {
     let is_usable = |kind: &OptionalKind| {
         let mut of_kind = list.resources.iter().filter(|it| it.kind == kind.name() && !it.name.contains('/'));
         of_kind.any(|it| NEEDED_VERBS.iter().all(|verb| it.verbs.iter().any(|has| has == verb)))
     };
-    OptionalKind::ALL.into_iter().filter(is_usable).collect()
+    OptionalKind::ALL.into_iter().filter(|kind| kind.api_version() == api_version).filter(is_usable).collect()
 }
 
 #[cfg(test)]
@@ -193,9 +216,8 @@ mod tests {
     use super::*;
 
     fn list(resources: Value) -> APIResourceList {
-        let list =
-            json!({"kind": "APIResourceList", "groupVersion": "monitoring.coreos.com/v1", "resources": resources});
-        serde_json::from_value(list).unwrap()
+        serde_json::from_value(json!({"kind": "APIResourceList", "groupVersion": "any/v1", "resources": resources}))
+            .unwrap()
     }
 
     fn resource(name: &str, kind: &str, verbs: &[&str]) -> Value {
@@ -212,7 +234,19 @@ mod tests {
             resource("prometheusrules/status", "PrometheusRule", all),
             resource("prometheuses", "Prometheus", all),
         ]));
-        assert_eq!(served(&both), Served::from([OptionalKind::ServiceMonitor]), "the other one is being removed");
-        assert_eq!(served(&list(json!([]))), Served::new());
+        assert_eq!(
+            served(prometheus::API_VERSION, &both),
+            Served::from([OptionalKind::ServiceMonitor]),
+            "the other one is being removed"
+        );
+        assert_eq!(served(prometheus::API_VERSION, &list(json!([]))), Served::new());
+    }
+
+    #[test]
+    fn a_kind_counts_only_in_its_own_group() {
+        let verbs = &["create", "delete", "get", "list", "patch", "update", "watch"];
+        let list = list(json!([resource("scaledobjects", "ScaledObject", verbs)]));
+        assert_eq!(served(keda::API_VERSION, &list), Served::from([OptionalKind::ScaledObject]));
+        assert_eq!(served(prometheus::API_VERSION, &list), Served::new());
     }
 }

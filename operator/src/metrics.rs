@@ -133,11 +133,29 @@ pub enum WriteResult {
 const WRITE_RESULTS: [WriteResult; 3] = [WriteResult::ok, WriteResult::refused, WriteResult::error];
 
 /// The kinds that are written.
-const WRITTEN: [&str; 6] = ["ConfigMap", "Deployment", "InferenceModel", "PrometheusRule", "Service", "ServiceMonitor"];
+const WRITTEN: [&str; 8] = [
+    "ConfigMap",
+    "Deployment",
+    "HorizontalPodAutoscaler",
+    "InferenceModel",
+    "PrometheusRule",
+    "ScaledObject",
+    "Service",
+    "ServiceMonitor",
+];
 
 /// The kinds that are watched.
-const WATCHED: [&str; 7] =
-    ["ConfigMap", "Deployment", "InferenceModel", "Pod", "PrometheusRule", "Service", "ServiceMonitor"];
+const WATCHED: [&str; 9] = [
+    "ConfigMap",
+    "Deployment",
+    "HorizontalPodAutoscaler",
+    "InferenceModel",
+    "Pod",
+    "PrometheusRule",
+    "ScaledObject",
+    "Service",
+    "ServiceMonitor",
+];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabel {
@@ -427,6 +445,7 @@ mod tests {
             "ortolan_operator_models 0",
             "ortolan_operator_missing_crds{kind=\"ServiceMonitor\"} 0",
             "ortolan_operator_missing_crds{kind=\"PrometheusRule\"} 0",
+            "ortolan_operator_missing_crds{kind=\"ScaledObject\"} 0",
         ] {
             assert!(text.lines().any(|seen| seen == line), "expected {line} in\n{text}");
         }

@@ -68,6 +68,15 @@ pub fn revision(model: &str, hash: &str) -> String {
     format!("{model}-{hash}")
 }
 
+/// The InferenceModel whose revision a Deployment of this name may be: the part before a hash.
+#[must_use]
+pub fn model_of_revision(name: &str) -> Option<&str> {
+    const HASH_DIGITS: usize = 8;
+    let is_digit = |digit: u8| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit);
+    let (model, hash) = name.rsplit_once('-')?;
+    (hash.len() == HASH_DIGITS && hash.bytes().all(is_digit)).then_some(model)
+}
+
 /// Name of the headless Service.
 #[must_use]
 pub fn headless(model: &str) -> String {

@@ -6,16 +6,21 @@ use crds::resource::InferenceModel;
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
+        autoscaling::v2::HorizontalPodAutoscaler,
         core::v1::{ConfigMap, Pod, Service},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
     jiff::Timestamp,
 };
 use kube::{ResourceExt as _, runtime::reflector::ObjectRef};
+use tokio::time;
 
 use crate::{
+    autoscalers::{Autoscaler, Autoscalers, Maker, Target},
     cache::Cache,
     info::{Info, Infos},
+    keda::ScaledObject,
+    kinds::{Kinds, OptionalKind},
     scaling::scaler::{Outcome, Outcomes},
     shared::{Places, Shared},
     stuck::Stuck,
@@ -36,6 +41,14 @@ pub struct Observed {
     pub deployments: BTreeMap<String, Arc<Deployment>>,
     /// Services that it owns, by name.
     pub services: BTreeMap<String, Arc<Service>>,
+    /// HorizontalPodAutoscalers that scale it or the Deployments of its revisions, whoever made them, and those that it owns; by name.
+    pub autoscalers: Vec<Arc<Autoscaler>>,
+    /// HorizontalPodAutoscalers that it owns, by name, without their status.
+    pub horizontal_pod_autoscalers: BTreeMap<String, Arc<HorizontalPodAutoscaler>>,
+    /// ScaledObjects that it owns, by name.
+    pub scaled_objects: BTreeMap<String, Arc<ScaledObject>>,
+    /// Whether the cluster serves ScaledObjects.
+    pub has_keda: bool,
     /// Pods with its label, by name.
     pub pods: BTreeMap<String, Arc<Pod>>,
     /// What ready pods tell, by the pod's name.
@@ -59,6 +72,12 @@ pub struct Sources {
     pub deployments: Cache<Deployment>,
     /// Services with our label.
     pub services: Cache<Service>,
+    /// HorizontalPodAutoscalers that concern InferenceModels.
+    pub autoscalers: Autoscalers,
+    /// ScaledObjects with our label.
+    pub scaled_objects: Cache<ScaledObject>,
+    /// What the cluster serves.
+    pub kinds: Kinds,
     /// Pods with our label.
     pub pods: Cache<Pod>,
     /// What pods tell.
@@ -81,13 +100,24 @@ impl Sources {
         self.deployments.wait_until_ready().await;
         self.services.wait_until_ready().await;
         self.pods.wait_until_ready().await;
+        self.autoscalers.wait_until_ready().await;
+        let scaled_objects = async {
+            self.kinds.wait_until_known().await;
+            if self.kinds.is_served(OptionalKind::ScaledObject) {
+                self.scaled_objects.wait_until_ready().await;
+            }
+        };
+        if time::timeout(OPTIONAL_WITHIN, scaled_objects).await.is_err() {
+            tracing::warn!("ScaledObjects cannot be read; models are served all the same");
+        }
         self.shared.wait_until_ready(OPTIONAL_WITHIN).await;
     }
 
     /// Whether everything that was there at the start has been read.
     #[must_use]
     pub fn are_ready(&self) -> bool {
-        self.config_maps.is_ready() && self.deployments.is_ready() && self.services.is_ready() && self.pods.is_ready()
+        let has_children = self.config_maps.is_ready() && self.deployments.is_ready() && self.services.is_ready();
+        has_children && self.pods.is_ready() && self.autoscalers.is_ready()
     }
 }
 
@@ -102,9 +132,16 @@ pub fn observe(model: Arc<InferenceModel>, sources: &Sources, now: Timestamp) ->
     let infos = ready.filter_map(|(name, pod)| Some((name.clone(), sources.infos.of(pod, &reference)?))).collect();
     let stuck = pods.iter().filter(|(_, pod)| crate::stuck::is_stuck(pod, now));
     let warnings = stuck.filter_map(|(name, pod)| Some((name.clone(), sources.stuck.of(pod, &reference)?))).collect();
+    let deployments = owned(sources.deployments.of(&namespace, &name), &uid);
+    let has_keda = sources.kinds.is_served(OptionalKind::ScaledObject);
+    let scaled_objects = if has_keda { sources.scaled_objects.of(&namespace, &name) } else { BTreeMap::new() };
     Observed {
+        autoscalers: concerning(sources.autoscalers.of(&namespace, &name), &name, &deployments),
+        horizontal_pod_autoscalers: sources.autoscalers.owned(&namespace, &name, &uid),
+        scaled_objects: owned(scaled_objects, &uid),
+        has_keda,
         config_maps: owned(sources.config_maps.of(&namespace, &name), &uid),
-        deployments: owned(sources.deployments.of(&namespace, &name), &uid),
+        deployments,
         services: owned(sources.services.of(&namespace, &name), &uid),
         pods,
         infos,
@@ -116,6 +153,20 @@ pub fn observe(model: Arc<InferenceModel>, sources: &Sources, now: Timestamp) ->
         namespace,
         name,
     }
+}
+
+/// A Deployment that is only named like a revision of ours is none of our business.
+fn concerning(
+    autoscalers: Vec<Arc<Autoscaler>>,
+    model: &str,
+    deployments: &BTreeMap<String, Arc<Deployment>>,
+) -> Vec<Arc<Autoscaler>> {
+    let concerns = |autoscaler: &Arc<Autoscaler>| match &autoscaler.target {
+        Target::Model(name) if name == model => true,
+        Target::Deployment(name) if deployments.contains_key(name) => true,
+        _ => autoscaler.maker(model) == Maker::Operator,
+    };
+    autoscalers.into_iter().filter(concerns).collect()
 }
 
 /// What carries our label but belongs to somebody else is none of our business.

@@ -19,11 +19,12 @@ use tokio::{
 use crate::{
     admin::{self, Admin},
     apply::Writer,
+    autoscalers::Autoscalers,
     build::Images,
     cache::{Audience, Cache, Scope},
     controller::{self, Context},
     info::Infos,
-    kinds::Kinds,
+    kinds::{Kinds, OptionalKind},
     leader::{Candidate, Leadership},
     metrics::Metrics,
     names,
@@ -76,6 +77,9 @@ pub async fn run(settings: Settings) -> Result<(), OperatorError> {
         config_maps: Cache::by(names::MODEL_LABEL),
         deployments: Cache::by(names::MODEL_LABEL),
         services: Cache::by(names::MODEL_LABEL),
+        autoscalers: Autoscalers::default(),
+        scaled_objects: Cache::of_optional(names::MODEL_LABEL),
+        kinds: kinds.clone(),
         pods: Cache::by(names::MODEL_LABEL),
         infos: Infos::new(changed.clone()),
         stuck: Stuck::new(client.clone(), changed.clone()),
@@ -86,7 +90,11 @@ pub async fn run(settings: Settings) -> Result<(), OperatorError> {
     tokio::spawn(sources.config_maps.clone().follow(scope.clone(), audience.clone(), Arc::clone(&metrics)));
     tokio::spawn(sources.deployments.clone().follow(scope.clone(), audience.clone(), Arc::clone(&metrics)));
     tokio::spawn(sources.services.clone().follow(scope.clone(), audience.clone(), Arc::clone(&metrics)));
-    tokio::spawn(sources.pods.clone().follow(scope.clone(), audience, Arc::clone(&metrics)));
+    tokio::spawn(sources.pods.clone().follow(scope.clone(), audience.clone(), Arc::clone(&metrics)));
+    tokio::spawn(sources.autoscalers.clone().follow(scope.clone(), changed.clone(), Arc::clone(&metrics)));
+    tokio::spawn(kinds.clone().follow());
+    let scaled_objects = sources.scaled_objects.clone();
+    tokio::spawn(kinds.clone().follow_objects(OptionalKind::ScaledObject, scaled_objects, scope.clone(), audience));
     sources.shared.follow(&scope);
     tokio::spawn(tell_leadership(leadership.subscribe(), Arc::clone(&metrics)));
     let waiting = Arc::new(Waiting::default());
@@ -120,6 +128,7 @@ pub async fn run(settings: Settings) -> Result<(), OperatorError> {
         changed: changed.clone(),
         outcomes: sources.scaling.clone(),
     });
+    let prometheus = settings.prometheus();
     let context = Arc::new(Context {
         writer,
         scaler,
@@ -129,6 +138,7 @@ pub async fn run(settings: Settings) -> Result<(), OperatorError> {
             cuda: settings.pod_image_cuda,
             pull_policy: settings.pod_image_pull_policy,
         },
+        prometheus,
         failures: std::sync::Mutex::default(),
         sources,
         leadership,

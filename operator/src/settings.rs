@@ -26,6 +26,9 @@ pub struct Settings {
     /// When nodes pull these images.
     #[arg(long, env = "POD_IMAGE_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
     pub pod_image_pull_policy: String,
+    /// Address of Prometheus as KEDA reaches it, for scaling in mode KEDA; empty: that mode is refused.
+    #[arg(long, env = "PROMETHEUS_URL", default_value = "", value_parser = address)]
+    pub prometheus_url: String,
     /// Name of the Lease.
     #[arg(long, env = "LEASE_NAME", default_value = "ortolan-operator")]
     pub lease_name: String,
@@ -46,4 +49,18 @@ impl Settings {
     pub fn only_namespace(&self) -> Option<String> {
         Some(self.watch_namespace.clone()).filter(|namespace| !namespace.is_empty())
     }
+
+    /// The address of Prometheus, if one was told.
+    #[must_use]
+    pub fn prometheus(&self) -> Option<String> {
+        Some(self.prometheus_url.clone()).filter(|url| !url.is_empty())
+    }
+}
+
+/// KEDA puts the path of the question behind it.
+fn address(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.starts_with("http://") || text.starts_with("https://") {
+        return Ok(text.trim_end_matches('/').to_owned());
+    }
+    Err("expected an address that begins with http:// or https://".to_owned())
 }

@@ -192,19 +192,18 @@ impl Shared {
     pub fn new(kinds: Kinds) -> Self {
         Self {
             kinds,
-            service_monitors: Cache::by(names::SHARED_LABEL),
-            rules: Cache::by(names::SHARED_LABEL),
+            service_monitors: Cache::of_optional(names::SHARED_LABEL),
+            rules: Cache::of_optional(names::SHARED_LABEL),
             marks: Marks::default(),
             gists: Arc::default(),
             places: Arc::default(),
         }
     }
 
-    /// Follows what the cluster serves, and the objects, for ever.
+    /// Follows the objects for ever.
     pub fn follow(&self, scope: &Scope) {
         let audience = Audience::Namespaces(self.marks.clone());
         let (kinds, monitors, rules) = (self.kinds.clone(), self.service_monitors.clone(), self.rules.clone());
-        tokio::spawn(self.kinds.clone().follow());
         tokio::spawn(self.kinds.clone().follow_objects(
             OptionalKind::ServiceMonitor,
             monitors,

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use crds::resource::{
-    InferenceModelStatus, Model, ModelError, ModelState, ModelStatus, RevisionStatus, ScalingStatus, Toggle,
+    InferenceModelStatus, Model, ModelError, ModelState, ModelStatus, RevisionStatus, Toggle,
     conditions::{
-        ALL_SERVES, APPLY_FAILED, PENDING, READY, RECONCILING, SETTLED, STALLED, SUMMED_UP, accepted, available,
-        model_loaded, monitoring_ready, rolled_out, scaling_active, scheduled,
+        self, ALL_SERVES, APPLY_FAILED, PENDING, READY, RECONCILING, SETTLED, STALLED, SUMMED_UP, accepted, available,
+        model_loaded, monitoring_ready, rolled_out, scheduled,
     },
 };
 use k8s_openapi::{
@@ -23,7 +23,7 @@ use crate::{
     names,
     observe::{Observed, has_ended, ready_since},
     rollout::{Plan, Stage},
-    scaling::scaler::State,
+    scaling_active,
     shared::Place,
     validate::Refusal,
 };
@@ -56,22 +56,22 @@ const LONGEST_MESSAGE_BYTES: usize = 8192;
 const LONGEST_ERROR_BYTES: usize = 4096;
 
 /// What a condition says.
-struct Verdict {
-    status: &'static str,
-    reason: &'static str,
-    message: String,
+pub(crate) struct Verdict {
+    pub(crate) status: &'static str,
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
 }
 
 impl Verdict {
-    fn yes(reason: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn yes(reason: &'static str, message: impl Into<String>) -> Self {
         Self { status: "True", reason, message: message.into() }
     }
 
-    fn no(reason: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn no(reason: &'static str, message: impl Into<String>) -> Self {
         Self { status: "False", reason, message: message.into() }
     }
 
-    fn unknown(message: impl Into<String>) -> Self {
+    pub(crate) fn unknown(message: impl Into<String>) -> Self {
         Self { status: "Unknown", reason: PENDING, message: message.into() }
     }
 }
@@ -92,15 +92,8 @@ pub fn status(facts: &Facts<'_>) -> InferenceModelStatus {
         active_revision: facts.plan.map(|plan| names::revision(&observed.name, &plan.active)),
         revisions: revisions(facts),
         models: observed.model.spec.models.iter().map(|model| model_status(facts, model)).collect(),
-        scaling: scaling(observed),
+        scaling: scaling_active::decision(facts),
     }
-}
-
-/// The last step, of whatever process.
-fn scaling(observed: &Observed) -> Option<ScalingStatus> {
-    observed.model.spec.scaling.effective_mode()?;
-    let before = || observed.model.status.as_ref().and_then(|status| status.scaling.clone());
-    observed.scaling.as_ref().and_then(|outcome| outcome.step.clone()).or_else(before)
 }
 
 fn conditions(facts: &Facts<'_>) -> Vec<Condition> {
@@ -110,7 +103,7 @@ fn conditions(facts: &Facts<'_>) -> Vec<Condition> {
         (model_loaded::TYPE, model_loaded(facts)),
         (rolled_out::TYPE, rolled_out(facts)),
         (available::TYPE, available(facts)),
-        (scaling_active::TYPE, scaling_active(facts)),
+        (conditions::scaling_active::TYPE, scaling_active::verdict(facts)),
         (monitoring_ready::TYPE, monitoring_ready(facts)),
     ];
     let ready = summed_up(&verdicts);
@@ -290,46 +283,6 @@ fn available(facts: &Facts<'_>) -> Verdict {
     }
     let why = if spec.replicas == 0 { "spec.replicas is 0" } else { "no pod is ready" };
     Verdict::no(available::NO_REPLICA_READY, why)
-}
-
-fn scaling_active(facts: &Facts<'_>) -> Verdict {
-    match facts.observed.model.spec.scaling.effective_mode() {
-        None => Verdict::yes(scaling_active::OFF, "nobody scales, as the spec wants it"),
-        Some(_) => operator_mode(facts),
-    }
-}
-
-fn operator_mode(facts: &Facts<'_>) -> Verdict {
-    let active = || Verdict::yes(scaling_active::ACTIVE, "the number of replicas follows the load");
-    let limited = || {
-        let max = facts.observed.model.spec.scaling.max_replicas.unwrap_or_default();
-        let message = format!("the load asks for more than maxReplicas, which is {max}");
-        Verdict::yes(scaling_active::LIMITED_BY_MAX, message)
-    };
-    let stale = || Verdict {
-        status: "Unknown",
-        reason: scaling_active::METRICS_STALE,
-        message: "half of the ready pods, or more, do not tell their load on port 9090, so the number of replicas stays. \
-                  Check that no NetworkPolicy keeps the operator from them"
-            .to_owned(),
-    };
-    let Some(outcome) = &facts.observed.scaling else {
-        // This process has not looked yet: what was said before still holds.
-        let before = facts.observed.model.status.as_ref().and_then(|status| find(status, scaling_active::TYPE));
-        return match before.map(|before| before.reason.as_str()) {
-            Some(scaling_active::LIMITED_BY_MAX) => limited(),
-            Some(scaling_active::METRICS_STALE) => stale(),
-            _ => active(),
-        };
-    };
-    match outcome.state {
-        State::Active => active(),
-        State::LimitedByMax => limited(),
-        State::Stale => stale(),
-        State::NoReplicaReady => {
-            Verdict::yes(scaling_active::ACTIVE, "no replica is ready, so the number of replicas stays")
-        }
-    }
 }
 
 /// The worst of what becomes of the ServiceMonitor and of the PrometheusRule.
@@ -539,7 +492,7 @@ fn wanted(facts: &Facts<'_>) -> i32 {
     if spec.suspend { 0 } else { spec.replicas }
 }
 
-fn cut(text: &str, bytes: usize) -> String {
+pub(crate) fn cut(text: &str, bytes: usize) -> String {
     text[..text.floor_char_boundary(bytes)].to_owned()
 }
 

@@ -1,7 +1,7 @@
 //! Whether a spec can be acted on: all that speaks against it, at once.
 
 use crds::{
-    resource::{InferenceModelSpec, conditions::accepted, invalid_options, not_implemented},
+    resource::{InferenceModelSpec, ScalingMode, conditions::accepted, invalid_options, not_implemented},
     serving::{self, Fault, Layer, ServerConfig},
 };
 use k8s_openapi::api::core::v1::PodTemplateSpec;
@@ -19,6 +19,8 @@ pub struct Checked<'a> {
     pub config: String,
     /// What is merged into the pod template.
     pub overlay: Option<PodTemplateSpec>,
+    /// Where KEDA finds Prometheus.
+    pub prometheus: Option<&'a str>,
 }
 
 /// Why a spec cannot be acted on.
@@ -30,13 +32,13 @@ pub struct Refusal {
     pub message: String,
 }
 
-/// Checks a spec.
+/// Checks a spec, for an operator that was told this address of Prometheus.
 ///
 /// # Errors
 /// The [`Refusal`] that the condition Accepted shows: what is not built, then what the server would refuse, then what
 /// the podTemplate may not set.
-pub fn validate(spec: &InferenceModelSpec) -> Result<Checked<'_>, Refusal> {
-    refuse(accepted::NOT_IMPLEMENTED, not_implemented(spec))?;
+pub fn validate<'a>(spec: &'a InferenceModelSpec, prometheus: Option<&'a str>) -> Result<Checked<'a>, Refusal> {
+    refuse(accepted::NOT_IMPLEMENTED, [not_implemented(spec), without_prometheus(spec, prometheus)].concat())?;
     refuse(accepted::INVALID_OPTIONS, invalid_options(spec))?;
     let server = spec
         .server
@@ -50,7 +52,16 @@ pub fn validate(spec: &InferenceModelSpec) -> Result<Checked<'_>, Refusal> {
         return Err(refusal(accepted::INVALID_OPTIONS, &faults.0));
     }
     let overlay = overlay::read(spec).map_err(|faults| refusal(accepted::INVALID_OVERLAY, &faults))?;
-    Ok(Checked { spec, server, config, overlay })
+    Ok(Checked { spec, server, config, overlay, prometheus })
+}
+
+fn without_prometheus(spec: &InferenceModelSpec, prometheus: Option<&str>) -> Vec<Fault> {
+    if spec.scaling.effective_mode() != Some(ScalingMode::Keda) || prometheus.is_some() {
+        return Vec::new();
+    }
+    let message = "mode KEDA needs the address of Prometheus, and this operator was started without one: set the chart's value \
+                   prometheus.url, or set the mode to Operator, which needs nothing";
+    vec![Fault { path: "spec.scaling.mode".to_owned(), origin: String::new(), message: message.to_owned() }]
 }
 
 fn refuse(reason: &'static str, faults: Vec<Fault>) -> Result<(), Refusal> {

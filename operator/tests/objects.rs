@@ -92,7 +92,7 @@ fn plan(hash: &str) -> Plan {
 }
 
 fn born(model: &InferenceModel, images: &Images) -> Revision {
-    Revision::born(model, &validate(&model.spec).unwrap(), images)
+    Revision::born(model, &validate(&model.spec, None).unwrap(), images)
 }
 
 fn objects(spec: Value) -> Value {
@@ -263,7 +263,7 @@ fn what_a_pod_template_may_not_set_is_refused_with_its_field() {
         let mut spec = plain();
         spec["podTemplate"] = template.clone();
         let model = model(spec);
-        let refusal = validate(&model.spec).unwrap_err();
+        let refusal = validate(&model.spec, None).unwrap_err();
         assert_eq!(refusal.reason, accepted::INVALID_OVERLAY, "{template}");
         assert!(refusal.message.contains(expected), "{template}: {}", refusal.message);
     }
@@ -275,14 +275,14 @@ fn what_is_not_built_and_what_the_server_refuses_is_refused_with_all_fields() {
     spec["route"] = json!({"parentRefs": [{"name": "gate"}]});
     spec["networkPolicy"] = json!({"enabled": true});
     let not_built = model(spec);
-    let refusal = validate(&not_built.spec).unwrap_err();
+    let refusal = validate(&not_built.spec, None).unwrap_err();
     assert_eq!(refusal.reason, accepted::NOT_IMPLEMENTED);
     assert!(refusal.message.contains("spec.route") && refusal.message.contains("spec.networkPolicy"), "{refusal:?}");
 
     let mut spec = plain();
     spec["models"][0]["options"] = json!({"image": {"mean": [0.5], "std": [0.5, 0.5]}});
     let invalid = model(spec);
-    let refusal = validate(&invalid.spec).unwrap_err();
+    let refusal = validate(&invalid.spec, None).unwrap_err();
     assert_eq!(refusal.reason, accepted::INVALID_OPTIONS);
     assert!(refusal.message.contains("spec.models[small].options.image.std"), "{refusal:?}");
 }

@@ -118,8 +118,10 @@ conditions! {
         LIMITED_BY_MAX = "LimitedByMax",
         /// Somebody else scales, as the spec wants it.
         EXTERNAL_OWNER = "ExternalOwner",
-        /// Somebody else scales, although the spec wants the operator to.
+        /// Somebody else scales, although the spec does not want it.
         CONFLICTING_AUTOSCALER = "ConflictingAutoscaler",
+        /// The cluster does not know the kind of the autoscaler that the spec wants.
+        CRD_NOT_INSTALLED = "CrdNotInstalled",
     }
 
     /// The objects of monitoring tools are in place.

@@ -1,6 +1,6 @@
 //! What the resource can say but the operator does not do yet.
 
-use super::{AsWritten, InferenceModelSpec, Model, Toggle};
+use super::{AsWritten, InferenceModelSpec, Model, Scaling, ScalingMode, Toggle};
 use crate::serving::{Fault, Faults, ModelOptions, ServerConfig, Task};
 
 /// The sources that can be fetched today.
@@ -22,13 +22,6 @@ pub fn not_implemented(spec: &InferenceModelSpec) -> Vec<Fault> {
             ("server.tokensSecret", server.tokens_secret.is_some(), "bearer tokens"),
             ("accelerator.mig", accelerator.mig.is_some(), "MIG profiles"),
             ("accelerator.claims", !accelerator.claims.is_empty(), "resource claims"),
-            ("scaling.mode", scaling.mode.is_some(), "autoscaling"),
-            ("scaling.minReplicas", scaling.min_replicas != default.scaling.min_replicas, "autoscaling"),
-            ("scaling.maxReplicas", scaling.max_replicas.is_some(), "autoscaling"),
-            ("scaling.targets", scaling.targets.is_some(), "autoscaling"),
-            ("scaling.behavior", scaling.behavior.is_some(), "autoscaling"),
-            ("scaling.panic", scaling.panic.is_some(), "autoscaling"),
-            ("scaling.staleAfter", scaling.stale_after.is_some(), "autoscaling"),
             ("route", spec.route.is_some(), "an HTTPRoute"),
             ("networkPolicy", spec.network_policy != default.network_policy, "a NetworkPolicy"),
             ("availability.pdb", availability.pdb != Toggle::Auto, "a PodDisruptionBudget"),
@@ -36,7 +29,26 @@ pub fn not_implemented(spec: &InferenceModelSpec) -> Vec<Fault> {
             ("cache", spec.cache.is_some(), "a cache of fetched models"),
         ],
     ));
+    faults.extend(of_scaling(scaling));
     faults
+}
+
+/// What an autoscaler of somebody else has no counterpart for. A HorizontalPodAutoscaler takes each number for one that falls as
+/// replicas come: by a latency it would remove replicas too, and add them without end where a single run is slow.
+fn of_scaling(scaling: &Scaling) -> Vec<Fault> {
+    let Some(mode @ (ScalingMode::Hpa | ScalingMode::Keda)) = scaling.effective_mode() else { return Vec::new() };
+    let latency = scaling.targets.as_ref().is_some_and(|targets| targets.latency.is_some());
+    let fields = [
+        ("targets.latency", latency, "removes replicas by every target, which a latency must not do"),
+        ("panic", scaling.panic.is_some(), "knows no bursts"),
+        ("staleAfter", scaling.stale_after.is_some(), "judges by itself which numbers are too old"),
+    ];
+    let used = fields.into_iter().filter(|(_, used, _)| *used);
+    used.map(|(path, _, why)| {
+        let message = format!("mode {} {why}: leave this field out, or set the mode to Operator", mode.as_str());
+        fault(&format!("spec.scaling.{path}"), message)
+    })
+    .collect()
 }
 
 fn of_model(model: &Model) -> Vec<Fault> {

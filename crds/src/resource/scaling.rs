@@ -54,6 +54,19 @@ impl Scaling {
     pub fn effective_mode(&self) -> Option<ScalingMode> {
         self.mode.or(self.max_replicas.map(|_| ScalingMode::Operator))
     }
+
+    /// Replicas that there should be where `replicas` are asked for: at least `minReplicas` wherever the spec has somebody scale,
+    /// so that a new model does not begin with fewer. None at all stays none, which is how a person stops every autoscaler. Too
+    /// many stay too: going down is the autoscaler's, at its pace.
+    #[must_use]
+    pub fn at_least_min(&self, replicas: i32) -> i32 {
+        match self.effective_mode() {
+            Some(ScalingMode::Operator | ScalingMode::Hpa | ScalingMode::Keda) if replicas > 0 => {
+                replicas.max(self.min_replicas)
+            }
+            _ => replicas,
+        }
+    }
 }
 
 /// Who changes the number of replicas.

@@ -124,13 +124,6 @@ fn every_field_that_would_be_ignored_is_named() {
         (json!({"server": {"tokensSecret": "a"}}), "spec.server.tokensSecret"),
         (json!({"accelerator": {"count": 1, "mig": "1g.5gb"}}), "spec.accelerator.mig"),
         (json!({"accelerator": {"claims": [{"name": "a", "resourceClaimName": "b"}]}}), "spec.accelerator.claims"),
-        (json!({"scaling": {"mode": "External"}}), "spec.scaling.mode"),
-        (json!({"scaling": {"minReplicas": 2}}), "spec.scaling.minReplicas"),
-        (json!({"scaling": {"maxReplicas": 2}}), "spec.scaling.maxReplicas"),
-        (json!({"scaling": {"targets": {"queuePerReplica": 1}}}), "spec.scaling.targets"),
-        (json!({"scaling": {"behavior": {"tolerancePercent": 5}}}), "spec.scaling.behavior"),
-        (json!({"scaling": {"panic": {"window": "3s"}}}), "spec.scaling.panic"),
-        (json!({"scaling": {"staleAfter": "10s"}}), "spec.scaling.staleAfter"),
         (json!({"route": {"parentRefs": [{"name": "gateway"}]}}), "spec.route"),
         (json!({"networkPolicy": {"enabled": true}}), "spec.networkPolicy"),
         (json!({"networkPolicy": {"from": [{}]}}), "spec.networkPolicy"),
@@ -143,6 +136,41 @@ fn every_field_that_would_be_ignored_is_named() {
         assert_eq!(paths(&found), [path], "{patch}");
         assert!(found[0].message.ends_with(" is not built yet: leave this field out"), "{}", found[0]);
     }
+}
+
+#[test]
+fn every_mode_is_taken_and_what_it_has_no_use_for_is_named() {
+    let target = json!({"queuePerReplica": 1});
+    let modes = [
+        json!({"mode": "External", "minReplicas": 2, "targets": target}),
+        json!({"maxReplicas": 3, "targets": {"latency": {"target": "50ms"}}, "panic": {"window": "3s"}, "staleAfter": "10s"}),
+        json!({"mode": "HPA", "maxReplicas": 3, "targets": target, "behavior": {"tolerancePercent": 5}}),
+        json!({"mode": "KEDA", "minReplicas": 2, "maxReplicas": 3, "targets": target}),
+    ];
+    for scaling in modes {
+        assert_eq!(not_implemented(&spec(&json!({"scaling": scaling}))), [], "{scaling}");
+    }
+    for mode in ["HPA", "KEDA"] {
+        let targets = json!({"latency": {"target": "50ms"}});
+        let scaling = json!({"mode": mode, "maxReplicas": 3, "targets": targets, "panic": {}, "staleAfter": "10s"});
+        let found = not_implemented(&spec(&json!({"scaling": scaling})));
+        let expected = ["spec.scaling.targets.latency", "spec.scaling.panic", "spec.scaling.staleAfter"];
+        assert_eq!(paths(&found), expected);
+        let told = |fault: &serving::Fault| fault.message.contains(mode) && fault.message.contains("mode to Operator");
+        assert!(found.iter().all(told), "{found:?}");
+    }
+}
+
+#[test]
+fn there_are_at_least_min_replicas_where_somebody_scales_and_none_stays_none() {
+    let at_least = |scaling: Value, replicas| spec(&json!({"scaling": scaling})).scaling.at_least_min(replicas);
+    let bounds = |mode: &str| json!({"mode": mode, "minReplicas": 3, "maxReplicas": 5});
+    for mode in ["Operator", "HPA", "KEDA"] {
+        let found: Vec<_> = [0, 1, 4, 9].into_iter().map(|replicas| at_least(bounds(mode), replicas)).collect();
+        assert_eq!(found, [0, 3, 4, 9], "{mode}");
+    }
+    assert_eq!(at_least(bounds("External"), 1), 1);
+    assert_eq!(at_least(json!({"minReplicas": 3}), 1), 1);
 }
 
 #[test]

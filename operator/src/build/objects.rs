@@ -15,7 +15,7 @@ use k8s_openapi::{
 };
 use kube::{Resource as _, ResourceExt as _};
 
-use super::{Revision, Revisions, monitoring, revision, unit};
+use super::{Revision, Revisions, Scaler, monitoring, revision, unit};
 use crate::{names, rollout::Plan};
 
 /// Everything that should be there, in the order in which it is needed.
@@ -29,9 +29,11 @@ pub struct Objects {
     pub deployments: Vec<Deployment>,
     /// What Grafana shows of it, if that is wanted. No pod needs it, so it goes last.
     pub dashboards: Vec<ConfigMap>,
+    /// What scales it, besides the operator.
+    pub scaler: Scaler,
 }
 
-/// Builds the objects of the revisions that are kept.
+/// Builds the objects of the revisions that are kept. Who scales is not decided here: what does so stays.
 #[must_use]
 pub fn build(model: &InferenceModel, revisions: &Revisions, plan: &Plan) -> Objects {
     let mut kept = kept(model, revisions, plan);
@@ -41,6 +43,7 @@ pub fn build(model: &InferenceModel, revisions: &Revisions, plan: &Plan) -> Obje
         services: vec![service(model), headless_service(model)],
         deployments: kept.iter().map(|revision| deployment(model, revision, plan)).collect(),
         dashboards: model.spec.monitoring.dashboard.then(|| monitoring::dashboard(model)).into_iter().collect(),
+        scaler: Scaler::AsBefore,
     }
 }
 

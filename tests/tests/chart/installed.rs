@@ -46,6 +46,9 @@ const LEASES: Permission = Permission { group: "coordination.k8s.io", resource: 
 const NEEDED: &[Permission] = &[
     Permission { verbs: &["list", "watch"], ..MODELS },
     Permission { subresource: "status", verbs: &["patch"], ..MODELS },
+    Permission { subresource: "scale", verbs: &["patch"], ..MODELS },
+    Permission { group: "autoscaling", resource: "horizontalpodautoscalers", verbs: CHILD_VERBS, ..ANYWHERE },
+    Permission { group: "keda.sh", resource: "scaledobjects", verbs: CHILD_VERBS, ..ANYWHERE },
     Permission { resource: "services", verbs: CHILD_VERBS, ..ANYWHERE },
     Permission { resource: "configmaps", verbs: CHILD_VERBS, ..ANYWHERE },
     Permission { group: "apps", resource: "deployments", verbs: CHILD_VERBS, ..ANYWHERE },
@@ -64,6 +67,14 @@ const DENIED: &[Permission] = &[
     Permission { resource: "secrets", namespace: NAMESPACE, verbs: &["get", "list"], ..ANYWHERE },
     Permission { resource: "nodes", namespace: "", verbs: &["get", "list", "watch"], ..ANYWHERE },
     Permission { resource: "pods", verbs: &["create", "patch", "delete"], ..ANYWHERE },
+    Permission { subresource: "scale", verbs: &["get", "update"], ..MODELS },
+    Permission {
+        group: "autoscaling",
+        resource: "horizontalpodautoscalers",
+        subresource: "status",
+        verbs: &["patch", "update"],
+        ..ANYWHERE
+    },
     Permission { resource: "prometheuses", verbs: &["list", "create", "patch", "delete"], ..PROMETHEUS },
     Permission { resource: "pods", subresource: "log", verbs: &["get"], ..ANYWHERE },
     Permission { resource: "pods", subresource: "exec", verbs: &["create"], ..ANYWHERE },

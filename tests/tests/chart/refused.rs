@@ -17,6 +17,7 @@ pub(crate) fn values() {
         (&[digest_too_short], "at '/image/digest': 'sha256:0123' does not match pattern"),
         (&["podImage.tag=a/b"], "at '/podImage/tag': 'a/b' does not match pattern"),
         (&["resources.memory=1Gi"], "at '/resources': additional properties 'memory' not allowed"),
+        (&["prometheus.url=prometheus:9090"], "at '/prometheus/url': 'prometheus:9090' does not match pattern"),
         (&["crds.install=maybe"], "at '/crds/install': got string, want boolean"),
         (&["serviceAccount.create=false"], "serviceAccount.name is needed where serviceAccount.create is false"),
         // All faults are told at once.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::{OLDEST_KUBERNETES, chart, crds_chart, helm, is_update, objects, of_kind, template};
+use crate::{OLDEST_KUBERNETES, chart, crds_chart, helm, is_update, objects, of_kind, repository, template};
 
 /// The most that the operator may ever be allowed: each counts once for its group, resource and verb.
 const MOST_PERMISSIONS: usize = 75;
@@ -45,6 +45,24 @@ pub(crate) fn is_reviewed() {
         let name = entry.unwrap().file_name();
         assert!(known.contains(&name), "{} is rendered from no values", name.display());
     }
+}
+
+pub(crate) fn has_the_rules_of_the_repository() {
+    let rules = fs::read_to_string(repository().join("deploy/rules/prometheus-adapter.yaml")).unwrap();
+    let file = chart().join("files/prometheus-adapter.yaml");
+    if is_update() {
+        fs::write(&file, &rules).unwrap();
+    }
+    assert!(fs::read_to_string(&file).unwrap() == rules, "the chart's copy is stale; write it anew with UPDATE=1");
+    let rendered = template(&["--set", "prometheus.adapterRulesNamespace=watch"]).unwrap();
+    let objects = objects(&rendered);
+    let config_maps = of_kind(&objects, "ConfigMap");
+    let [config_map] = config_maps[..] else { panic!("not one ConfigMap") };
+    assert_eq!(config_map["metadata"]["namespace"], "watch");
+    // The adapter reads the rules at the top, where its chart's values have them one level lower.
+    let config: Value = serde_saphyr::from_str(config_map["data"]["config.yaml"].as_str().unwrap()).unwrap();
+    let rules: Value = serde_saphyr::from_str(&rules).unwrap();
+    assert_eq!(config["rules"], rules["rules"]["custom"]);
 }
 
 pub(crate) fn has_our_version() {

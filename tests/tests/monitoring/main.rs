@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod autoscaling;
 mod dashboards;
 mod names;
 mod page;

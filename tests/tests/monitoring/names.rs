@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use crate::{Query, dashboards, page, repository, rules};
+use crate::{Query, autoscaling, dashboards, page, repository, rules};
 
 /// What a target label is called that the pods' labels become.
 const LABELS: &str = "ortolan_dev_";
@@ -12,7 +12,7 @@ const LABELS: &str = "ortolan_dev_";
 fn each_metric_that_is_named_exists() {
     let recorded: BTreeSet<_> = rules::all().into_iter().filter_map(|rule| rule.record).collect();
     let exported = exported();
-    let queries = [rules::queries(), dashboards::queries(), page::queries()].concat();
+    let queries = [rules::queries(), dashboards::queries(), page::queries(), autoscaling::queries()].concat();
     let mut unknown = Vec::new();
     for Query { place, text } in queries {
         for name in metrics(&text) {

@@ -1,0 +1,269 @@
+//! Whether the number of replicas follows the load, and by whose decision: the condition `ScalingActive` and `status.scaling`. Pure
+//! functions.
+//!
+//! What others tell is told in their words, less what changes each time they are asked: a status is written when something is news.
+
+use crds::resource::{
+    InferenceModelSpec, ScalingMode, ScalingStatus,
+    conditions::scaling_active::{
+        self, ACTIVE, CONFLICTING_AUTOSCALER, CRD_NOT_INSTALLED, EXTERNAL_OWNER, LIMITED_BY_MAX, METRICS_STALE, OFF,
+    },
+};
+
+use crate::{
+    autoscalers::{self, Autoscaler, Target},
+    keda::{self, ScaledObject},
+    kinds::OptionalKind,
+    observe::Observed,
+    scaling::scaler::State,
+    status::{Facts, Verdict, cut, find},
+};
+
+/// What the schema allows.
+const LONGEST_REASON_BYTES: usize = 1024;
+
+/// The condition.
+pub(crate) fn verdict(facts: &Facts<'_>) -> Verdict {
+    let observed = facts.observed;
+    let conflicting = autoscalers::conflicting(observed);
+    if !conflicting.is_empty() {
+        let told: Vec<String> = conflicting.into_iter().map(|it| conflict(observed, it)).collect();
+        return Verdict::no(CONFLICTING_AUTOSCALER, told.join("; "));
+    }
+    let mode = spec(observed).scaling.effective_mode();
+    if spec(observed).suspend && mode.is_some() {
+        return Verdict::yes(OFF, "nobody scales while the spec says suspend");
+    }
+    match mode {
+        None => Verdict::yes(OFF, "nobody scales, as the spec wants it"),
+        Some(ScalingMode::Operator) => operator_mode(facts),
+        Some(ScalingMode::Hpa) => hpa_mode(facts),
+        Some(ScalingMode::Keda) => keda_mode(facts),
+        Some(ScalingMode::External) => external_mode(observed),
+    }
+}
+
+/// The last decision on the number of replicas.
+pub(crate) fn decision(facts: &Facts<'_>) -> Option<ScalingStatus> {
+    if spec(facts.observed).scaling.effective_mode() == Some(ScalingMode::Operator) {
+        return last_step(facts.observed);
+    }
+    let autoscaler = autoscalers::wanted(facts.observed).filter(|it| !it.conditions.is_empty())?;
+    Some(ScalingStatus {
+        desired: autoscaler.desired,
+        reason: cut(&standing(facts.observed, autoscaler).message, LONGEST_REASON_BYTES),
+        last_scale_time: autoscaler.last_scale_time.clone(),
+    })
+}
+
+/// The last step of ours, of whatever process.
+fn last_step(observed: &Observed) -> Option<ScalingStatus> {
+    let before = || observed.model.status.as_ref().and_then(|status| status.scaling.clone());
+    observed.scaling.as_ref().and_then(|outcome| outcome.step.clone()).or_else(before)
+}
+
+fn spec(observed: &Observed) -> &InferenceModelSpec {
+    &observed.model.spec
+}
+
+fn conflict(observed: &Observed, autoscaler: &Autoscaler) -> String {
+    if let Target::Deployment(name) = &autoscaler.target {
+        return format!(
+            "{autoscaler} writes the replicas of Deployment {name}, which are the operator's. Delete it, or have it scale \
+             InferenceModel {} with spec.scaling.mode External",
+            observed.name
+        );
+    }
+    let wanted = spec(observed).scaling.effective_mode().map_or("unset", ScalingMode::as_str);
+    format!(
+        "{autoscaler} writes the number of replicas, but spec.scaling.mode is {wanted}. Delete it, or set the mode to External"
+    )
+}
+
+fn operator_mode(facts: &Facts<'_>) -> Verdict {
+    let active = || Verdict::yes(ACTIVE, "the number of replicas follows the load");
+    let limited = || {
+        let max = facts.observed.model.spec.scaling.max_replicas.unwrap_or_default();
+        let message = format!("the load asks for more than maxReplicas, which is {max}");
+        Verdict::yes(LIMITED_BY_MAX, message)
+    };
+    let stale = || Verdict {
+        status: "Unknown",
+        reason: METRICS_STALE,
+        message: "half of the ready pods, or more, do not tell their load on port 9090, so the number of replicas stays. \
+                  Check that no NetworkPolicy keeps the operator from them"
+            .to_owned(),
+    };
+    let Some(outcome) = &facts.observed.scaling else {
+        // This process has not looked yet: what was said before still holds.
+        let before = facts.observed.model.status.as_ref().and_then(|status| find(status, scaling_active::TYPE));
+        return match before.map(|before| before.reason.as_str()) {
+            Some(LIMITED_BY_MAX) => limited(),
+            Some(METRICS_STALE) => stale(),
+            _ => active(),
+        };
+    };
+    match outcome.state {
+        State::Active => active(),
+        State::LimitedByMax => limited(),
+        State::Stale => stale(),
+        State::NoReplicaReady => {
+            Verdict::yes(ACTIVE, "no replica is ready, so the number of replicas stays")
+        }
+    }
+}
+
+fn external_mode(observed: &Observed) -> Verdict {
+    let found: Vec<String> = observed.autoscalers.iter().map(ToString::to_string).collect();
+    if found.is_empty() {
+        return Verdict::yes(
+            EXTERNAL_OWNER,
+            "whoever writes the scale subresource decides; no HorizontalPodAutoscaler with this target is there",
+        );
+    }
+    Verdict::yes(EXTERNAL_OWNER, format!("{} decides", found.join(", ")))
+}
+
+fn hpa_mode(facts: &Facts<'_>) -> Verdict {
+    match autoscalers::wanted(facts.observed) {
+        Some(autoscaler) => standing(facts.observed, autoscaler),
+        None => not_there(facts, autoscalers::KIND),
+    }
+}
+
+fn keda_mode(facts: &Facts<'_>) -> Verdict {
+    let observed = facts.observed;
+    if !observed.has_keda {
+        let definition = OptionalKind::ScaledObject.definition();
+        let message = format!(
+            "the cluster has no {definition}, so nobody scales. Install KEDA, or set spec.scaling.mode to Operator, which \
+             needs nothing"
+        );
+        return Verdict::no(CRD_NOT_INSTALLED, message);
+    }
+    let Some(object) = observed.scaled_objects.get(&observed.name) else { return not_there(facts, keda::KIND) };
+    if let Some(verdict) = hindrance(object, &observed.name) {
+        return verdict;
+    }
+    match autoscalers::wanted(observed) {
+        Some(autoscaler) => standing(observed, autoscaler),
+        None => Verdict::unknown(format!(
+            "KEDA has made no {} for {} {} yet. If none comes, look whether KEDA runs",
+            autoscalers::KIND,
+            keda::KIND,
+            observed.name
+        )),
+    }
+}
+
+/// What KEDA says is in the way.
+fn hindrance(object: &ScaledObject, name: &str) -> Option<Verdict> {
+    let told = |type_: &str, status: &str| object.condition(type_).filter(|told| told.status == status);
+    let message = |text: &str| format!("{} {name}: {}", keda::KIND, lasting(text));
+    if let Some(paused) = told(keda::PAUSED, "True") {
+        return Some(Verdict::yes(OFF, message(&paused.message)));
+    }
+    if let Some(ready) = told(keda::READY, "False") {
+        return Some(Verdict::no(METRICS_STALE, message(&ready.message)));
+    }
+    let fallback = told(keda::FALLBACK, "True")?;
+    let text =
+        format!("{}. KEDA gets no numbers from Prometheus, so the replicas that there are stay", fallback.message);
+    Some(Verdict::no(METRICS_STALE, message(&text)))
+}
+
+/// What is wanted, but is not there.
+fn not_there(facts: &Facts<'_>, kind: &str) -> Verdict {
+    let leaving = autoscalers::leaving(facts.observed);
+    if facts.refusal.is_some() {
+        return Verdict::unknown(format!("the spec is not acted on, so there is no {kind} yet"));
+    }
+    if !leaving.is_empty() {
+        return Verdict::unknown(format!("the {kind} comes when {} is gone", leaving.join(" and ")));
+    }
+    Verdict::unknown(format!("the {kind} is about to be there"))
+}
+
+/// What an autoscaler tells of itself. As long as nothing is in the way its own sentences are left out: they change whenever the
+/// load does.
+fn standing(observed: &Observed, autoscaler: &Autoscaler) -> Verdict {
+    let name = &autoscaler.name;
+    let message = |text: &str| format!("{} {name}: {}", autoscalers::KIND, lasting(text));
+    let told = |type_: &str, status: &str| autoscaler.condition(type_).filter(|told| told.status == status);
+    if let Some(unable) = told("AbleToScale", "False") {
+        return Verdict::no(METRICS_STALE, message(&unable.message));
+    }
+    if let Some(inactive) = told("ScalingActive", "False") {
+        return match inactive.reason.as_str() {
+            "ScalingDisabled" => Verdict::yes(OFF, "spec.replicas is 0, so nobody scales. Set it to 1 to begin again"),
+            // Its list of them is in another order each time.
+            "AmbiguousSelector" => Verdict::no(
+                CONFLICTING_AUTOSCALER,
+                message(&format!("another one counts the same pods; `kubectl describe hpa {name}` names both")),
+            ),
+            _ => Verdict::no(METRICS_STALE, message(&inactive.message)),
+        };
+    }
+    if autoscaler.condition("ScalingActive").is_none() {
+        return Verdict::unknown(message("it has not been looked at yet"));
+    }
+    if told("ScalingLimited", "True").is_some_and(|told| told.reason == "TooManyReplicas") {
+        let most = spec(observed).scaling.max_replicas.unwrap_or_default();
+        return Verdict::yes(
+            LIMITED_BY_MAX,
+            message(&format!("more replicas are wanted than maxReplicas, {most}, allows")),
+        );
+    }
+    Verdict::yes(ACTIVE, format!("{autoscaler} scales{}", ignored_tolerance(observed)))
+}
+
+/// A cluster that does not know the field drops it without a word.
+fn ignored_tolerance(observed: &Observed) -> &'static str {
+    let wanted = spec(observed).scaling.behavior.as_ref().and_then(|behavior| behavior.tolerance_percent);
+    let has_it = |rules: Option<&k8s_openapi::api::autoscaling::v2::HPAScalingRules>| {
+        rules.is_some_and(|rules| rules.tolerance.is_some())
+    };
+    let ours = observed.horizontal_pod_autoscalers.get(&observed.name);
+    let behavior = ours.and_then(|ours| ours.spec.behavior.as_ref());
+    match behavior {
+        Some(behavior) if wanted.is_some() && !has_it(behavior.scale_up.as_ref()) => {
+            "; this cluster has one tolerance for all, so spec.scaling.behavior.tolerancePercent has no effect"
+        }
+        _ => "",
+    }
+}
+
+/// A message without what is another each time it is told: the port of the connection that failed, and the time of the question.
+fn lasting(message: &str) -> String {
+    let words = message.split(' ').map(|word| {
+        let word = word.split_once("->").map_or(word, |(_, to)| to);
+        match word.split_once("&time=") {
+            Some((before, after)) => {
+                let end = after.find(['&', '"']).unwrap_or(after.len());
+                format!("{before}{}", &after[end..])
+            }
+            None => word.to_owned(),
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_another_each_time_is_left_out() {
+        for (message, lasts) in [
+            ("read tcp 10.0.0.1:43210->10.0.0.2:443: i/o timeout", "read tcp 10.0.0.2:443: i/o timeout"),
+            (
+                "Get \"http://prometheus:9090/api/v1/query?query=sum&time=2026-01-01T00:00:00Z\": no such host",
+                "Get \"http://prometheus:9090/api/v1/query?query=sum\": no such host",
+            ),
+            ("q?a=1&time=1&b=2 x", "q?a=1&b=2 x"),
+            ("no pods returned by selector", "no pods returned by selector"),
+        ] {
+            assert_eq!(lasting(message), lasts);
+        }
+    }
+}
