@@ -24,6 +24,7 @@ pub mod files;
 pub mod grpc;
 pub mod http;
 pub mod infer;
+pub mod integral;
 pub mod jpeg;
 pub mod leftover;
 pub mod lifecycle;

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 
 /// The serving loop proves that it moves this often.
@@ -28,13 +29,19 @@ pub enum Phase {
 pub struct Lifecycle {
     phase: watch::Sender<Phase>,
     started: Instant,
+    started_at: Timestamp,
     /// Milliseconds from `started` to the last beat.
     beat: AtomicU64,
 }
 
 impl Default for Lifecycle {
     fn default() -> Self {
-        Self { phase: watch::Sender::new(Phase::Serving), started: Instant::now(), beat: AtomicU64::new(0) }
+        Self {
+            phase: watch::Sender::new(Phase::Serving),
+            started: Instant::now(),
+            started_at: Timestamp::now(),
+            beat: AtomicU64::new(0),
+        }
     }
 }
 
@@ -64,6 +71,12 @@ impl Lifecycle {
     #[must_use]
     pub fn started(&self) -> Instant {
         self.started
+    }
+
+    /// The same by the clock on the wall, as it was then: it tells one process from the next.
+    #[must_use]
+    pub fn started_at(&self) -> Timestamp {
+        self.started_at
     }
 
     /// The serving loop moves.

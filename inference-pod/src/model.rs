@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crds::serving::{ExecutionProvider, ModelConfig, ModelOptions, Task};
+use crds::{
+    load::ModelLoad,
+    serving::{ExecutionProvider, ModelConfig, ModelOptions, Task},
+};
 
 use crate::{
     classify::{Classes, are_probabilities},
@@ -357,6 +360,25 @@ impl Model {
             memory_bytes: self.observer.memory_bytes(),
             provider: self.provider.as_str(),
             wanted_provider: self.wanted_provider.as_str(),
+        }
+    }
+
+    /// What `/load` says of it; with how many requests were answered `within` that latency, where one is named.
+    #[must_use]
+    pub fn load_at(&self, now: Instant, within: Option<Duration>) -> ModelLoad {
+        let (waiting, running) = (self.shared.waiting(now), self.shared.running(now));
+        let answered = self.observer.answered(within);
+        ModelLoad {
+            name: self.name.clone(),
+            queued: waiting.level as u64,
+            inflight: running.level as u64,
+            queued_sample_seconds: waiting.seconds,
+            inflight_sample_seconds: running.seconds,
+            refused_total: self.observer.refused_total(),
+            answered_total: answered.total,
+            within_total: answered.within,
+            instances: self.shared.working().0 as u64,
+            load_seconds: (self.load_time + self.warmup_time).as_secs_f64(),
         }
     }
 

@@ -4,6 +4,7 @@ pub mod body;
 pub mod error;
 pub mod images;
 pub mod infer;
+pub mod load;
 pub mod numbers;
 pub mod observability;
 pub mod predict;
@@ -88,6 +89,7 @@ pub fn client_router(app: Arc<App>) -> Router {
 pub fn admin_router(app: Arc<App>) -> Router {
     let routes = Router::new()
         .route("/health/detailed", get(probes::detailed))
+        .route(crds::load::PATH, get(load::load))
         .route("/observability", get(observability::show).patch(observability::change));
     finished(with_probes(routes), app)
 }
@@ -173,12 +175,13 @@ fn request_id(request: &Request<Body>) -> HeaderValue {
 
 /// Routes as labels: a closed set, whatever clients send.
 fn route_label(route: &str) -> &'static str {
-    const ROUTES: [&str; 17] = [
+    const ROUTES: [&str; 18] = [
         "/predict/{model}",
         "/health",
         "/health/ready",
         "/health/detailed",
         "/observability",
+        crds::load::PATH,
         "/ready",
         "/info",
         "/metrics",

@@ -22,7 +22,7 @@ pub mod window;
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -39,7 +39,7 @@ use self::{
     health::Check,
     metrics::ModelMetrics,
     span::{Sampler, Span, trace_id},
-    window::{Seen, Window},
+    window::{Answered, Seen, Window},
 };
 
 /// How a request ended. Closed.
@@ -319,9 +319,30 @@ struct Inner {
 #[derive(Default)]
 struct Overload {
     is_on: AtomicBool,
-    refused: AtomicU64,
-    /// When it began, and when a request was refused last.
-    times: Mutex<Option<(Instant, Instant)>>,
+    refusals: Mutex<Refusals>,
+}
+
+#[derive(Default)]
+struct Refusals {
+    /// Since the process began.
+    total: u64,
+    overload: Option<Episode>,
+}
+
+/// An overload, as long as it lasts.
+#[derive(Clone, Copy)]
+struct Episode {
+    began: Instant,
+    /// When a request was refused last.
+    last: Instant,
+    /// Refused before it.
+    before: u64,
+}
+
+impl Overload {
+    fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl ModelObserver {
@@ -335,6 +356,18 @@ impl ModelObserver {
     #[must_use]
     pub fn seen(&self, now: Instant) -> Seen {
         self.0.window.seen(now)
+    }
+
+    /// Requests that were answered since the process began; where a latency is named, also how many of them `within` it.
+    #[must_use]
+    pub fn answered(&self, within: Option<Duration>) -> Answered {
+        self.0.window.answered(within)
+    }
+
+    /// Requests that the queue has refused since the process began.
+    #[must_use]
+    pub fn refused_total(&self) -> u64 {
+        self.0.overload.refusals().total
     }
 
     /// Whether requests are refused.
@@ -386,13 +419,14 @@ impl ModelObserver {
 
     fn refused(&self, now: Instant) {
         let overload = &self.0.overload;
-        overload.refused.fetch_add(1, Ordering::Relaxed);
-        let mut times = overload.times.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *times {
-            Some((_, last)) => *last = now,
-            None => {
-                *times = Some((now, now));
-                drop(times);
+        let mut refusals = overload.refusals();
+        let before = refusals.total;
+        refusals.total += 1;
+        match &mut refusals.overload {
+            Some(episode) => episode.last = now,
+            none => {
+                *none = Some(Episode { began: now, last: now, before });
+                drop(refusals);
                 overload.is_on.store(true, Ordering::Relaxed);
                 self.0.metrics.overloaded(true);
                 self.emit(Kind::OverloadBegun, false, || Detail::Overload { refused: 1, lasted: Duration::ZERO });
@@ -406,15 +440,13 @@ impl ModelObserver {
         if !overload.is_on.load(Ordering::Relaxed) {
             return;
         }
-        let mut times = overload.times.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((began, last)) = times.filter(|(_, last)| now.saturating_duration_since(*last) >= CALM) else {
-            return;
-        };
-        *times = None;
+        let mut refusals = overload.refusals();
+        let is_over = |episode: &mut Episode| now.saturating_duration_since(episode.last) >= CALM;
+        let Some(Episode { began, last, before }) = refusals.overload.take_if(is_over) else { return };
+        let refused = refusals.total - before;
         overload.is_on.store(false, Ordering::Relaxed);
-        drop(times);
+        drop(refusals);
         self.0.metrics.overloaded(false);
-        let refused = overload.refused.swap(0, Ordering::Relaxed);
         self.emit(Kind::OverloadEnded, false, || Detail::Overload { refused, lasted: last - began });
     }
 

@@ -1,12 +1,12 @@
-//! What was counted and timed in the last minute or so. Written by every request: a lock that hardly anyone else wants, and a
-//! number raised by one.
+//! What was counted and timed in the last minute or so, and the latencies of all that was answered since the process began. Written
+//! by every request: a lock that hardly anyone else wants, and a number raised by one.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use hdrhistogram::Histogram;
+use hdrhistogram::{Counter, Histogram};
 
 use super::Outcome;
 
@@ -19,12 +19,19 @@ const LONGEST: u64 = 3_600_000_000;
 /// Two digits: quantiles are right to 1 %.
 const DIGITS: u8 = 2;
 
-/// Latencies and ends of requests in a window that moves with the clock.
+/// Latencies and ends of requests in a window that moves with the clock. What it has moved past is still counted, by latency.
 #[derive(Debug)]
 pub struct Window {
     began: Instant,
     step: Duration,
-    slots: Mutex<Vec<Slot>>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    slots: Vec<Slot>,
+    /// Microseconds of the requests that were answered in steps that no slot holds any more.
+    past: Histogram<u64>,
 }
 
 #[derive(Debug)]
@@ -39,17 +46,33 @@ struct Slot {
 
 impl Slot {
     fn new() -> Self {
-        // The bounds are right, so it cannot fail; what would be shown otherwise is an empty window.
-        #[expect(clippy::expect_used, reason = "a constant that the library takes")]
-        let latencies = Histogram::new(DIGITS).expect("two digits");
-        Self { step: 0, latencies, late_or_failed: 0, refused: 0 }
+        Self { step: 0, latencies: empty(), late_or_failed: 0, refused: 0 }
     }
 
-    fn begin(&mut self, step: u64) {
+    fn begin(&mut self, step: u64, past: &mut Histogram<u64>) {
         self.step = step;
+        for latency in self.latencies.iter_recorded() {
+            // It grows as it has to, and has the same digits, so that each comes into a place of the same bounds.
+            let _ = past.record_n(latency.value_iterated_to(), latency.count_at_value().into());
+        }
         self.latencies.reset();
         (self.late_or_failed, self.refused) = (0, 0);
     }
+}
+
+fn empty<T: Counter>() -> Histogram<T> {
+    // The digits are right, so it cannot fail.
+    #[expect(clippy::expect_used, reason = "a constant that the library takes")]
+    Histogram::new(DIGITS).expect("two digits")
+}
+
+/// Requests that were answered since the process began. Neither number ever falls.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Answered {
+    /// All of them.
+    pub total: u64,
+    /// Those within the latency that was named, right to 1 % of it; `None` where none was.
+    pub within: Option<u64>,
 }
 
 /// What a window holds.
@@ -98,21 +121,22 @@ impl Window {
     #[must_use]
     pub fn new(length: Duration, now: Instant) -> Self {
         let slots = (0..SLOTS).map(|_| Slot::new()).collect();
-        Self { began: now, step: length / SLOTS, slots: Mutex::new(slots) }
+        Self { began: now, step: length / SLOTS, kept: Mutex::new(Kept { slots, past: empty() }) }
     }
 
     /// A request has ended.
     pub fn ended(&self, outcome: Outcome, latency: Duration, now: Instant) {
         let step = self.step_of(now);
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept();
+        let Kept { slots, past } = &mut *kept;
         let slot = &mut slots[(step % u64::from(SLOTS)) as usize];
         if slot.step < step {
-            slot.begin(step);
+            slot.begin(step, past);
         }
         match outcome {
             Outcome::ok => {
                 // It grows as it has to; longer than that no request may take.
-                let _ = slot.latencies.record(u64::try_from(latency.as_micros()).unwrap_or(LONGEST).min(LONGEST));
+                let _ = slot.latencies.record(micros(latency));
             }
             Outcome::expired | Outcome::failed => slot.late_or_failed += 1,
             Outcome::rejected => slot.refused += 1,
@@ -126,7 +150,7 @@ impl Window {
         let step = self.step_of(now);
         let first = (step + 1).saturating_sub(u64::from(SLOTS));
         let mut all = Slot::new();
-        for slot in self.slots.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for slot in &self.kept().slots {
             if slot.step >= first {
                 // Both are of the same kind, and grow as they have to.
                 let _ = all.latencies.add(&slot.latencies);
@@ -144,10 +168,30 @@ impl Window {
         }
     }
 
+    /// Requests that were answered since the process began; where a latency is named, also how many of them `within` it.
+    #[must_use]
+    pub fn answered(&self, within: Option<Duration>) -> Answered {
+        let kept = self.kept();
+        let slots = || kept.slots.iter().map(|slot| &slot.latencies);
+        let total = kept.past.len() + slots().map(Histogram::len).sum::<u64>();
+        let within = within.map(micros).map(|most| {
+            kept.past.count_between(0, most) + slots().map(|slot| slot.count_between(0, most)).sum::<u64>()
+        });
+        Answered { total, within }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn step_of(&self, now: Instant) -> u64 {
         let nanos = now.saturating_duration_since(self.began).as_nanos() / self.step.as_nanos().max(1);
         u64::try_from(nanos).unwrap_or(u64::MAX)
     }
+}
+
+fn micros(latency: Duration) -> u64 {
+    u64::try_from(latency.as_micros()).unwrap_or(LONGEST).min(LONGEST)
 }
 
 fn quantiles(latencies: &Histogram<u32>) -> Option<Quantiles> {
@@ -202,6 +246,8 @@ impl Maximum {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const LENGTH: Duration = Duration::from_secs(60);
@@ -233,6 +279,33 @@ mod tests {
             window.seen(began + Duration::from_secs(400)),
             Seen { covers: Duration::from_secs(50), ..Seen::default() }
         );
+    }
+
+    proptest! {
+        /// Whatever has moved out of the window, and whenever one looks.
+        #[test]
+        fn answers_are_counted_for_good_and_by_latency_right_to_one_percent(
+            answers in prop::collection::vec((0_u64..30_000, 3.0_f64..8.8), 1..80), bound in 1_u64..=600_000,
+        ) {
+            let began = Instant::now();
+            let window = Window::new(LENGTH, began);
+            let (mut now, mut before) = (began, Answered { within: Some(0), ..Answered::default() });
+            let mut latencies = Vec::new();
+            for (millis, power) in answers {
+                now += Duration::from_millis(millis);
+                // From 1 ms to 10 min, as many short ones as long ones.
+                let latency = Duration::from_micros(10_f64.powf(power) as u64);
+                window.ended(Outcome::ok, latency, now);
+                latencies.push(latency.as_secs_f64() * 1e3);
+                let answered = window.answered(Some(Duration::from_millis(bound)));
+                let at_most = |most: f64| latencies.iter().filter(|latency| **latency <= most).count() as u64;
+                let within = answered.within.unwrap();
+                prop_assert_eq!(answered.total, latencies.len() as u64);
+                prop_assert!(at_most(bound as f64) <= within && within <= at_most(bound as f64 * 1.01), "{:?}", answered);
+                prop_assert!(answered.total > before.total && answered.within >= before.within, "it fell");
+                before = answered;
+            }
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Queue, as_u32};
-use crate::times::BucketTimes;
+use crate::{integral::Integral, times::BucketTimes};
 
 /// How much may wait, and how batches are made of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub enum Bound {
 /// What was let in and has not left.
 #[derive(Debug, Default)]
 pub(super) struct Admitted {
-    pub(super) samples: usize,
+    pub(super) samples: Integral,
     pub(super) bytes: usize,
     /// What the waiting jobs will take, by the times known when they came.
     work: Duration,
@@ -61,21 +61,22 @@ pub(super) struct Admitted {
 }
 
 impl Admitted {
-    pub(super) fn enter(&mut self, samples: usize, bytes: usize, cost: Duration) {
-        self.samples += samples;
+    pub(super) fn enter(&mut self, samples: usize, bytes: usize, cost: Duration, now: Instant) {
+        self.samples.set(self.samples.level() + samples, now);
         self.bytes += bytes;
         self.work += cost;
     }
 
-    pub(super) fn leave(&mut self, samples: usize, bytes: usize, cost: Duration) {
-        self.samples -= samples;
+    pub(super) fn leave(&mut self, samples: usize, bytes: usize, cost: Duration, now: Instant) {
+        self.samples.set(self.samples.level() - samples, now);
         self.bytes -= bytes;
         self.work = self.work.saturating_sub(cost);
     }
 
     /// All that waited is gone; places that are reserved stay.
-    pub(super) fn empty(&mut self) {
-        (self.samples, self.bytes, self.work) = (0, 0, Duration::ZERO);
+    pub(super) fn empty(&mut self, now: Instant) {
+        self.samples.set(0, now);
+        (self.bytes, self.work) = (0, Duration::ZERO);
     }
 }
 
@@ -86,7 +87,7 @@ impl<T> Queue<T> {
         // A request whose body is still on its way is no work yet; slow senders must not shut others out.
         let complete = self.admitted.complete;
         let idle = self.busy_until.iter().any(Option::is_none);
-        if self.admitted.samples + complete == 0 && idle {
+        if self.samples() + complete == 0 && idle {
             return Duration::ZERO;
         }
         let running: Duration = self.busy_until.iter().flatten().map(|end| end.saturating_duration_since(now)).sum();
@@ -140,7 +141,7 @@ impl<T> Queue<T> {
         if predicted > limit {
             return Err(Refused { bound: Bound::Wait { predicted, limit }, retry_after: predicted - limit });
         }
-        let wanted = self.admitted.samples + self.admitted.reserved + samples;
+        let wanted = self.samples() + self.admitted.reserved + samples;
         if wanted > self.limits.samples {
             let retry_after = self.drain_time(wanted - self.limits.samples);
             return Err(Refused { bound: Bound::Samples(self.limits.samples), retry_after });
@@ -152,7 +153,7 @@ impl<T> Queue<T> {
         let known = self.admitted.bytes + self.admitted.held;
         // A request larger than the whole bound gets in when nothing else is there; else it never could.
         if known > 0 && known.saturating_add(bytes) > self.limits.bytes {
-            let retry_after = self.drain_time(self.admitted.samples + self.admitted.reserved);
+            let retry_after = self.drain_time(self.samples() + self.admitted.reserved);
             return Err(Refused { bound: Bound::Bytes(self.limits.bytes), retry_after });
         }
         Ok(())

@@ -27,7 +27,10 @@ use smallvec::SmallVec;
 
 pub use self::admission::{Bound, Limits, Refused};
 use self::{admission::Admitted, arrivals::Arrivals, choice::Choice, pace::Pace};
-use crate::times::{LengthClass, Times};
+use crate::{
+    integral::Reading,
+    times::{LengthClass, Times},
+};
 
 /// What must be equal for jobs to share a batch: the dimensions of each input, without the batch's and without one that is
 /// padded, one input after the other.
@@ -130,7 +133,12 @@ impl<T> Queue<T> {
     /// Samples that wait.
     #[must_use]
     pub fn samples(&self) -> usize {
-        self.admitted.samples
+        self.admitted.samples.level()
+    }
+
+    /// Samples that wait, with their integral over time up to now.
+    pub fn samples_over_time(&mut self, now: Instant) -> Reading {
+        self.admitted.samples.read(now)
     }
 
     /// Bytes of the samples that wait.
@@ -188,15 +196,15 @@ impl<T> Queue<T> {
         self.arrived += 1;
         let NewJob { samples, bytes, shape, length, payload, deadline: _ } = job;
         let cost = self.times.class(LengthClass::of(length)).best_per_sample() * as_u32(samples);
-        self.admitted.enter(samples, bytes, cost);
+        self.admitted.enter(samples, bytes, cost, now);
         self.waiting.insert(key, Waiting { samples, entered: now, payload, bytes, shape, length, cost });
         key
     }
 
     /// Takes a job out whose caller left. `None` where an instance already has it.
-    pub fn remove(&mut self, key: Key) -> Option<Waiting<T>> {
+    pub fn remove(&mut self, key: Key, now: Instant) -> Option<Waiting<T>> {
         let job = self.waiting.remove(&key)?;
-        self.admitted.leave(job.samples, job.bytes, job.cost);
+        self.admitted.leave(job.samples, job.bytes, job.cost, now);
         Some(job)
     }
 
@@ -209,13 +217,13 @@ impl<T> Queue<T> {
         let mut taken = Taken { batch: Vec::new(), expired: Vec::new(), wait_until: None };
         while let Some((&first, _)) = self.waiting.first_key_value() {
             match self.choose(first, now) {
-                Choice::TooLate => taken.expired.extend(self.remove(first)),
+                Choice::TooLate => taken.expired.extend(self.remove(first, now)),
                 Choice::Wait(until) => {
                     taken.wait_until = Some(until);
                     break;
                 }
                 Choice::Run(keys, time) => {
-                    taken.batch = keys.into_iter().filter_map(|key| self.remove(key)).collect();
+                    taken.batch = keys.into_iter().filter_map(|key| self.remove(key, now)).collect();
                     self.busy_until[instance] = Some(now + time);
                     self.pace.begins(instance, now, time);
                     break;
@@ -251,8 +259,8 @@ impl<T> Queue<T> {
     }
 
     /// Takes everything out; for a server that stops.
-    pub fn clear(&mut self) -> Vec<Waiting<T>> {
-        self.admitted.empty();
+    pub fn clear(&mut self, now: Instant) -> Vec<Waiting<T>> {
+        self.admitted.empty(now);
         std::mem::take(&mut self.waiting).into_values().collect()
     }
 }

@@ -66,9 +66,20 @@ struct World {
     waiting: BTreeSet<usize>,
     answered: BTreeMap<usize, &'static str>,
     running: [Option<(usize, usize)>; INSTANCES],
+    /// Milliseconds that samples have waited, one by one.
+    waited: u64,
 }
 
 impl World {
+    fn passes(&mut self, millis: u64) {
+        self.now += Duration::from_millis(millis);
+        self.waited += millis * self.samples_waiting() as u64;
+    }
+
+    fn samples_waiting(&self) -> usize {
+        self.waiting.iter().map(|at| self.facts[*at].0).sum()
+    }
+
     fn happens(&mut self, happening: Happening) {
         match happening {
             Happening::Request(jobs, deadline, shape) => self.request(&jobs, deadline, shape),
@@ -116,7 +127,7 @@ impl World {
 
     fn leave(&mut self, back: usize) {
         let Some(at) = self.keys.len().checked_sub(1 + back) else { return };
-        let removed = self.queue.remove(self.keys[at]).map(|job| job.payload);
+        let removed = self.queue.remove(self.keys[at], self.now).map(|job| job.payload);
         assert_eq!(removed, self.waiting.remove(&at).then_some(at), "found exactly if it waits");
         if removed.is_some() {
             self.answer(at, "left");
@@ -176,7 +187,7 @@ impl World {
     }
 
     fn bounds_hold(&self) {
-        let samples = self.waiting.iter().map(|at| self.facts[*at].0).sum::<usize>();
+        let samples = self.samples_waiting();
         assert_eq!((self.queue.samples(), self.queue.bytes()), (samples, samples * 10));
         assert_eq!(self.queue.jobs(), self.waiting.len());
     }
@@ -193,10 +204,10 @@ proptest! {
         let queue = Queue::new(limits, times, INSTANCES);
         let mut world = World {
             queue, limits, now: Instant::now(), keys: Vec::new(), facts: Vec::new(), waiting: BTreeSet::new(),
-            answered: BTreeMap::new(), running: [None; INSTANCES],
+            answered: BTreeMap::new(), running: [None; INSTANCES], waited: 0,
         };
         for (millis, happening) in happenings {
-            world.now += Duration::from_millis(millis);
+            world.passes(millis);
             world.happens(happening);
         }
         // To the end: whatever still waits is taken, sooner or later.
@@ -204,12 +215,14 @@ proptest! {
             if world.waiting.is_empty() {
                 break;
             }
-            world.now += Duration::from_millis(5);
+            world.passes(5);
             world.end(0, Duration::from_millis(5));
             world.ask(0);
         }
         prop_assert!(world.waiting.is_empty(), "left behind: {:?}", world.waiting);
         prop_assert_eq!(world.answered.len(), world.facts.len());
+        let waited = world.queue.samples_over_time(world.now);
+        prop_assert_eq!(waited, Reading { level: 0, seconds: world.waited as f64 / 1e3 });
         prop_assert_eq!(world.queue.predicted_wait(world.now + Duration::from_secs(3600)), Duration::ZERO);
     }
 }

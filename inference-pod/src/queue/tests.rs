@@ -104,8 +104,8 @@ fn a_job_whose_caller_left_is_gone_and_its_room_is_free() {
     let (mut queue, now) = queue();
     let key = push(&mut queue, job("left", 2, later(now, 500)), now);
     push(&mut queue, job("stays", 1, later(now, 500)), now);
-    assert_eq!(queue.remove(key).map(|job| job.payload), Some("left"));
-    assert!(queue.remove(key).is_none());
+    assert_eq!(queue.remove(key, now).map(|job| job.payload), Some("left"));
+    assert!(queue.remove(key, now).is_none());
     assert_eq!((queue.samples(), queue.bytes()), (1, 4));
     assert_eq!(names(&queue.take(0, now).batch), ["stays"]);
 }
@@ -197,7 +197,7 @@ fn samples_and_bytes_are_hard_bounds_where_no_times_are_known() {
     }
     let (refused, _) = queue.push(vec![job("x", 1, later(now, 500))], now).unwrap_err();
     assert_eq!(refused.bound, Bound::Samples(50));
-    queue.clear();
+    queue.clear(now);
     let big = |bytes| NewJob { bytes, ..job("big", 1, later(now, 500)) };
     push(&mut queue, big(5_000), now);
     let (refused, _) = queue.push(vec![big(1)], now).unwrap_err();
@@ -290,8 +290,8 @@ fn an_idle_instance_waits_for_company_that_is_on_its_way_and_no_longer_than_allo
     for millis in 0..20 {
         push(&mut queue, job("x", 1, later(start, 5000)), later(start, millis));
     }
-    queue.clear();
     let now = later(start, 20);
+    queue.clear(now);
     push(&mut queue, job("first", 1, later(now, 5000)), now);
     let taken = queue.take(0, now);
     assert_eq!(taken.wait_until, Some(later(now, 10)), "one comes each millisecond, and two cost less than twice one");
@@ -308,8 +308,8 @@ fn waiting_for_company_ends_where_a_deadline_would_be_missed() {
     for millis in 0..20 {
         push(&mut queue, job("x", 1, later(start, 5000)), later(start, millis));
     }
-    queue.clear();
     let now = later(start, 20);
+    queue.clear(now);
     push(&mut queue, job("tight", 1, later(now, 60)), now);
     assert_eq!(queue.take(0, now).wait_until, Some(later(now, 40)), "a full batch takes 20 ms");
 }

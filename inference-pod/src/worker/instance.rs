@@ -23,6 +23,7 @@ use super::{
     answer::{Run, Way, address, check_rows, stack},
 };
 use crate::{
+    integral::{Integral, Reading},
     observe::{Links, Memory, events::Batch, span::Span},
     queue::{self, Taken, Waiting},
     session::{SessionError, Stacked},
@@ -77,9 +78,17 @@ pub trait Runner: Send {
 /// One session's run, as other threads see it.
 pub(super) struct Instance {
     canceller: Mutex<Canceller>,
-    running: Mutex<Option<Running>>,
+    runs: Mutex<Runs>,
     lost: AtomicBool,
     index: usize,
+}
+
+/// What runs, and how much has run.
+#[derive(Default)]
+struct Runs {
+    current: Option<Running>,
+    /// None once the instance is given up: those who waited for them were answered.
+    samples: Integral,
 }
 
 struct Running {
@@ -94,8 +103,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Instance {
     pub(super) fn new(index: usize, canceller: Canceller) -> Self {
-        let (canceller, running, lost) = (Mutex::new(canceller), Mutex::new(None), AtomicBool::new(false));
-        Self { canceller, running, lost, index }
+        Self { canceller: Mutex::new(canceller), runs: Mutex::default(), lost: AtomicBool::new(false), index }
     }
 
     pub(super) fn is_lost(&self) -> bool {
@@ -103,7 +111,12 @@ impl Instance {
     }
 
     pub(super) fn is_running(&self) -> bool {
-        lock(&self.running).is_some()
+        lock(&self.runs).current.is_some()
+    }
+
+    /// Samples that run here, with their integral over time up to now.
+    pub(super) fn samples_over_time(&self, now: Instant) -> Reading {
+        lock(&self.runs).samples.read(now)
     }
 
     pub(super) fn cancel(&self) {
@@ -112,8 +125,8 @@ impl Instance {
 
     /// Ends a run that takes too long, and gives the instance up if the run does not come back.
     pub(super) fn watch(&self, shared: &Shared, now: Instant) {
-        let mut slot = lock(&self.running);
-        let Some(running) = slot.as_mut() else { return };
+        let mut runs = lock(&self.runs);
+        let Runs { current: Some(running), samples } = &mut *runs else { return };
         let time = now.saturating_duration_since(running.began);
         if time > shared.run_timeout && !running.terminated {
             running.terminated = true;
@@ -122,21 +135,26 @@ impl Instance {
         }
         if time > shared.run_timeout + TERMINATION_GRACE && !self.lost.swap(true, Ordering::AcqRel) {
             shared.observer.instance_lost(self.index);
+            samples.set(0, now);
             for reply in running.replies.drain(..) {
                 let _ = reply.send(Err(JobError::TooLong(shared.run_timeout)));
             }
         }
     }
 
-    fn begin(&self, replies: Vec<Reply>) -> Instant {
+    fn begin(&self, samples: usize, replies: Vec<Reply>) -> Instant {
         let began = Instant::now();
-        *lock(&self.running) = Some(Running { began, terminated: false, replies });
+        let mut runs = lock(&self.runs);
+        runs.current = Some(Running { began, terminated: false, replies });
+        runs.samples.set(samples, began);
         began
     }
 
     /// The run is over: who waits for it, and whether it was ended from outside.
-    fn end(&self) -> (Vec<Reply>, bool) {
-        lock(&self.running).take().map_or((Vec::new(), false), |running| (running.replies, running.terminated))
+    fn end(&self, now: Instant) -> (Vec<Reply>, bool) {
+        let mut runs = lock(&self.runs);
+        runs.samples.set(0, now);
+        runs.current.take().map_or((Vec::new(), false), |running| (running.replies, running.terminated))
     }
 }
 
@@ -268,11 +286,12 @@ fn run_together(
     replies: Vec<Reply>,
 ) -> Ran {
     let (instance, samples) = (&shared.instances[index], samples_of(ways));
-    let began = instance.begin(replies);
+    let began = instance.begin(samples, replies);
     shared.observer.metrics().run_began(samples);
     let (result, ended) = run_caught(runner, jobs);
-    let (replies, terminated) = instance.end();
-    let time = began.elapsed();
+    let ended_at = Instant::now();
+    let (replies, terminated) = instance.end(ended_at);
+    let time = ended_at.saturating_duration_since(began);
     shared.observer.metrics().run_ended(samples, time);
     // It was told to end, and it did.
     let told = || (Err(JobError::TooLong(shared.run_timeout)), Ended::Well);

@@ -28,6 +28,7 @@ use self::{
     meeting::{Found, Meeting},
 };
 use crate::{
+    integral::Reading,
     observe::{ModelObserver, span::Span},
     queue::{Key, NewJob, Queue, Refused, Run, Shape, Taken},
     session::{Session, SessionError},
@@ -206,7 +207,7 @@ impl Drop for Ticket {
             return;
         }
         self.shared.meeting.with(|queue| {
-            if let Some(job) = queue.remove(self.key) {
+            if let Some(job) = queue.remove(self.key, Instant::now()) {
                 self.shared.observer.metrics().dequeued(job.samples, queue.samples());
             }
         });
@@ -333,7 +334,7 @@ impl Shared {
         if self.works() {
             return;
         }
-        for job in self.meeting.with(Queue::clear) {
+        for job in self.meeting.with(|queue| queue.clear(Instant::now())) {
             self.observer.metrics().dequeued(job.samples, 0);
             let _ = job.payload.reply.send(Err(JobError::NoInstance));
         }
@@ -364,6 +365,22 @@ impl Shared {
         self.instances.iter().any(|instance| !instance.is_lost())
     }
 
+    /// Samples that wait, with their integral over time up to now.
+    #[must_use]
+    pub fn waiting(&self, now: Instant) -> Reading {
+        self.meeting.with(|queue| queue.samples_over_time(now))
+    }
+
+    /// Samples that run on all instances together, with their integral over time up to now.
+    #[must_use]
+    pub fn running(&self, now: Instant) -> Reading {
+        let readings = self.instances.iter().map(|instance| instance.samples_over_time(now));
+        readings.fold(Reading::default(), |sum, one| Reading {
+            level: sum.level + one.level,
+            seconds: sum.seconds + one.seconds,
+        })
+    }
+
     /// Looks into the queue.
     pub fn with_queue<R>(&self, look: impl FnOnce(&Queue<Job>) -> R) -> R {
         self.meeting.with(|queue| look(queue))
@@ -372,7 +389,7 @@ impl Shared {
     /// Ends the worker threads: answers what still waits, ends what runs, and waits a moment for the threads to be gone,
     /// for ONNX Runtime must not be torn down under a run.
     pub fn stop(&self) {
-        for job in self.meeting.end(Queue::clear) {
+        for job in self.meeting.end(|queue| queue.clear(Instant::now())) {
             let _ = job.payload.reply.send(Err(JobError::Stopped));
         }
         let end = Instant::now() + STOP_PATIENCE;

@@ -344,6 +344,13 @@ impl Connection {
         Ok(Response { status, headers, body })
     }
 
+    /// Reads one byte.
+    pub fn byte(&mut self) -> io::Result<u8> {
+        let mut byte = [0];
+        self.stream.read_exact(&mut byte)?;
+        Ok(byte[0])
+    }
+
     fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
         if self.stream.read_line(&mut line)? == 0 {
