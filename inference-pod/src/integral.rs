@@ -58,9 +58,13 @@ mod tests {
     use super::*;
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         /// Steps in order, with readings in between: the integral is what adding up level times time gives.
         #[test]
-        fn it_is_the_sum_of_level_times_time(steps in prop::collection::vec((0_u64..5_000_000_000, 0_usize..1000, any::<bool>()), 0..50)) {
+        fn it_is_the_sum_of_level_times_time(
+            steps in prop::collection::vec((0_u64..5_000_000_000, 0_usize..1000, any::<bool>()), 0..50),
+        ) {
             let (mut integral, mut now) = (Integral::default(), Instant::now());
             let (mut level, mut sum) = (0, 0);
             for (nanos, next, is_read) in steps {

@@ -112,7 +112,6 @@ fn the_averages_and_latencies_are_those_that_the_clients_see() {
     let (first, second) = (only(first), only(second));
     let queued = (second.queued_sample_seconds - first.queued_sample_seconds) / time;
     let running = (second.inflight_sample_seconds - first.inflight_sample_seconds) / time;
-    println!("on average {queued:.3} waited and {running:.3} ran");
     assert!(queued + running <= CLIENTS as f64 * 1.01, "{queued} and {running} of {CLIENTS}");
     assert!(queued + running >= CLIENTS as f64 * 0.6, "{queued} and {running} of {CLIENTS}");
     assert!(running > 1.0 && running <= 2.01, "{running} ran on two instances");
@@ -121,11 +120,9 @@ fn the_averages_and_latencies_are_those_that_the_clients_see() {
     let total = within(&server, BOUNDS[0]);
     let sum = |what| seen.iter().map(|seen| seen.timing(what)).sum::<f64>() / 1e3;
     let (waited, ran) = (sum("queue"), sum("inference"));
-    println!(
-        "waited {waited:.4} s, {:.4}; ran {ran:.4} s, {:.4}",
-        total.queued_sample_seconds, total.inflight_sample_seconds
-    );
-    assert!((total.queued_sample_seconds / waited - 1.0).abs() < 0.01, "{} of {waited}", total.queued_sample_seconds);
+    // A sample leaves the queue when it is taken, and an answer tells the wait until the run began: a moment later.
+    let share = total.queued_sample_seconds / waited;
+    assert!((0.95..=1.001).contains(&share), "{} of {waited}", total.queued_sample_seconds);
     assert!((total.inflight_sample_seconds / ran - 1.0).abs() < 0.001, "{} of {ran}", total.inflight_sample_seconds);
     assert_eq!((total.queued, total.inflight, total.instances, total.refused_total), (0, 0, 2, 0));
     assert!(total.load_seconds > 0.0);
@@ -137,7 +134,6 @@ fn the_averages_and_latencies_are_those_that_the_clients_see() {
         let within = within_total.unwrap();
         let count = |latency: fn(&Seen) -> f64, most: f64| seen.iter().filter(|seen| latency(seen) <= most).count();
         let (least, most) = (count(Seen::most, bound as f64) as u64, count(Seen::least, bound as f64 * 1.02) as u64);
-        println!("{within} within {bound} ms: at least {least}, at most {most}");
         assert!((least..=most).contains(&within), "{within} within {bound} ms: at least {least}, at most {most}");
         assert_eq!(answered_total, seen.len() as u64);
         assert!(within >= before, "{within} within {bound} ms, {before} within less");

@@ -282,6 +282,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { cases: 50, failure_persistence: None, ..ProptestConfig::default() })]
+
         /// Whatever has moved out of the window, and whenever one looks.
         #[test]
         fn answers_are_counted_for_good_and_by_latency_right_to_one_percent(
