@@ -38,8 +38,8 @@ bring_programs() {
     case ${GOCACHE:-} in "$ORTOLAN_CACHE"/*) chmod -R u+w "$GOCACHE" && rm -r "$GOCACHE" ;; esac
 }
 
-# Images need root, as the tests that want them do.
-bring_images() { test "$(id -u)" != 0 || "$tools/images" build pod operator >/dev/null; }
+# Images need root, as the tests that want them do. The operator is tested as a process; its image is for the demo.
+bring_images() { test "$(id -u)" != 0 || "$tools/images" build pod >/dev/null; }
 
 # Compiling Go, compiling Rust and downloading what goes into images leave each other's gaps to be filled, so they run side
 # by side.

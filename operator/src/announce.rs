@@ -1,7 +1,7 @@
 //! Events: what `kubectl describe` shows of the past.
 
 use crds::resource::{
-    InferenceModel, InferenceModelStatus,
+    InferenceModel, InferenceModelStatus, ScalingStatus,
     conditions::{READY, available, model_loaded, rolled_out},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -69,7 +69,8 @@ fn changed(before: Option<&Condition>, now: &Condition) -> Option<Event> {
 /// Another number of replicas was decided on.
 fn scaled(before: &InferenceModelStatus, now: &InferenceModelStatus) -> Option<Event> {
     let (before, now) = (before.scaling.as_ref(), now.scaling.as_ref()?);
-    let is_news = before.is_none_or(|before| before.last_scale_time != now.last_scale_time);
+    let since = |scaling: &ScalingStatus| scaling.last_scale_time.clone();
+    let is_news = since(now).is_some() && before.and_then(since) != since(now);
     is_news.then(|| {
         let event = event(EventType::Normal, SCALED, &format!("{} replicas: {}", now.desired, now.reason));
         Event { action: format!("ScaleTo{}", now.desired), ..event }

@@ -33,8 +33,9 @@ use tokio::{
 };
 
 use crate::{
-    announce, autoscalers,
+    announce,
     apply::{Applied, ApplyError, Writer},
+    autoscalers,
     build::{self, Images, Objects, Revisions, revision},
     cache::{Key, Scope},
     diagnose::{Finding, diagnose, waits_for_room_since},

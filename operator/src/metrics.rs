@@ -238,7 +238,11 @@ impl Metrics {
             self.not_ready.clone(),
         );
         r.register("missing_crds", "1 for an optional kind that the cluster does not serve", self.missing_crds.clone());
-        r.register("scaled_models", "InferenceModels whose replicas this process decides on", self.scaled_models.clone());
+        r.register(
+            "scaled_models",
+            "InferenceModels whose replicas this process decides on",
+            self.scaled_models.clone(),
+        );
         r.register(
             "load_readings",
             "Ready pods that were asked for their load, by whether it is known",

@@ -90,9 +90,10 @@ fn operator_mode(facts: &Facts<'_>) -> Verdict {
     let stale = || Verdict {
         status: "Unknown",
         reason: METRICS_STALE,
-        message: "half of the ready pods, or more, do not tell their load on port 9090, so the number of replicas stays. \
+        message:
+            "half of the ready pods, or more, do not tell their load on port 9090, so the number of replicas stays. \
                   Check that no NetworkPolicy keeps the operator from them"
-            .to_owned(),
+                .to_owned(),
     };
     let Some(outcome) = &facts.observed.scaling else {
         // This process has not looked yet: what was said before still holds.
@@ -107,9 +108,7 @@ fn operator_mode(facts: &Facts<'_>) -> Verdict {
         State::Active => active(),
         State::LimitedByMax => limited(),
         State::Stale => stale(),
-        State::NoReplicaReady => {
-            Verdict::yes(ACTIVE, "no replica is ready, so the number of replicas stays")
-        }
+        State::NoReplicaReady => Verdict::yes(ACTIVE, "no replica is ready, so the number of replicas stays"),
     }
 }
 

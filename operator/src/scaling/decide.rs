@@ -142,7 +142,9 @@ impl fmt::Display for Reason {
             Self::Idle => "fewer replicas carry the load",
             Self::Stabilizing => "fewer replicas carry the load, but a moment ago it was higher",
             Self::AfterBurst => "fewer replicas carry the load, but there was a burst a moment ago",
-            Self::Settling => "fewer replicas carry the load, but those that came last have not shown yet what they carry",
+            Self::Settling => {
+                "fewer replicas carry the load, but those that came last have not shown yet what they carry"
+            }
             Self::Late => "fewer replicas carry the load, but too few requests are answered within the target",
             Self::Rollout => "fewer replicas carry the load, but new pods are replacing old ones",
             Self::NoReplicaReady => "no replica is ready",

@@ -72,7 +72,8 @@ impl From<&Scaling> for Policy {
         let behavior = scaling.behavior.clone().unwrap_or_default();
         let (up, down) = (behavior.scale_up.unwrap_or_default(), behavior.scale_down.unwrap_or_default());
         let panic = scaling.panic.clone().unwrap_or_default();
-        let length = |given: Option<crds::resource::Duration>, default| given.map_or(default, |it| it.length());
+        let length =
+            |given: Option<crds::resource::Duration>, default| given.map_or(default, crds::resource::Duration::length);
         let share = |percent: Option<u32>, default| percent.map_or(default, |percent| f64::from(percent) / 100.0);
         Self {
             min,
@@ -88,7 +89,7 @@ impl From<&Scaling> for Policy {
             up_per_step: up.max_per_step,
             down_stabilization: length(down.stabilization, DOWN_STABILIZATION),
             down_per_minute: down.max_per_minute,
-            stale_after: length(scaling.stale_after.clone(), STALE_AFTER),
+            stale_after: length(scaling.stale_after, STALE_AFTER),
         }
     }
 }

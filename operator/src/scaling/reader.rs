@@ -171,10 +171,11 @@ impl Answer {
     fn after(last: Option<&Self>, load: Load, at: Instant) -> Self {
         let before = last.map(|last| &last.load).filter(|before| before.started == load.started);
         let span = before.map(|before| load.uptime_seconds - before.uptime_seconds).filter(|span| *span > 0.0);
-        let now = largest(load.models.iter().map(|model| Samples {
-            load: (model.queued + model.inflight) as f64,
-            queued: model.queued as f64,
-        }));
+        let now = largest(
+            load.models
+                .iter()
+                .map(|model| Samples { load: (model.queued + model.inflight) as f64, queued: model.queued as f64 }),
+        );
         let mut answer = Self {
             at,
             span: span.map(Duration::from_secs_f64).unwrap_or_default(),
@@ -205,8 +206,7 @@ impl Answer {
             let within = now.within_total?.saturating_sub(before.within_total?);
             Some(Share { answered: now.answered_total.saturating_sub(before.answered_total), within })
         };
-        self.answers =
-            known.iter().filter_map(|(now, before)| Some((now.name.clone(), share(now, before)?))).collect();
+        self.answers = known.iter().filter_map(|(now, before)| Some((now.name.clone(), share(now, before)?))).collect();
     }
 
     /// What it told last, once more; what it counted is not counted again.

@@ -14,7 +14,7 @@ use crds::resource::ScalingStatus;
 use k8s_openapi::{
     api::core::v1::Pod,
     apimachinery::pkg::apis::meta::v1::Time,
-    jiff::{SignedDuration, Timestamp},
+    jiff::{Timestamp, Unit},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -42,6 +42,9 @@ const SOON: Duration = Duration::from_millis(500);
 
 /// Share of the period that is left to chance, so that models drift apart.
 const JITTER: f64 = 0.05;
+
+/// A write that takes longer is given up: it would be of a decision that is old.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A number that we have written is taken for what is asked for, until the watch shows it, but not for longer.
 const SHOWN_WITHIN: Duration = Duration::from_secs(10);
@@ -160,7 +163,12 @@ impl Scaler {
     /// Lets go of models that are gone.
     pub fn keep_only(&self, is_there: impl Fn(&Key) -> bool) {
         let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
-        followed.retain(|key, _| is_there(key) || { self.common.outcomes.forget(key); false });
+        followed.retain(|key, _| {
+            is_there(key) || {
+                self.common.outcomes.forget(key);
+                false
+            }
+        });
         self.common.metrics.scales(followed.len());
     }
 }
@@ -213,7 +221,8 @@ impl Task {
             if self.target.has_changed().is_err() {
                 return;
             }
-            let period = if soon { SOON } else { PERIOD.mul_f64(fastrand::f64().mul_add(2.0, -1.0).mul_add(JITTER, 1.0)) };
+            let period =
+                if soon { SOON } else { PERIOD.mul_f64(fastrand::f64().mul_add(2.0, -1.0).mul_add(JITTER, 1.0)) };
             time::sleep_until(round + period).await;
         }
     }
@@ -242,7 +251,7 @@ impl Task {
         // Somebody may have said otherwise while the pods were asked.
         let is_current = self.target.has_changed().is_ok_and(|changed| !changed);
         if decision.desired != wanted && !(is_current && self.write(wanted, &decision).await) {
-            return true;
+            return false;
         }
         self.common.metrics.decided(decision.reason);
         if let Some(history) = &mut self.history {
@@ -255,8 +264,7 @@ impl Task {
     /// What is asked for: what we wrote, until the watch shows it or shows something else.
     fn wanted(&mut self, shown: u32) -> u32 {
         let now = self.began.elapsed();
-        let unseen = self.written.take_if(|written| shown != written.shown || now > written.at + SHOWN_WITHIN);
-        drop(unseen);
+        self.written = self.written.take().filter(|it| shown == it.shown && now <= it.at + SHOWN_WITHIN);
         self.written.as_ref().map_or(shown, |written| written.replicas)
     }
 
@@ -264,11 +272,27 @@ impl Task {
     async fn write(&mut self, wanted: u32, decision: &Decision) -> bool {
         let (namespace, inference_model) = (&self.key.0, &self.key.1);
         let (reason, desired) = (decision.reason.as_str(), decision.desired);
-        if let Err(error) = self.common.writer.write_scale(namespace, inference_model, desired).await {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(namespace, inference_model, from = wanted, to = desired, reason, error, "cannot scale");
-            return false;
-        }
+        let written = self.common.writer.write_scale(namespace, inference_model, desired);
+        let error: Box<dyn std::error::Error> = match time::timeout(WRITE_TIMEOUT, written).await {
+            Ok(Ok(())) => return self.wrote(wanted, decision),
+            Ok(Err(error)) => Box::new(error),
+            Err(elapsed) => Box::new(elapsed),
+        };
+        tracing::warn!(
+            namespace,
+            inference_model,
+            from = wanted,
+            to = desired,
+            reason,
+            error = &*error,
+            "cannot scale"
+        );
+        false
+    }
+
+    fn wrote(&mut self, wanted: u32, decision: &Decision) -> bool {
+        let (namespace, inference_model) = (&self.key.0, &self.key.1);
+        let (reason, desired) = (decision.reason.as_str(), decision.desired);
         tracing::info!(namespace, inference_model, from = wanted, to = desired, reason, "scaled: {}", decision.reason);
         self.common.metrics.scaled(desired > wanted);
         let shown = self.target.borrow().wanted;
@@ -301,5 +325,5 @@ impl Task {
 
 /// The API server keeps no fractions.
 fn whole_seconds(time: Timestamp) -> Timestamp {
-    time.round(SignedDuration::from_secs(1)).unwrap_or(time)
+    time.round(Unit::Second).unwrap_or(time)
 }

@@ -70,8 +70,7 @@ impl World {
     }
 
     fn decide(&mut self) -> Reason {
-        let now =
-            Now { at: self.at, wanted: self.wanted, in_rollout: self.in_rollout, load_time: self.load_time };
+        let now = Now { at: self.at, wanted: self.wanted, in_rollout: self.in_rollout, load_time: self.load_time };
         let decision = decide(&self.history, &self.policy, &now);
         self.history.decided(self.at, self.wanted, &decision, self.policy.down_stabilization);
         self.wanted = decision.desired;

@@ -170,11 +170,7 @@ async fn ask_by_grpc(address: SocketAddr, stop: &AtomicBool, seen: &Mutex<Seen>)
     }
 }
 
-async fn ask(
-    client: &Client<HttpConnector, Full<Bytes>>,
-    address: SocketAddr,
-    message: Bytes,
-) -> Result<End, String> {
+async fn ask(client: &Client<HttpConnector, Full<Bytes>>, address: SocketAddr, message: Bytes) -> Result<End, String> {
     let failed = |error: &dyn std::error::Error| format!("gRPC: {}", ortolan_tests::report::chain(error));
     let request = Request::post(format!("http://{address}/inference.GRPCInferenceService/ModelInfer"))
         .header("content-type", "application/grpc")
