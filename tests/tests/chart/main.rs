@@ -39,7 +39,10 @@ fn trials() -> Vec<Trial> {
     vec![
         trial("lint_has_nothing_to_say", rendered::lints),
         trial("what_is_rendered_is_what_was_reviewed", rendered::is_reviewed),
-        trial("the_rules_for_prometheus_adapter_are_those_of_the_repository", rendered::has_the_rules_of_the_repository),
+        trial(
+            "the_rules_for_prometheus_adapter_are_those_of_the_repository",
+            rendered::has_the_rules_of_the_repository,
+        ),
         trial("the_versions_are_those_of_the_workspace", rendered::has_our_version),
         trial("the_operator_may_do_little", rendered::permits_little),
         trial("bad_values_are_refused_with_a_sentence", refused::values),

@@ -62,7 +62,8 @@ fn series(pods: &[Pod]) -> Vec<Value> {
         });
         told.chain([up]).collect::<Vec<_>>()
     };
-    let other = "ortolan_queue_depth{namespace=\"coffee\",ortolan_dev_inference_model=\"ristretto\",pod=\"9\",model=\"a\"}";
+    let other =
+        "ortolan_queue_depth{namespace=\"coffee\",ortolan_dev_inference_model=\"ristretto\",pod=\"9\",model=\"a\"}";
     pods.iter().enumerate().flat_map(of_pod).chain([one(other.to_owned(), 1_000_000)]).collect()
 }
 
