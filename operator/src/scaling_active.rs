@@ -11,7 +11,7 @@ use crds::resource::{
 };
 
 use crate::{
-    autoscalers::{self, Autoscaler, Target},
+    autoscalers::{self, Autoscaler, Maker, Target},
     keda::{self, ScaledObject},
     kinds::OptionalKind,
     observe::Observed,
@@ -113,7 +113,9 @@ fn operator_mode(facts: &Facts<'_>) -> Verdict {
 }
 
 fn external_mode(observed: &Observed) -> Verdict {
-    let found: Vec<String> = observed.autoscalers.iter().map(ToString::to_string).collect();
+    // What a mode before has left is about to go.
+    let others = observed.autoscalers.iter().filter(|it| it.maker(&observed.name) == Maker::Other);
+    let found: Vec<String> = others.map(ToString::to_string).collect();
     if found.is_empty() {
         return Verdict::yes(
             EXTERNAL_OWNER,

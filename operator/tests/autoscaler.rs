@@ -309,6 +309,7 @@ fn a_scaled_object_of_somebody_else_with_our_name_is_a_conflict() {
 fn in_mode_external_whoever_scales_is_named_and_a_deployment_stays_ours() {
     is(&observed(mode("External")), "True", "ExternalOwner", &["no HorizontalPodAutoscaler with this target"]);
     is(&observed(mode("External")).with(foreign()), "True", "ExternalOwner", &["hand-made decides"]);
+    is(&observed(mode("External")).with(ours()), "True", "ExternalOwner", &["no HorizontalPodAutoscaler"]);
     let target = Target::Deployment("espresso-0a1b2c3d".to_owned());
     let on_deployment = Autoscaler { target, ..foreign() };
     for scaling in [mode("External"), mode("HPA"), json!({})] {

@@ -9,6 +9,7 @@
 
 mod access;
 mod audit;
+mod autoscaler;
 mod failures;
 mod fixture;
 mod foreign;
@@ -70,10 +71,12 @@ fn trials(fixture: &'static Fixture) -> Vec<Trial> {
         Others "broken-gpu" "gpu::a_broken_change_on_the_one_gpu_is_taken_back" gpu::a_broken_change_is_taken_back,
         Others "deployments" "repair::edits_of_deployments_are_undone" repair::undoes_edits_of_deployments,
         Apart "without" "monitoring::without_the_definitions_a_model_says_so_and_only_enabled_is_a_failure" monitoring::says_what_is_missing,
+        Apart "scaled-by-hpa" "autoscaler::in_mode_hpa_there_is_one_that_is_repaired_told_of_and_gone_with_the_mode" autoscaler::follows_the_mode,
         Others "services" "repair::edits_of_services_are_undone" repair::undoes_edits_of_services,
         Others "one-gpu" "gpu::a_change_on_the_one_gpu_ends_by_itself" gpu::a_change_ends_by_itself,
         Others "two-on-gpu" "gpu::a_second_model_waits_for_the_gpu_of_the_first" gpu::the_second_waits_for_the_first,
         Apart "share" "monitoring::definitions_that_come_later_are_picked_up_and_models_share_what_is_made" monitoring::is_picked_up_and_shared,
+        Apart "handed-over" "autoscaler::from_mode_to_mode_there_are_never_fewer_replicas" autoscaler::hands_over,
         Others "deleted" "repair::deleted_children_are_made_again" repair::remakes_the_deleted,
         Others "config-maps" "repair::edits_of_config_maps_are_undone" repair::undoes_edits_of_config_maps,
         Others "ends" "rollout::a_pod_that_ends_costs_no_request" rollout::loses_nothing_when_a_pod_ends,
@@ -83,6 +86,7 @@ fn trials(fixture: &'static Fixture) -> Vec<Trial> {
         Others "recreated" "rollout::with_recreate_there_are_never_two_revisions" rollout::recreates,
         Apart "switched" "monitoring::what_is_disabled_goes_and_what_is_enabled_comes" monitoring::is_switched,
         Others "restarted" "rollout::the_restart_annotation_is_a_new_revision" rollout::restarts_on_demand,
+        Apart "other-scalers" "autoscaler::those_of_others_are_named_and_keep_ours_away" autoscaler::names_the_others,
         Others "checksum" "failures::a_wrong_checksum_is_told_and_clears" failures::wrong_checksum,
         Others "not-found" "failures::a_missing_file_is_told_and_clears" failures::missing_file,
         Apart "taken" "monitoring::a_shared_object_of_somebody_else_is_left_alone_and_named" monitoring::leaves_the_foreign_alone,
@@ -98,6 +102,7 @@ fn trials(fixture: &'static Fixture) -> Vec<Trial> {
         Others "two-models" "serving::two_models_in_one_pod_both_answer" serving::serves_two_models,
         Others "scaled" "serving::kubectl_scale_makes_more_pods_and_fewer" serving::is_scaled,
         Apart "detailed" "monitoring::the_operator_tells_of_itself" monitoring::tells_of_itself,
+        Apart "keda" "autoscaler::the_kind_of_keda_is_picked_up_later_and_its_object_makes_way" autoscaler::picks_keda_up,
         Others "removed" "serving::nothing_is_left_of_a_deleted_model" serving::leaves_nothing_behind,
         Others "phoenix" "serving::a_model_comes_back_right_after_its_deletion" serving::comes_back_after_deletion,
         Others "suspended" "serving::a_suspended_model_has_no_pods_until_it_is_resumed" serving::is_suspended,

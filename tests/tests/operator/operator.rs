@@ -82,6 +82,7 @@ impl Operator {
             ("identity", launch.identity),
             ("pod-image", &launch.pod_image),
             ("pod-image-cuda", &images::POD_CUDA.reference()),
+            ("prometheus-url", "http://prometheus.watch.svc:9090"),
             ("listen", &format!("127.0.0.1:{port}")),
             ("log-level", "info,ortolan_operator=debug"),
             ("log-format", "plain"),
