@@ -358,7 +358,7 @@ fn tell_readiness(model: &InferenceModel, status: &InferenceModelStatus, metrics
 /// What the operator scales the model by, if it does: not beside another that writes the same number.
 fn scaled(observed: &Observed, plan: &Plan) -> Option<Target> {
     let spec = &observed.model.spec;
-    let is_alone = autoscalers::conflicting(observed).is_empty();
+    let is_alone = autoscalers::is_clear(observed);
     let scales = spec.scaling.effective_mode() == Some(ScalingMode::Operator) && !spec.suspend && is_alone;
     let latency = spec.scaling.targets.as_ref().and_then(|targets| targets.latency.as_ref());
     scales.then(|| Target {

@@ -216,7 +216,8 @@ fn watch(space: &Space) -> Watching {
     let task = tokio::spawn(async move {
         let (mut looks, mut fewest) = (0, i32::MAX);
         while stopped.try_recv() == Err(TryRecvError::Empty) {
-            if let (Ok(model), Ok(found)) = (models.get("espresso").await, deployments.list(&ListParams::default()).await)
+            if let (Ok(model), Ok(found)) =
+                (models.get("espresso").await, deployments.list(&ListParams::default()).await)
             {
                 let made = found.items.iter().filter_map(|it| it.spec.replicas).sum();
                 fewest = fewest.min(model.spec.replicas).min(made);
