@@ -193,6 +193,7 @@ pub fn decide(history: &History, policy: &Policy, now: &Now) -> Decision {
 
 /// What asks for more replicas than there are.
 struct Rise {
+    /// None asks for 0.
     wanted: u32,
     reason: Reason,
     is_burst: bool,
@@ -201,16 +202,17 @@ struct Rise {
 
 impl Rise {
     fn of(history: &History, last: &Reading, policy: &Policy, now: &Now) -> Self {
-        let mut rise = Self { wanted: now.wanted, reason: Reason::Steady, is_burst: false, soon: false };
-        let stable = Load::over(history, policy.stable_window, Missing::Idle).replicas(policy);
-        if stable > f64::from(now.wanted) * (1.0 + policy.tolerance) {
-            rise.at_least(replicas(stable), Reason::Load);
-        }
+        let mut rise = Self { wanted: 0, reason: Reason::Steady, is_burst: false, soon: false };
         let burst = Load::over(history, policy.panic_window, Missing::Idle).replicas(policy);
         let is_far_over = |load: f64| load >= policy.panic_threshold * f64::from(last.ready);
         rise.is_burst = is_far_over(burst);
         if rise.is_burst {
             rise.at_least(replicas(burst), Reason::Burst);
+        }
+        let stable = Load::over(history, policy.stable_window, Missing::Idle);
+        let load = stable.replicas(policy);
+        if stable.is_of_half(policy.stable_window) && load > f64::from(now.wanted) * (1.0 + policy.tolerance) {
+            rise.at_least(replicas(load), Reason::Load);
         }
         rise.soon = !rise.is_burst && is_far_over(Load::at(last).replicas(policy));
         if are_all_ready(history, now) {
@@ -311,6 +313,8 @@ struct Load {
     queued: f64,
     /// Pods that count as full.
     full: f64,
+    /// The time that this is the average of.
+    seconds: f64,
 }
 
 /// What ready pods count as whose numbers are missing.
@@ -324,7 +328,7 @@ enum Missing {
 
 impl Load {
     fn at(reading: &Reading) -> Self {
-        Self { load: reading.load_now, queued: reading.queued_now, full: 0.0 }
+        Self { load: reading.load_now, queued: reading.queued_now, ..Self::default() }
     }
 
     /// The average over the last readings that make up the window, or at least over the last one.
@@ -344,7 +348,12 @@ impl Load {
             }
         }
         let weight = f64::max(seconds, 1e-3);
-        Self { load: sum.load / weight, queued: sum.queued / weight, full: sum.full / weight }
+        Self { load: sum.load / weight, queued: sum.queued / weight, full: sum.full / weight, seconds }
+    }
+
+    /// Whether it is of enough time to say something about so much: who has just begun has seen little.
+    fn is_of_half(self, window: Duration) -> bool {
+        self.seconds >= window.as_secs_f64() / 2.0
     }
 
     /// Replicas that carry it.
