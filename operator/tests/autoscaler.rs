@@ -53,6 +53,7 @@ fn observed(scaling: Value) -> Observed {
         infos: BTreeMap::new(),
         warnings: BTreeMap::new(),
         shared: Places { service_monitor: Place::There(None), rules: Place::There(None) },
+        scaling: None,
         now: Timestamp::UNIX_EPOCH,
     }
 }

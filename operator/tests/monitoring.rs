@@ -45,6 +45,7 @@ fn observed(monitoring: Value, shared: Places) -> Observed {
         infos: BTreeMap::new(),
         warnings: BTreeMap::new(),
         shared,
+        scaling: None,
         now: Timestamp::UNIX_EPOCH,
     }
 }

@@ -37,7 +37,7 @@ pub mod wait;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -150,6 +150,15 @@ pub enum ClusterError {
     Start {
         /// Which.
         part: Part,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A command did not start inside.
+    #[error("cannot start {program} inside the cluster")]
+    Inside {
+        /// Which.
+        program: String,
         /// What the system said.
         #[source]
         source: io::Error,
@@ -578,6 +587,18 @@ impl Cluster {
     pub fn adopt(&self, command: &mut Command) -> Result<(), ClusterError> {
         command.env(process::MARK, self.ours("adopt a process")?.folder.path());
         Ok(())
+    }
+
+    /// Starts a command inside the cluster's namespaces, where the parts are: it sees their network, and ends with them.
+    ///
+    /// # Errors
+    /// If the cluster is not ours or has no node, or the command does not start.
+    pub fn spawn_inside(&self, mut command: Command) -> Result<Child, ClusterError> {
+        let attempt = "start a command inside";
+        self.adopt(&mut command)?;
+        let Place::Space { space, .. } = self.ours(attempt)?.place else { return Err(ClusterError::NoNode(attempt)) };
+        let program = command.get_program().to_string_lossy().into_owned();
+        space.enter(|| command.spawn())?.map_err(|source| ClusterError::Inside { program, source })
     }
 
     /// Adds nodes that kwok plays, `kwok-0` and so on, and waits until all are ready.

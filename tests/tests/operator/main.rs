@@ -10,6 +10,7 @@
 mod access;
 mod audit;
 mod autoscaler;
+mod crowd;
 mod failures;
 mod fixture;
 mod foreign;
@@ -117,10 +118,12 @@ fn trials(fixture: &'static Fixture) -> Vec<Trial> {
         Nobody "orphan" "scaling::a_leader_that_ends_in_a_spike_takes_nothing_with_it" scaling::survives_its_leader,
         Nobody "pair" "restart::of_two_operators_one_writes_and_the_other_takes_over" restart::two_at_once,
     ];
-    // The long suite: a minute without an API server is too long for every change.
+    // The long suite: these take too long for every change.
     if std::env::var_os("ORTOLAN_SCALE_TRIES").is_some() {
         let name = "scaling::a_minute_without_the_api_server_takes_nothing_away";
         all.push(trial(fixture, Nobody, "island", name, scaling::survives_the_api_server));
+        let name = "crowd::a_thousand_models_are_looked_at_every_two_seconds";
+        all.push(trial(fixture, Nobody, "crowd", name, crowd::is_looked_at));
     }
     all
 }
