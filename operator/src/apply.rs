@@ -232,16 +232,13 @@ impl Writer {
     /// # Errors
     /// [`ApplyError`] where it was not written.
     pub async fn write_scale(&self, namespace: &str, name: &str, replicas: u32) -> Result<(), ApplyError> {
-        let patch = serde_json::json!({
-            "apiVersion": "autoscaling/v1",
-            "kind": "Scale",
-            "metadata": {"name": name, "namespace": namespace},
-            "spec": {"replicas": replicas},
-        });
         self.leadership.check()?;
         let api: Api<InferenceModel> = self.api(namespace);
-        let params = PatchParams::apply(names::SCALER_MANAGER).force();
-        let answer = api.patch_scale(name, &params, &Patch::Apply(&patch)).await;
+        // A server-side apply of the scale of a custom resource fails in the API server ("failed to create manager for existing
+        // fields"); a merge names its manager as well, and takes the field over from whoever had it.
+        let params = PatchParams { field_manager: Some(names::SCALER_MANAGER.to_owned()), ..PatchParams::default() };
+        let patch = serde_json::json!({"spec": {"replicas": replicas}});
+        let answer = api.patch_scale(name, &params, &Patch::Merge(&patch)).await;
         answer.map_err(|source| self.failed::<InferenceModel>("scale", name, source))?;
         self.metrics.wrote("InferenceModel", WriteResult::ok);
         Ok(())
