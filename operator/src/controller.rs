@@ -39,7 +39,8 @@ use crate::{
     build::{self, Images, Objects, Revisions, revision},
     cache::{Key, Scope},
     diagnose::{Finding, diagnose, waits_for_room_since},
-    kinds::Served,
+    keda,
+    kinds::{Kinds, OptionalKind},
     leader::Leadership,
     metrics::{Metrics, ReconcileResult, Step},
     names,
@@ -129,7 +130,8 @@ pub async fn run(
         .reflect(writer)
         .flat_map(move |event| stream::iter(touched(event, &listed, &of_models)));
     let gained = gained(context.leadership.subscribe(), store.clone());
-    let installed = installed(context.sources.kinds.subscribe(), store.clone());
+    let (served, filled) = (context.sources.kinds.subscribe(), context.sources.scaled_objects.subscribe());
+    let installed = installed(stream::select(changes_of(served), changes_of(filled)), store.clone());
     let queue = stream::select(stream::select(models, received(changes)), stream::select(gained, installed));
     let (waiting, stopped) = (Arc::clone(&context.waiting), stop.clone());
     let queue = queue.map(move |change| {
@@ -234,14 +236,18 @@ fn gained(leading: watch::Receiver<bool>, store: Store<InferenceModel>) -> impl 
     begins.filter(|leads| future::ready(*leads)).flat_map(move |_| stream::iter(all(&store)))
 }
 
-/// The InferenceModels that KEDA should scale, each time the cluster is found to serve other kinds than before.
-fn installed(served: watch::Receiver<Option<Served>>, store: Store<InferenceModel>) -> impl Stream<Item = Change> {
-    let changes = stream::unfold(served, |mut served| async { served.changed().await.ok().map(|()| ((), served)) });
-    changes.flat_map(move |()| {
+/// The InferenceModels that KEDA should scale, each time the cluster is found to serve other kinds than before or its objects have
+/// been listed: nobody is told of those one by one.
+fn installed(causes: impl Stream<Item = ()>, store: Store<InferenceModel>) -> impl Stream<Item = Change> {
+    causes.flat_map(move |()| {
         let models = store.state().into_iter();
         let by_keda = models.filter(|model| model.spec.scaling.effective_mode() == Some(ScalingMode::Keda));
         stream::iter(by_keda.map(|model| Change::of(ObjectRef::from_obj(&*model))).collect::<Vec<_>>())
     })
+}
+
+fn changes_of<T>(receiver: watch::Receiver<T>) -> impl Stream<Item = ()> {
+    stream::unfold(receiver, |mut receiver| async { receiver.changed().await.ok().map(|()| ((), receiver)) })
 }
 
 /// Forgets what is known of objects that are gone, now and then.
@@ -312,6 +318,7 @@ async fn bring_about(model: Arc<InferenceModel>, context: &Context) -> Result<Ac
     let (applied, failure) = match applied {
         Ok(applied) => (applied, None),
         Err(error @ ApplyError::NotLeading(_)) => return Err(error.into()),
+        Err(error) if is_let_go(&error, &context.sources.kinds).await => (Applied::default(), None),
         Err(error) => (Applied::default(), Some(error)),
     };
 
@@ -338,6 +345,17 @@ async fn bring_about(model: Arc<InferenceModel>, context: &Context) -> Result<Ac
         Some(error) => Err(error.into()),
         None => Ok(Action::requeue(next_look(&observed, plan.as_ref(), &applied, checked.as_ref().err()))),
     }
+}
+
+/// That the cluster does not serve a kind any more is no error, though it is found out by one. The InferenceModels that it concerns
+/// are looked at again.
+async fn is_let_go(error: &ApplyError, kinds: &Kinds) -> bool {
+    let ApplyError::Api { kind, .. } = error else { return false };
+    if kind != keda::KIND {
+        return false;
+    }
+    kinds.look().await;
+    !kinds.is_served(OptionalKind::ScaledObject)
 }
 
 /// The metric says how it is, and the log that it has changed.

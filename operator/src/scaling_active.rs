@@ -52,7 +52,8 @@ pub(crate) fn decision(facts: &Facts<'_>) -> Option<ScalingStatus> {
     if spec(facts.observed).scaling.effective_mode() == Some(ScalingMode::Operator) {
         return last_step(facts.observed);
     }
-    let autoscaler = autoscalers::wanted(facts.observed).filter(|it| !it.conditions.is_empty())?;
+    // An autoscaler that has never decided, as one without numbers, says 0.
+    let autoscaler = autoscalers::wanted(facts.observed).filter(|it| it.desired > 0)?;
     Some(ScalingStatus {
         desired: autoscaler.desired,
         reason: cut(&standing(facts.observed, autoscaler).message, LONGEST_REASON_BYTES),

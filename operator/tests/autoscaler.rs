@@ -377,7 +377,9 @@ fn the_status_has_the_decision_and_nothing_that_changes_while_it_stays() {
     for scaling in [mode("External"), json!({})] {
         assert_eq!(told_status(&observed(scaling).with(foreign()), None).scaling, None);
     }
-    assert_eq!(told_status(&observed(mode("HPA")).with(ours()), None).scaling, None, "nothing was decided yet");
+    let undecided =
+        telling(Autoscaler { desired: 0, ..ours() }, &[["ScalingActive", "False", "FailedGetPodsMetric", ""]]);
+    assert_eq!(told_status(&observed(mode("HPA")).with(undecided), None).scaling, None, "nothing was decided yet");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot::error::TryRecvError;
 
 use crate::audit::Mark;
-use crate::fixture::{LIMIT, Outcome, tell, tell_time};
+use crate::fixture::{Failure, LIMIT, Outcome, tell, tell_time};
 use crate::models::{small, with};
 use crate::space::{Space, Verdict, condition, no, yes};
 
@@ -305,7 +305,14 @@ pub(crate) async fn picks_keda_up(space: &Space) -> Outcome {
     until_gone(space, &space.api::<HorizontalPodAutoscaler>(), "espresso").await?;
     wait::until("the ScaledObject", LIMIT, there).await?;
     // It would never end if the object were made again while it goes on.
+    let operator = space.stage.operator().await;
+    let operator = operator.as_ref().ok_or_else(|| Failure::new("no operator"))?;
+    let logged = operator.log()?.len();
     space.cluster().run_kubectl(&["delete", "crd", SCALED_OBJECTS, "--timeout=60s"]).await?;
     space.shows("espresso", no("ScalingActive", "CrdNotInstalled")).await?;
+    let log = operator.log()?;
+    let failed = |line: &&str| line.contains("a reconcile failed") && line.contains("namespace=\"keda\"");
+    let failures: Vec<&str> = log[logged..].lines().filter(failed).collect();
+    assert!(failures.is_empty(), "{failures:#?}");
     Ok(())
 }
