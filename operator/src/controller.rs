@@ -355,7 +355,7 @@ fn tell_readiness(model: &InferenceModel, status: &InferenceModelStatus, metrics
     metrics.readiness(&(namespace, inference_model), (!is_ready).then_some(reason.as_str()));
 }
 
-/// What the operator scales the model by, if it does: not beside another that writes the same number.
+/// What the operator scales the model by, if it does: not beside another that writes the same number, be it one of a mode before.
 fn scaled(observed: &Observed, plan: &Plan) -> Option<Target> {
     let spec = &observed.model.spec;
     let is_alone = autoscalers::is_clear(observed);

@@ -34,7 +34,11 @@ pub(crate) fn verdict(facts: &Facts<'_>) -> Verdict {
     if spec(observed).suspend && mode.is_some() {
         return Verdict::yes(OFF, "nobody scales while the spec says suspend");
     }
+    let leaving = autoscalers::leaving(observed);
     match mode {
+        Some(ScalingMode::Operator) if !leaving.is_empty() => {
+            Verdict::unknown(format!("the operator scales when {} is gone", leaving.join(" and ")))
+        }
         None => Verdict::yes(OFF, "nobody scales, as the spec wants it"),
         Some(ScalingMode::Operator) => operator_mode(facts),
         Some(ScalingMode::Hpa) => hpa_mode(facts),

@@ -268,6 +268,7 @@ fn nobody_else_may_write_before_what_a_mode_has_left_is_gone() {
         assert!(!autoscalers::is_clear(&observed));
         assert!(autoscalers::conflicting(&observed).is_empty(), "it was never somebody else's");
         assert_eq!(decided(&observed), Scaler::Nothing, "it is removed");
+        is(&observed, "Unknown", "Pending", &["the operator scales when HorizontalPodAutoscaler", "is gone"]);
     }
     assert!(!autoscalers::is_clear(&observed(mode("Operator")).with_scaled_object(json!([]))));
     assert!(!autoscalers::is_clear(&observed(mode("Operator")).with(foreign())));
