@@ -16,6 +16,7 @@ mod gpu;
 mod models;
 mod monitoring;
 mod operator;
+mod outcome;
 mod refused;
 mod repair;
 mod rest;

@@ -36,8 +36,14 @@ impl Connection {
         let address = to.to_socket_addrs()?.next().ok_or(io::ErrorKind::NotFound)?;
         let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        Ok(Self { stream: BufReader::new(stream) })
+        let connection = Self { stream: BufReader::new(stream) };
+        connection.be_patient(TIMEOUT)?;
+        Ok(connection)
+    }
+
+    /// From now on an answer may take so long.
+    pub(crate) fn be_patient(&self, limit: Duration) -> io::Result<()> {
+        self.stream.get_ref().set_read_timeout(Some(limit))
     }
 
     /// Whether the server has closed the connection while it was idle.
@@ -54,8 +60,14 @@ impl Connection {
 
     /// Asks, and reads the whole answer.
     pub(crate) fn ask(&mut self, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
+        self.ask_as("application/json", method, path, body)
+    }
+
+    /// The same, with a kind of answer that is wanted.
+    pub(crate) fn ask_as(&mut self, accept: &str, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
         let mut request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nhost: test\r\naccept: {accept}\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n",
             body.len()
         )
         .into_bytes();
