@@ -19,8 +19,12 @@ use crate::web::Connection;
 pub(crate) struct Question {
     path: String,
     body: Vec<u8>,
+    headers: &'static [(&'static str, &'static str)],
     pause: Duration,
 }
+
+/// With it a request is traced whatever the server's own share is.
+const TRACED: &[(&str, &str)] = &[("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")];
 
 impl Question {
     /// Numbers for a model. To `obedient` they say what it does: steps, size of a product, row of a table.
@@ -28,7 +32,12 @@ impl Question {
         let [first, second, third] = numbers;
         let input = json!({"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [first, second, third, 0]});
         let body = json!({"inputs": [input]}).to_string().into_bytes();
-        Self { path: format!("/v2/models/{model}/infer"), body, pause: Duration::from_millis(20) }
+        Self { path: format!("/v2/models/{model}/infer"), body, headers: &[], pause: Duration::from_millis(20) }
+    }
+
+    /// With a trace that its caller began.
+    pub(crate) fn traced(self) -> Self {
+        Self { headers: TRACED, ..self }
     }
 
     /// With another pause.
@@ -95,7 +104,7 @@ fn ask_on(address: SocketAddr, question: &Question, stop: &AtomicBool, counts: &
     while !stop.load(Ordering::Relaxed) {
         let open = kept.take().filter(|connection| !connection.was_closed());
         let asked = open.map_or_else(|| Connection::open(address), Ok).and_then(|mut connection| {
-            let answer = connection.ask("POST", &question.path, &question.body)?;
+            let answer = connection.ask_with(question.headers, "POST", &question.path, &question.body)?;
             kept = Some(connection).filter(|_| !answer.closes);
             Ok(answer.status)
         });
@@ -110,7 +119,7 @@ pub(crate) fn ask_once(address: (IpAddr, u16), question: &Question, patience: Du
     std::thread::spawn(move || {
         let asked = Connection::open(address).and_then(|mut connection| {
             connection.be_patient(patience)?;
-            connection.ask("POST", &question.path, &question.body)
+            connection.ask_with(question.headers, "POST", &question.path, &question.body)
         });
         let said =
             asked.map_or_else(|error| error.to_string(), |answer| format!("{} {}", answer.status, answer.text()));

@@ -77,12 +77,9 @@ fn answer(stream: TcpStream, status: &str) -> std::io::Result<()> {
 
 pub(crate) async fn fails(space: &Space) -> Outcome {
     let collector = Collector::start(space.cluster().machine_address()?)?;
-    let env = json!([
-        {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": format!("http://{}", collector.address)},
-        {"name": "ORTOLAN__OBSERVABILITY__TRACING__SAMPLE", "value": "1"},
-    ]);
+    let env = json!([{"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": format!("http://{}", collector.address)}]);
     let address = serve(space, &serving("traced", "tiny", &json!({}), &json!({"server": {"env": env}}))).await?;
-    let clients = Clients::start(address, 1, &Question::of("tiny", [1, 2, 3]));
+    let clients = Clients::start(address, 1, &Question::of("tiny", [1, 2, 3]).traced());
     let trace = format!("{}, consumer=\"trace\"", of(space));
     space.stage.fires("OrtolanEventConsumerCutOff", &trace).await?;
     collector.turn(Mood::Wavers);

@@ -22,7 +22,7 @@ const WITHOUT: [(&str, &str); 2] = [
     ("changes(ortolan_operator_leader", "the leader does not change"),
 ];
 
-/// What has data only while an alert fires. So it is asked where alerts fire soon.
+/// What has data only while an alert fires. So it is asked where alerts fire soon, in whatever namespace.
 const OF_ALERTS: &str = "ALERTS{";
 
 const NAME: &str = "espresso";
@@ -46,9 +46,12 @@ pub(crate) async fn is_there(space: &Space) -> Outcome {
     }
     let (of_alerts, usual): (Vec<Query>, Vec<Query>) =
         wanted.into_iter().partition(|query| query.text.contains(OF_ALERTS));
-    all_have_data(space, &space.stage.main, usual).await?;
-    clients.stop("the clients of the model under load")?;
-    all_have_data(space, &space.stage.fast, of_alerts.into_iter().map(of_any_namespace).collect()).await
+    let of_alerts = of_alerts.into_iter().map(of_any_namespace).collect();
+    tokio::try_join!(
+        all_have_data(space, &space.stage.main, usual),
+        all_have_data(space, &space.stage.fast, of_alerts),
+    )?;
+    clients.stop("the clients of the model under load")
 }
 
 /// Alerts do not fire in this namespace but in others.

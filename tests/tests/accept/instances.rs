@@ -23,12 +23,7 @@ pub(crate) async fn cannot_load(space: &Space) -> Outcome {
     space.claim(&folder).await?;
     space.apply_until_ready(&small("spoilt")).await?;
     let up = format!("up{{namespace=\"{}\"}} == 1", space.namespace);
-    let is_up = async || match space.stage.fast.has_data(&up) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err("it is not".to_owned()),
-        Err(error) => Err(error.to_string()),
-    };
-    ortolan_tests::cluster::wait::until("it to be scraped", crate::prometheus::ALERT_LIMIT, is_up).await?;
+    space.stage.fast.until_it_has(&up).await?;
 
     std::fs::copy(models.join("not-a-model/model.onnx"), &file)?;
     replace_pods(space, "spoilt").await?;
@@ -52,13 +47,14 @@ async fn replace_pods(space: &Space, name: &str) -> Outcome {
     Ok(())
 }
 
-/// A run that cannot be ended from outside: the server gives its instance up, and Kubernetes restarts the pod.
+/// A run that takes longer than a minute and cannot be ended from outside: the server gives its instance up, and Kubernetes restarts
+/// the pod.
 pub(crate) async fn are_lost(space: &Space) -> Outcome {
-    let soon = json!([{"name": "ORTOLAN__MODELS", "value": "[{name: obedient, run_timeout_ms: 1000}]"}]);
-    let spec = json!({"server": {"env": soon}});
+    // Little of a processor, so that the product takes long enough on any machine.
+    let spec = json!({"resources": {"limits": {"cpu": "300m"}}});
     let model = serving("stuck", "obedient", &json!({"batching": {"batchSize": 1}}), &spec);
     let address = serve(space, &model).await?;
-    let product = ask_once(address, &Question::of("obedient", [1, 7_000, 0]), Duration::from_secs(60));
+    let product = ask_once(address, &Question::of("obedient", [1, 10_000, 0]), Duration::from_secs(60));
     for alert in ["OrtolanNoInstanceRuns", "OrtolanInstanceLost"] {
         space.stage.fires(alert, &of(space)).await?;
     }

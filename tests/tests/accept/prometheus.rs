@@ -216,6 +216,18 @@ impl Prometheus {
         Ok(self.query(expression)?.iter().any(|series| !series.value.is_nan()))
     }
 
+    /// Waits until an expression is worth a number.
+    pub(crate) async fn until_it_has(&self, expression: &str) -> Outcome<Duration> {
+        let look = async || match self.has_data(expression) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err("it has none".to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        Ok(wait::until(&format!("the Prometheus {} to have data of {expression}", self.name), ALERT_LIMIT, look)
+            .await?
+            .1)
+    }
+
     /// The data of an answer.
     pub(crate) fn ask(&self, path: &str) -> Outcome<Value> {
         let mut stream = TcpStream::connect_timeout(&self.address, ANSWER_LIMIT)?;

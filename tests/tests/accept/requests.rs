@@ -1,12 +1,12 @@
 //! Alerts about requests and the queue.
 
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use ortolan_tests::cluster::wait;
 use serde_json::json;
 
 use crate::clients::{Clients, Question, ask_once, of, serve, serving};
-use crate::fixture::{LIMIT, Outcome};
+use crate::fixture::{Failure, Outcome};
 use crate::space::Space;
 
 pub(crate) async fn fail(space: &Space) -> Outcome {
@@ -74,17 +74,17 @@ pub(crate) async fn pile_up(space: &Space) -> Outcome {
     let long = json!({"batching": {"batchSize": 1, "maxQueueTime": "10m"}, "requestTimeout": "20m"});
     let address = serve(space, &serving("patient", "obedient", &long, &json!({}))).await?;
     let question = Question::of("obedient", [1_000, 0, 0]).every(Duration::ZERO);
-    let clients = std::sync::Mutex::new(Clients::start(address, 5, &question));
-    let begun = std::time::Instant::now();
+    let clients = Mutex::new(Clients::start(address, 5, &question));
+    let begun = Instant::now();
     let one_more = async || {
-        let mut clients = clients.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut clients = clients.lock().unwrap_or_else(PoisonError::into_inner);
         while clients.count() < 5 + usize::try_from(begun.elapsed().as_secs()).unwrap_or_default() {
             clients.join();
         }
         Ok(())
     };
     space.stage.fires_while("OrtolanQueueGrowing", &of(space), one_more).await?;
-    let clients = clients.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let clients = clients.into_inner().unwrap_or_else(PoisonError::into_inner);
     clients.stop("more and more clients")?;
     space.stage.ends("OrtolanQueueGrowing", &of(space)).await
 }
@@ -95,15 +95,8 @@ pub(crate) async fn wait_too_long(space: &Space) -> Outcome {
         serve(space, &serving("held", "obedient", &json!({"batching": {"batchSize": 1}}), &json!({}))).await?;
     let quick = Question::of("obedient", [1, 0, 0]);
     let before = Clients::start(address, 1, &quick);
-    let measured = async || {
-        let mean = format!("model:ortolan_inference_time_seconds:mean_rate5m{{namespace=\"{}\"}}", space.namespace);
-        match space.stage.fast.has_data(&mean) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err("there are none".to_owned()),
-            Err(error) => Err(error.to_string()),
-        }
-    };
-    wait::until("runs to be measured", LIMIT, measured).await?;
+    let mean = format!("model:ortolan_inference_time_seconds:mean_rate5m{{namespace=\"{}\"}}", space.namespace);
+    space.stage.fast.until_it_has(&mean).await?;
     before.stop("clients before the long run")?;
     // Half a minute for a run, and no longer than it may take.
     let patience = Duration::from_secs(90);
@@ -113,7 +106,7 @@ pub(crate) async fn wait_too_long(space: &Space) -> Outcome {
     space.stage.fires("OrtolanSamplesWaitTooLong", &of(space)).await?;
     space.stage.ends("OrtolanSamplesWaitTooLong", &of(space)).await?;
     for client in [long, behind] {
-        client.join().map_err(|_| crate::fixture::Failure::new("a client panicked"))?;
+        client.join().map_err(|_| Failure::new("a client panicked"))?;
     }
     Ok(())
 }

@@ -2,22 +2,18 @@
 
 use std::time::Instant;
 
-use ortolan_tests::cluster::wait;
 use serde_json::json;
 
 use crate::clients::serve;
 use crate::fixture::{Failure, Outcome, tell, tell_time};
 use crate::models::small;
-use crate::prometheus::{ALERT_LIMIT, NAMESPACE, Prometheus};
+use crate::prometheus::{NAMESPACE, Prometheus};
 use crate::space::{Space, yes};
 
 async fn until_up(space: &Space, prometheus: &Prometheus) -> Outcome {
     let up = format!("up{{namespace=\"{}\", ortolan_dev_inference_model=\"new\"}} == 1", space.namespace);
-    let look = async || match prometheus.query(&up) {
-        Ok(series) => series.into_iter().next().ok_or_else(|| "it is not".to_owned()),
-        Err(error) => Err(error.to_string()),
-    };
-    let (series, _) = wait::until("the target of a new model to be up", ALERT_LIMIT, look).await?;
+    prometheus.until_it_has(&up).await?;
+    let series = prometheus.query(&up)?.into_iter().next().ok_or_else(|| Failure::new("it is gone"))?;
     for label in ["ortolan_dev_revision", "pod", "job"] {
         if series.labels[label].as_str().unwrap_or_default().is_empty() {
             return Err(Failure::new(format!("the target has no label {label}: {}", series.labels)));

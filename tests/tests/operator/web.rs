@@ -60,17 +60,23 @@ impl Connection {
 
     /// Asks, and reads the whole answer.
     pub(crate) fn ask(&mut self, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
-        self.ask_as("application/json", method, path, body)
+        self.ask_with(&[], method, path, body)
     }
 
-    /// The same, with a kind of answer that is wanted.
-    pub(crate) fn ask_as(&mut self, accept: &str, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
-        let mut request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: test\r\naccept: {accept}\r\ncontent-type: application/json\r\n\
-             content-length: {}\r\n\r\n",
-            body.len()
-        )
-        .into_bytes();
+    /// The same with further headers.
+    pub(crate) fn ask_with(
+        &mut self,
+        headers: &[(&str, &str)],
+        method: &str,
+        path: &str,
+        body: &[u8],
+    ) -> io::Result<Answer> {
+        let mut request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n");
+        for (name, value) in headers {
+            request.push_str(&format!("{name}: {value}\r\n"));
+        }
+        request.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
+        let mut request = request.into_bytes();
         request.extend_from_slice(body);
         self.stream.get_mut().write_all(&request)?;
         self.answer()
