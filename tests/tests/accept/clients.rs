@@ -143,6 +143,12 @@ pub(crate) async fn serve(space: &Space, inference_model: &Value) -> Outcome<(Ip
     space.address(inference_model["metadata"]["name"].as_str().unwrap_or_default()).await
 }
 
+/// Waits until the quick Prometheus scrapes what is in the namespace of a test.
+pub(crate) async fn until_scraped(space: &Space) -> Outcome {
+    space.stage.fast.until_it_has(&format!("up{{namespace=\"{}\"}} == 1", space.namespace)).await?;
+    Ok(())
+}
+
 /// The matcher of alerts about what is in the namespace of a test.
 pub(crate) fn of(space: &Space) -> String {
     format!(", namespace=\"{}\"", space.namespace)

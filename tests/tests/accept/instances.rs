@@ -8,7 +8,7 @@ use kube::api::DeleteParams;
 use ortolan_tests::programs;
 use serde_json::json;
 
-use crate::clients::{Clients, Question, ask_once, of, serve, serving};
+use crate::clients::{Clients, Question, ask_once, of, serve, serving, until_scraped};
 use crate::fixture::{Failure, Outcome};
 use crate::models::small;
 use crate::space::Space;
@@ -22,8 +22,7 @@ pub(crate) async fn cannot_load(space: &Space) -> Outcome {
     std::fs::copy(models.join("tiny/model.onnx"), &file)?;
     space.claim(&folder).await?;
     space.apply_until_ready(&small("spoilt")).await?;
-    let up = format!("up{{namespace=\"{}\"}} == 1", space.namespace);
-    space.stage.fast.until_it_has(&up).await?;
+    until_scraped(space).await?;
 
     std::fs::copy(models.join("not-a-model/model.onnx"), &file)?;
     replace_pods(space, "spoilt").await?;
@@ -54,6 +53,7 @@ pub(crate) async fn are_lost(space: &Space) -> Outcome {
     let spec = json!({"resources": {"limits": {"cpu": "300m"}}});
     let model = serving("stuck", "obedient", &json!({"batching": {"batchSize": 1}}), &spec);
     let address = serve(space, &model).await?;
+    until_scraped(space).await?;
     let product = ask_once(address, &Question::of("obedient", [1, 10_000, 0]), Duration::from_secs(60));
     for alert in ["OrtolanNoInstanceRuns", "OrtolanInstanceLost"] {
         space.stage.fires(alert, &of(space)).await?;

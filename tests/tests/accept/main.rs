@@ -62,7 +62,7 @@ fn trials(fixture: &'static Fixture) -> Vec<Trial> {
             vec![$(trial(fixture, $beside, $namespace, $name, $test).with_ignored_flag(left_out.is_some())),*]
         };
     }
-    trials![
+    let mut trials = trials![
         Others "new" "targets::those_of_a_new_model_are_up" targets::are_up,
         Others "burns" "requests::a_missed_objective_burns_fast_and_slowly" requests::miss_the_objective,
         Others "down" "instances::a_model_whose_file_has_gone_bad_is_down" instances::cannot_load,
@@ -83,7 +83,10 @@ fn trials(fixture: &'static Fixture) -> Vec<Trial> {
         Nobody "forbidden" "operator::rights_that_are_missing_are_told" operator::lacks_a_right,
         Nobody "unseen" "targets::models_that_prometheus_does_not_select_are_told" targets::are_not_selected,
         Nobody "all" "rules::each_alert_has_fired_and_ended_or_says_why_not" rules::all_were_tried,
-    ]
+    ];
+    let apart = || Ok(rules::times_are_divided()?);
+    trials.insert(0, Trial::test("rules::times_are_divided_and_nothing_else", apart));
+    trials
 }
 
 fn trial<Test>(fixture: &'static Fixture, beside: Beside, namespace: &'static str, name: &str, test: Test) -> Trial

@@ -109,3 +109,15 @@ pub(crate) async fn all_were_tried(space: &Space) -> Outcome {
     assert!(missing.is_empty(), "these have not fired and ended: {missing:?}");
     Ok(())
 }
+
+/// Needs no cluster.
+pub(crate) fn times_are_divided() -> Outcome {
+    let rule = "min_over_time(model:rate5m[5m] offset 10m) > on (job) avg_over_time(model:rate5m[1h]) * 3600";
+    let quicker =
+        "min_over_time(model:rate5m[20000ms] offset 40000ms) > on (job) avg_over_time(model:rate5m[240000ms]) * 3600";
+    assert_eq!(expression_at(rule, PACE)?, quicker);
+    let mut file = at_pace(json!({"groups": [{"rules": [{"alert": SLOWER.0, "expr": "x", "for": "15m"}]}]}))?;
+    let alert = rules(&mut file).next().map(|rule| rule["for"].take());
+    assert_eq!(alert, Some("180000ms".into()));
+    Ok(())
+}
