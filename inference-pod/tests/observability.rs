@@ -6,7 +6,7 @@ mod common;
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     path::Path,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
@@ -124,7 +124,7 @@ impl Collector {
              service: {{telemetry: {{metrics: {{level: none}}}}, pipelines: {{traces: {{receivers: [otlp], exporters: [debug]}}}}}}\n"
         );
         fs::write(&config, text).unwrap();
-        let mut command = Command::new(common::collector());
+        let mut command = Command::new(common::built("otelcol"));
         let mut child = command.arg("--config").arg(&config).stderr(Stdio::piped()).spawn().unwrap();
         let printed = Arc::<Mutex<String>>::default();
         let (stderr, kept) = (child.stderr.take().unwrap(), Arc::clone(&printed));
@@ -306,6 +306,32 @@ fn what_is_told_is_changed_while_it_runs() {
     }
     assert_eq!(get(server.admin, "/observability").json()["log"], changed.json()["log"]);
     assert_eq!(server.get("/observability").status, 404, "for the admin port");
+}
+
+/// That a program which reads metrics finds no fault with these. Returns what it said.
+fn read_by(reader: &mut Command, metrics: &str) -> String {
+    let mut child = reader.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{said}\n{metrics}");
+    said
+}
+
+#[test]
+fn both_forms_of_the_metrics_are_what_their_own_tools_take() {
+    // With a collector, so that there are exemplars; whether it takes anything does not matter.
+    let server = traced("http://127.0.0.1:9", 1.0);
+    ask(&server, 20);
+    let metrics = |accept: &str| {
+        let mut connection = Connection::open(server.admin);
+        connection.write(&request("GET", "/metrics", &[("accept", accept)], &[])).unwrap();
+        connection.read().unwrap().text()
+    };
+    read_by(Command::new(common::built("promtool")).args(["check", "metrics"]), &metrics("text/plain"));
+    let parser = common::repository().join("tests/openmetrics/check.py");
+    let said = read_by(Command::new("python3").arg(parser), &metrics("application/openmetrics-text; version=1.0.0"));
+    assert!(said.contains("samples") && !said.contains(" 0 exemplars"), "{said}");
 }
 
 #[test]

@@ -28,12 +28,14 @@ pub enum Purpose {
     Helm,
     /// Trying the cluster out from within its pods.
     Probe,
-    /// Trying rules and queries out.
+    /// Trying rules, queries and what is exported out.
     Rules,
     /// Taking the traces of a server.
     Traces,
-    /// The kinds of the Prometheus Operator, which a cluster may have or lack.
+    /// The kinds of the Prometheus Operator that ours knows, which a cluster may have or lack.
     PrometheusOperator,
+    /// The Prometheus Operator itself, and what it runs.
+    Prometheus,
     /// Building container images. Needs packages of the system, and no program from here.
     Images,
 }
@@ -152,8 +154,19 @@ pub const PROFILES: &[Profile] = &[Profile {
             requires: "github.com/prometheus-operator/prometheus-operator",
             version: "v0.93.0",
             build_tags: "",
-            version_variables: &[],
-            programs: &[],
+            version_variables: &[("github.com/prometheus/common/version.Version", "0.93.0")],
+            programs: &[
+                Program::of(
+                    "prometheus-operator",
+                    "github.com/prometheus-operator/prometheus-operator/cmd/operator",
+                    Purpose::Prometheus,
+                ),
+                Program::of(
+                    "prometheus-config-reloader",
+                    "github.com/prometheus-operator/prometheus-operator/cmd/prometheus-config-reloader",
+                    Purpose::Prometheus,
+                ),
+            ],
             files: &[
                 ModuleFile {
                     name: "servicemonitors.yaml",
@@ -165,6 +178,8 @@ pub const PROFILES: &[Profile] = &[Profile {
                     path: "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
                     purpose: Purpose::PrometheusOperator,
                 },
+                // All definitions, with roles that suffice.
+                ModuleFile { name: "bundle.yaml", path: "bundle.yaml", purpose: Purpose::Prometheus },
             ],
         },
         Module {
@@ -175,6 +190,20 @@ pub const PROFILES: &[Profile] = &[Profile {
             build_tags: "remove_all_sd",
             version_variables: &[("github.com/prometheus/common/version.Version", "3.15.0")],
             programs: &[Program::of("promtool", "github.com/prometheus/prometheus/cmd/promtool", Purpose::Rules)],
+            files: &[],
+        },
+        Module {
+            folder: "prometheus-3.15",
+            requires: "github.com/prometheus/prometheus",
+            version: "v0.315.0",
+            // It finds servers by Kubernetes, and nowhere else.
+            build_tags: "remove_all_sd,enable_kubernetes_sd",
+            version_variables: &[("github.com/prometheus/common/version.Version", "3.15.0")],
+            programs: &[Program::of(
+                "prometheus",
+                "github.com/prometheus/prometheus/cmd/prometheus",
+                Purpose::Prometheus,
+            )],
             files: &[],
         },
         Module {
@@ -211,6 +240,12 @@ pub const PROFILES: &[Profile] = &[Profile {
 impl Program {
     const fn of(name: &'static str, package: &'static str, purpose: Purpose) -> Self {
         Self { name, package, purpose }
+    }
+
+    /// How Go names it: after the folder of its package. Ours are named after their modules, as here.
+    fn built_as(&self) -> &'static str {
+        let folder = self.package.rsplit('/').next().unwrap_or(self.package);
+        if folder == "." { self.name } else { folder }
     }
 }
 
@@ -399,7 +434,7 @@ impl<'a> Shelf<'a> {
         for program in missing {
             // A rename is whole or not at all, so nobody ever runs half a program.
             let path = self.path_of(program);
-            fs::rename(workshop.join(program.name), &path).map_err(file_error("publish", &path))?;
+            fs::rename(workshop.join(program.built_as()), &path).map_err(file_error("publish", &path))?;
         }
         fs::remove_dir_all(&workshop).map_err(file_error("remove", &workshop))
     }

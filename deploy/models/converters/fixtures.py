@@ -67,7 +67,57 @@ def slow_step() -> onnx.GraphProto:
     return helper.make_graph(nodes, "step", inputs, outputs, [identity])
 
 
-FIXTURES = {"tiny": tiny, "any-width": any_width, "slow": slow, "batch-mixing": batch_mixing}
+def obedient() -> onnx.ModelProto:
+    """Returns its input, and does what that says: so many steps, a product that large, a row that is not there.
+
+    The first number is how many steps of `slow` are taken, in a run that can be told to stop. The second is the size of a
+    product of two square matrices, which cannot. The third is a row of a table of one: any but 0 breaks the run. Of a
+    batch, the largest numbers count. Zeros cost nothing.
+    """
+    graph = Graph()
+    orders = graph.op("Cast", graph.op("ReduceMax", "input", axes=[0], keepdims=0), to=TensorProto.INT64)
+    turns, size, row = (
+        graph.op("Gather", orders, graph.constant(name, np.array(column, np.int64)))
+        for column, name in enumerate(["turns_at", "size_at", "row_at"])
+    )
+    proceed = graph.constant("proceed", np.array(True))
+    after = graph.output("after_steps", "Loop", turns, proceed, "input", body=slow_step())
+    # One more, for there is no largest number of nothing.
+    side = graph.op("Add", size, graph.constant("one", np.array([1], np.int64)))
+    square = graph.op("ConstantOfShape", graph.op("Concat", side, side, axis=0))
+    zero = graph.op("ReduceMax", graph.op("MatMul", square, square), keepdims=0)
+    table = graph.constant("table", np.array([1], np.float32))
+    graph.output("output", "Add", graph.op("Mul", after, graph.op("Gather", table, row)), zero)
+    return graph.model("obedient", [floats("input", "batch", WIDTH)], [floats("output", "batch", WIDTH)])
+
+
+# Of the numbers that ONNX Runtime draws from this seed the first 50 are large enough, and then a tenth is not.
+SEED = 20233
+BREAKS_BELOW = 0.1
+
+
+def worn_out() -> onnx.ModelProto:
+    """Doubles every number, and breaks now and then whatever it is given, as on a device that has gone bad.
+
+    A session that is opened anew is well at first: it draws the same numbers again.
+    """
+    graph = Graph()
+    drawn = graph.op("RandomUniform", shape=[1], low=0.0, high=1.0, seed=float(SEED))
+    is_bad = graph.op("Less", drawn, graph.constant("bound", np.array(BREAKS_BELOW, np.float32)))
+    table = graph.constant("table", np.array([2], np.float32))
+    two = graph.op("Gather", table, graph.op("Cast", is_bad, to=TensorProto.INT64))
+    graph.output("output", "Mul", "input", two)
+    return graph.model("worn-out", [floats("input", "batch", WIDTH)], [floats("output", "batch", WIDTH)])
+
+
+FIXTURES = {
+    "tiny": tiny,
+    "any-width": any_width,
+    "slow": slow,
+    "batch-mixing": batch_mixing,
+    "obedient": obedient,
+    "worn-out": worn_out,
+}
 
 
 def main() -> None:

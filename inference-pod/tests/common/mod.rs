@@ -43,11 +43,12 @@ pub fn library() -> PathBuf {
     library
 }
 
-/// A collector of OpenTelemetry, built from its Go module.
-pub fn collector() -> PathBuf {
+/// A program that is built from its Go module, such as `otelcol`, a collector of OpenTelemetry.
+pub fn built(name: &str) -> PathBuf {
     let folders = fs::read_dir(cache().join("programs")).into_iter().flatten().map_while(Result::ok);
-    let found = folders.map(|folder| folder.path().join("otelcol")).filter(|path| path.exists()).max();
-    found.expect("otelcol is missing: run `cargo run -p ortolan-tests --bin cluster -- programs` first")
+    let found = folders.map(|folder| folder.path().join(name)).filter(|path| path.exists()).max();
+    let build = "cargo run -p ortolan-tests --bin cluster -- programs";
+    found.unwrap_or_else(|| panic!("{name} is missing: run `{build}` first"))
 }
 
 pub fn photo(name: &str) -> Vec<u8> {

@@ -22,21 +22,29 @@ pub struct ImageError {
 /// # Errors
 /// Names both files if one cannot be read or the other not written.
 pub fn of_one_program(archive: &Path, name: &str, program: &Path) -> Result<(), ImageError> {
-    write(archive, name, program).map_err(|source| ImageError {
+    of_program_at("program", archive, name, program)
+}
+
+/// The same with the program at this path from the root, for those who start it by its path.
+///
+/// # Errors
+/// See [`of_one_program`].
+pub fn of_program_at(place: &str, archive: &Path, name: &str, program: &Path) -> Result<(), ImageError> {
+    write(place, archive, name, program).map_err(|source| ImageError {
         archive: archive.to_owned(),
         program: program.to_owned(),
         source,
     })
 }
 
-fn write(archive: &Path, name: &str, program: &Path) -> io::Result<()> {
+fn write(place: &str, archive: &Path, name: &str, program: &Path) -> io::Result<()> {
     let mut layer = tar::Builder::new(Vec::new());
-    append(&mut layer, "program", &fs::read(program)?, 0o755)?;
+    append(&mut layer, place, &fs::read(program)?, 0o755)?;
     let layer = layer.into_inner()?;
     let config = json!({
         "architecture": architecture(),
         "os": "linux",
-        "config": {"Entrypoint": ["/program"]},
+        "config": {"Entrypoint": [format!("/{place}")]},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", digest(&layer))]},
     })
     .to_string();

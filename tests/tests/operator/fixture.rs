@@ -1,8 +1,7 @@
 //! What the tests share: a runtime, one cluster with a node, what it takes to serve models there, and one operator.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Instant;
 
 use ortolan_tests::cluster::{Cluster, Options};
 use ortolan_tests::images;
@@ -18,36 +17,10 @@ use crate::audit;
 use crate::operator::{self, Launch, Operator};
 use crate::space::Space;
 
-/// The longest that any state is waited for.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) use crate::outcome::{Failure, LIMIT, Outcome, repository, tell, tell_time};
 
 /// The image of clients and of the web server of models.
 pub(crate) const PROBE: &str = probe::IMAGE;
-
-/// How a test ends: any error fails it.
-pub(crate) type Outcome<T = ()> = Result<T, Failure>;
-
-/// Why a test failed, with all causes.
-#[derive(Debug, Clone)]
-pub(crate) struct Failure(String);
-
-impl Failure {
-    pub(crate) fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(&self.0)
-    }
-}
-
-impl<E: std::error::Error> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self(chain(&error))
-    }
-}
 
 /// Beside whom a test runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -220,18 +193,4 @@ impl Stage {
         self.cluster.run_kubectl(&["apply", "-f", &file.display().to_string()]).await?;
         Ok(())
     }
-}
-
-pub(crate) fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// Prints a line that shows whether or not the test fails.
-pub(crate) fn tell(line: &str) {
-    let _ = writeln!(std::io::stderr(), "  {line}");
-}
-
-/// Prints how long something took.
-pub(crate) fn tell_time(what: &str, time: Duration) {
-    tell(&format!("{:>6.2} s  {what}", time.as_secs_f64()));
 }

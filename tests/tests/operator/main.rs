@@ -19,6 +19,7 @@ mod load;
 mod models;
 mod monitoring;
 mod operator;
+mod outcome;
 mod refused;
 mod repair;
 mod rest;

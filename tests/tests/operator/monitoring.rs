@@ -2,6 +2,8 @@
 //!
 //! Nothing runs here: the models are suspended, so that what is seen is what the operator does.
 
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
@@ -14,7 +16,7 @@ use ortolan_tests::report::Report;
 use serde_json::{Value, json};
 
 use crate::audit::Mark;
-use crate::fixture::{Failure, LIMIT, Outcome, tell, tell_time};
+use crate::fixture::{Failure, LIMIT, Outcome, repository, tell, tell_time};
 use crate::models::{small, with};
 use crate::space::{Space, as_wanted, condition, no, yes};
 
@@ -384,7 +386,23 @@ pub(crate) async fn tells_of_itself(space: &Space) -> Outcome {
     };
     let (metrics, _) = wait::until(not_ready, SOON, look).await?;
     assert!(!metrics.contains("# EOF"), "a scraper that does not ask for OpenMetrics gets the older form");
-    Ok(())
+    let [older, openmetrics] = operator.metrics()?;
+    let programs = programs::ensure(Profile::newest(), &[Purpose::Rules], Report::to_stderr())?;
+    let mut promtool = Command::new(programs.path("promtool")?);
+    told("promtool", promtool.args(["check", "metrics"]), &older)?;
+    let mut parser = Command::new("python3");
+    told("the parser of OpenMetrics", parser.arg(repository().join("tests/openmetrics/check.py")), &openmetrics)
+}
+
+/// Gives metrics to a program that reads them, and tells what it says of them.
+fn told(whom: &str, reader: &mut Command, metrics: &str) -> Outcome {
+    let mut child = reader.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    // Its end is closed when it is dropped.
+    child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(metrics.as_bytes()))?;
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    tell(&format!("{whom} says: {}", said.trim()));
+    if output.status.success() { Ok(()) } else { Err(Failure::new(format!("{whom} finds fault: {said}"))) }
 }
 
 pub(crate) async fn lets_go(space: &Space) -> Outcome {

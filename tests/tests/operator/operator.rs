@@ -140,6 +140,14 @@ impl Operator {
         Ok(web::get(("127.0.0.1", self.port), path)?)
     }
 
+    /// What it exports, in the older form and as OpenMetrics.
+    pub(crate) fn metrics(&self) -> Outcome<[String; 2]> {
+        let ask = |accept: &str| {
+            web::Connection::open(("127.0.0.1", self.port))?.ask_with(&[("accept", accept)], "GET", "/metrics", b"")
+        };
+        Ok([ask("text/plain")?.text(), ask("application/openmetrics-text; version=1.0.0")?.text()])
+    }
+
     /// What it has logged.
     pub(crate) fn log(&self) -> Outcome<String> {
         Ok(fs::read_to_string(&self.log)?)

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use crds::resource::InferenceModel;
@@ -128,7 +129,11 @@ impl Space {
 
     /// Makes a claim on a volume with all models of the cache.
     pub(crate) async fn claim_models(&self) -> Outcome {
-        let folder = programs::cache_folder().join("models").canonicalize()?;
+        self.claim(&programs::cache_folder().join("models").canonicalize()?).await
+    }
+
+    /// Makes a claim on a volume that is a folder of this machine.
+    pub(crate) async fn claim(&self, folder: &Path) -> Outcome {
         let volume = format!("models-{}", self.namespace);
         let both = json!({"accessModes": ["ReadOnlyMany"], "storageClassName": ""});
         let mut spec = both.clone();
