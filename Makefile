@@ -28,12 +28,13 @@ demo: models ## A local Kubernetes, Ortolan by Helm, a model applied, photos cla
 test: build-tools ## Unit, contract, router and end-to-end tests on one local cluster
 	@tests/run.sh
 
-accept: build-tools ## Long suites: all tests three times over, then a real Prometheus and each alert by its cause; ARGS=… for the latter alone
+accept: build-tools ## Long suites: all tests three times over, then a real Prometheus with each alert by its cause, and real autoscalers; ARGS=… for the latter alone
 ifndef ARGS
 	@for round in 1 2 3; do echo "round $$round of 3"; ORTOLAN_POD_ENDS=20 ORTOLAN_SCALE_TRIES=20 tests/run.sh; done
 endif
-	@python3 deploy/models/make.py tiny slow not-a-model obedient worn-out >/dev/null
+	@python3 deploy/models/make.py tiny slow not-a-model obedient worn-out efficientnet-lite0 >/dev/null
 	@cargo test --quiet --package ortolan-tests --test accept -- $(ARGS)
+	@cargo test --quiet --package ortolan-tests --test autoscaling -- $(ARGS)
 
 bench: build-tools models ## The server beside a bare session loop, cores pinned: ratios, latency, overload; ARGS="--quick" for a look
 	@PYTHONPATH=tests python3 -m bench $(ARGS)

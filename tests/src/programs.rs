@@ -36,6 +36,10 @@ pub enum Purpose {
     PrometheusOperator,
     /// The Prometheus Operator itself, and what it runs.
     Prometheus,
+    /// Showing numbers of Prometheus to the autoscaler of Kubernetes.
+    PrometheusAdapter,
+    /// KEDA, its kinds and its permissions.
+    Keda,
     /// Building container images. Needs packages of the system, and no program from here.
     Images,
 }
@@ -207,6 +211,31 @@ pub const PROFILES: &[Profile] = &[Profile {
             files: &[],
         },
         Module {
+            folder: "prometheus-adapter-0.12",
+            requires: "sigs.k8s.io/prometheus-adapter",
+            version: "v0.12.0",
+            build_tags: "",
+            version_variables: &[],
+            programs: &[Program::of(
+                "prometheus-adapter",
+                "sigs.k8s.io/prometheus-adapter/cmd/adapter",
+                Purpose::PrometheusAdapter,
+            )],
+            files: &[],
+        },
+        Module {
+            folder: "keda-2.21",
+            requires: "github.com/kedacore/keda/v2",
+            version: "v2.21.0",
+            build_tags: "",
+            version_variables: &[("github.com/kedacore/keda/v2/version.Version", "2.21.0")],
+            programs: &[
+                Program::of("keda-operator", "github.com/kedacore/keda/v2/cmd/operator", Purpose::Keda),
+                Program::of("keda-metrics-apiserver", "github.com/kedacore/keda/v2/cmd/adapter", Purpose::Keda),
+            ],
+            files: KEDA_FILES,
+        },
+        Module {
             folder: "otelcol-0.96",
             requires: "go.opentelemetry.io/collector/otelcol",
             // Later versions need a module that no registry of modules has.
@@ -237,6 +266,34 @@ pub const PROFILES: &[Profile] = &[Profile {
     ],
 }];
 
+/// KEDA's kinds, all of which its operator wants to be there, and what it may do.
+const KEDA_FILES: &[ModuleFile] = &[
+    ModuleFile::of("keda-scaledobjects.yaml", "config/crd/bases/keda.sh_scaledobjects.yaml", Purpose::Keda),
+    ModuleFile::of("keda-scaledjobs.yaml", "config/crd/bases/keda.sh_scaledjobs.yaml", Purpose::Keda),
+    ModuleFile::of("keda-authentications.yaml", "config/crd/bases/keda.sh_triggerauthentications.yaml", Purpose::Keda),
+    ModuleFile::of(
+        "keda-cluster-authentications.yaml",
+        "config/crd/bases/keda.sh_clustertriggerauthentications.yaml",
+        Purpose::Keda,
+    ),
+    ModuleFile::of(
+        "keda-event-sources.yaml",
+        "config/crd/bases/eventing.keda.sh_cloudeventsources.yaml",
+        Purpose::Keda,
+    ),
+    ModuleFile::of(
+        "keda-cluster-event-sources.yaml",
+        "config/crd/bases/eventing.keda.sh_clustercloudeventsources.yaml",
+        Purpose::Keda,
+    ),
+    ModuleFile::of("keda-account.yaml", "config/service_account/service_account.yaml", Purpose::Keda),
+    ModuleFile::of("keda-role.yaml", "config/rbac/role.yaml", Purpose::Keda),
+    ModuleFile::of("keda-role-binding.yaml", "config/rbac/role_binding.yaml", Purpose::Keda),
+    ModuleFile::of("keda-metrics-role.yaml", "config/metrics-server/role.yaml", Purpose::Keda),
+    ModuleFile::of("keda-metrics-role-binding.yaml", "config/metrics-server/role_binding.yaml", Purpose::Keda),
+    ModuleFile::of("keda-metrics-api.yaml", "config/metrics-server/api_service.yaml", Purpose::Keda),
+];
+
 impl Program {
     const fn of(name: &'static str, package: &'static str, purpose: Purpose) -> Self {
         Self { name, package, purpose }
@@ -246,6 +303,12 @@ impl Program {
     fn built_as(&self) -> &'static str {
         let folder = self.package.rsplit('/').next().unwrap_or(self.package);
         if folder == "." { self.name } else { folder }
+    }
+}
+
+impl ModuleFile {
+    const fn of(name: &'static str, path: &'static str, purpose: Purpose) -> Self {
+        Self { name, path, purpose }
     }
 }
 

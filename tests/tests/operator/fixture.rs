@@ -110,7 +110,7 @@ impl Stage {
         let begun = Instant::now();
         operator::binary()?;
         let pod = images::build(&images::POD, &|step| tell(step))?;
-        let options = Options { audit: Some(audit::policy()), ..Options::named("test-operator") };
+        let options = Options { audit: Some(audit::policy()), ..Options::named(crate::CLUSTER) };
         let cluster = Cluster::up(&options).await?;
         for archive in [&pod.archive, &probe::archive(Report::to_stderr())?] {
             cluster.import_image(archive).await?;
@@ -130,7 +130,7 @@ impl Stage {
     async fn start_apart() -> Outcome<Self> {
         let begun = Instant::now();
         operator::binary()?;
-        let options = Options { audit: Some(audit::policy()), ..Options::named("test-operator-apart") };
+        let options = Options { audit: Some(audit::policy()), ..Options::named(&format!("{}-apart", crate::CLUSTER)) };
         let cluster = Cluster::up(&options.control_plane_alone()).await?;
         let access = access::install(&cluster).await?;
         let stage = Self { cluster, access, turns: RwLock::default(), operator: Mutex::default() };

@@ -37,6 +37,9 @@ use fixture::{Beside, Fixture, Outcome};
 use libtest_mimic::{Arguments, Trial};
 use space::Space;
 
+/// The cluster's name.
+const CLUSTER: &str = "test-operator";
+
 /// Tests at once. They wait more than they work; beyond this, they wait for the two processors of a small machine.
 const THREADS: usize = 6;
 

@@ -24,12 +24,15 @@ pub(crate) struct Launch {
     pub(crate) identity: &'static str,
     /// The server's image for new revisions.
     pub(crate) pod_image: String,
+    /// Where it tells KEDA that Prometheus is.
+    pub(crate) prometheus_url: String,
 }
 
 impl Launch {
     /// The operator of all tests that start no other.
     pub(crate) fn usual() -> Self {
-        Self { identity: "operator-0", pod_image: images::POD.reference() }
+        let prometheus_url = "http://prometheus.watch.svc:9090".to_owned();
+        Self { identity: "operator-0", pod_image: images::POD.reference(), prometheus_url }
     }
 
     /// An operator of another build, which renders other pods: it has another name for the same image.
@@ -82,7 +85,7 @@ impl Operator {
             ("identity", launch.identity),
             ("pod-image", &launch.pod_image),
             ("pod-image-cuda", &images::POD_CUDA.reference()),
-            ("prometheus-url", "http://prometheus.watch.svc:9090"),
+            ("prometheus-url", &launch.prometheus_url),
             ("listen", &format!("127.0.0.1:{port}")),
             ("log-level", "info,ortolan_operator=debug"),
             ("log-format", "plain"),

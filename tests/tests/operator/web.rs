@@ -71,7 +71,18 @@ impl Connection {
         path: &str,
         body: &[u8],
     ) -> io::Result<Answer> {
-        let mut request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n");
+        self.send(&[&[("content-type", "application/json")], headers].concat(), method, path, body)
+    }
+
+    /// Asks with these headers alone, and reads the whole answer.
+    pub(crate) fn send(
+        &mut self,
+        headers: &[(&str, &str)],
+        method: &str,
+        path: &str,
+        body: &[u8],
+    ) -> io::Result<Answer> {
+        let mut request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\n");
         for (name, value) in headers {
             request.push_str(&format!("{name}: {value}\r\n"));
         }
