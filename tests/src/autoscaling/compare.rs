@@ -5,11 +5,11 @@ use std::time::Duration;
 use ortolan_operator::scaling::Policy;
 
 use super::{
-    STEPS_PER_SECOND,
+    Autoscaler, STEPS_PER_SECOND,
     cases::{Case, MAX_REPLICAS},
     hpa::{Hpa, Metric},
     knative::Knative,
-    ours::Ours,
+    ours::{self, Ours},
     run,
     score::{Frontier, Score},
     traces::Shape,
@@ -54,8 +54,6 @@ pub struct Outcome {
     pub shape: Shape,
     /// The number of the case.
     pub number: u64,
-    /// No constant was chosen by it.
-    pub is_held_out: bool,
     /// Who scaled.
     pub who: Who,
     /// As a share of what a replica runs at once.
@@ -64,18 +62,26 @@ pub struct Outcome {
     pub score: Score,
 }
 
-/// Runs one.
+/// Runs one. `vary` changes our policy.
 #[must_use]
-pub fn outcome(case: &Case, who: Who, target: f64, policy: impl Fn(f64) -> Policy) -> Outcome {
+pub fn outcome(case: &Case, who: Who, target: f64, vary: impl Fn(&mut Policy)) -> Outcome {
+    let score = run(case, autoscaler(case, who, target, vary).as_mut()).0;
+    Outcome { shape: case.shape, number: case.number, who, target, score }
+}
+
+/// An autoscaler for a case, which aims at that share of what a replica runs at once.
+#[must_use]
+pub fn autoscaler(case: &Case, who: Who, target: f64, vary: impl Fn(&mut Policy)) -> Box<dyn Autoscaler> {
     let samples = target * f64::from(case.plant.model.slots);
+    let mut policy = ours::policy(samples, MAX_REPLICAS);
+    vary(&mut policy);
     let load_time = Duration::from_secs(case.plant.start_steps / STEPS_PER_SECOND);
-    let score = match who {
-        Who::Ours => run(case, &mut Ours::new(policy(samples), load_time, case.seed)).0,
-        Who::HpaGauge => run(case, &mut Hpa::new(Metric::Gauge, samples, MAX_REPLICAS, case.seed)).0,
-        Who::HpaAverage => run(case, &mut Hpa::new(Metric::Average, samples, MAX_REPLICAS, case.seed)).0,
-        Who::Knative => run(case, &mut Knative::new(samples, MAX_REPLICAS, case.seed)).0,
-    };
-    Outcome { shape: case.shape, number: case.number, is_held_out: case.is_held_out, who, target, score }
+    match who {
+        Who::Ours => Box::new(Ours::new(policy, load_time, case.seed)),
+        Who::HpaGauge => Box::new(Hpa::new(Metric::Gauge, samples, MAX_REPLICAS, case.seed)),
+        Who::HpaAverage => Box::new(Hpa::new(Metric::Average, samples, MAX_REPLICAS, case.seed)),
+        Who::Knative => Box::new(Knative::new(samples, MAX_REPLICAS, case.seed)),
+    }
 }
 
 /// The frontier of one or several on a case: where there are several, the best of them at each share of violations.
@@ -85,3 +91,17 @@ pub fn frontier(outcomes: &[Outcome], shape: Shape, number: u64, who: &[Who]) ->
     let point = |it: &Outcome| (it.score.violations(), it.score.replica_hours);
     Frontier::of(outcomes.iter().filter(is_of).map(point).collect())
 }
+
+/// Other constants than the defaults.
+#[derive(Debug, Clone, Copy)]
+pub struct Variation {
+    /// What is different.
+    pub name: &'static str,
+    /// Makes it different.
+    pub apply: fn(&mut Policy),
+}
+
+/// What is tried beside the defaults, to see what they are worth.
+pub const VARIATIONS: [Variation; 1] = [
+    Variation { name: "fewer after 5 min", apply: |policy| policy.down_stabilization = Duration::from_secs(300) },
+];

@@ -19,6 +19,7 @@ pub mod knative;
 pub mod ours;
 pub mod plant;
 pub mod score;
+pub mod table;
 pub mod traces;
 
 use cases::Case;
