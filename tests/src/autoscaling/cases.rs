@@ -1,0 +1,85 @@
+//! The runs: traces and the plants that they meet.
+
+use super::{
+    STEPS_PER_SECOND,
+    plant::{Model, Settings},
+    traces::{self, Shape},
+};
+
+/// Cases of each shape.
+pub const PER_SHAPE: u64 = 8;
+
+/// Never more replicas than this.
+pub const MAX_REPLICAS: u32 = 40;
+
+/// A run.
+#[derive(Debug, Clone)]
+pub struct Case {
+    /// The kind of its load.
+    pub shape: Shape,
+    /// From 0.
+    pub number: u64,
+    /// No constant was chosen by it.
+    pub is_held_out: bool,
+    /// Where it runs.
+    pub plant: Settings,
+    /// Replicas at the begin.
+    pub start_with: u32,
+    /// Requests of each step.
+    pub arrivals: Vec<u32>,
+    /// The load of each second, in replicas.
+    pub levels: Vec<f64>,
+    /// Of the plant and of the autoscaler.
+    pub seed: u64,
+}
+
+impl Case {
+    /// The case of that number; odd ones are held out. Both halves have the same models, start times and scarcity, and loads that
+    /// are drawn anew.
+    #[must_use]
+    pub fn new(shape: Shape, number: u64) -> Self {
+        let kind = number / 2;
+        let seed = (shape as u64) << 8 | number;
+        let mut rng = fastrand::Rng::with_seed(0x5eed_0000 | seed);
+        let levels = shape.levels(seconds(shape, kind), &mut rng);
+        let peak = levels.iter().copied().fold(0.0, f64::max);
+        let plant = plant(kind, peak);
+        let arrivals = traces::arrivals(&levels, plant.model.rate(), &mut rng);
+        let start_with = (levels[0] * 1.5).ceil() as u32;
+        Self { shape, number, is_held_out: number % 2 == 1, plant, start_with, arrivals, levels, seed }
+    }
+
+    /// All cases.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        Shape::ALL.iter().flat_map(|shape| (0..PER_SHAPE).map(|number| Self::new(*shape, number))).collect()
+    }
+
+    /// How long it is.
+    #[must_use]
+    pub fn hours(&self) -> f64 {
+        self.arrivals.len() as f64 / (3600 * STEPS_PER_SECOND) as f64
+    }
+}
+
+/// An hour and a half; a day takes six hours or, twice in each half, all of its 24.
+fn seconds(shape: Shape, kind: u64) -> usize {
+    match (shape, kind) {
+        (Shape::Diurnal, 0 | 1) => 24 * 3600,
+        (Shape::Diurnal, _) => 6 * 3600,
+        _ => 5400,
+    }
+}
+
+fn plant(kind: u64, peak: f64) -> Settings {
+    let (start_seconds, slots, run_steps) = match kind {
+        0 => (5, 8, 2),
+        1 => (30, 4, 2),
+        2 => (120, 8, 2),
+        _ => (30, 16, 4),
+    };
+    // Devices are scarce in the last of them: what the peak takes, and hardly more.
+    let nodes = if kind == 3 { (peak * 1.15).ceil() as usize } else { 100 };
+    let model = Model { slots, run_steps, max_wait_steps: 5, late_wait_steps: 2 };
+    Settings { model, start_steps: start_seconds * STEPS_PER_SECOND, start_jitter: 0.2, nodes, imbalance: 0.1 }
+}

@@ -1,0 +1,102 @@
+//! Mode Operator: reads the pods as the operator's reader does, and decides with the operator's own function.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use ortolan_operator::scaling::{self, History, Policy, Reading, Share, decide::Now};
+
+use super::{
+    Autoscaler, STEPS_PER_SECOND,
+    plant::{Plant, Totals},
+};
+
+const PERIOD_STEPS: f64 = 2.0 * STEPS_PER_SECOND as f64;
+
+/// A reading after one that looked like a burst.
+const SOON_STEPS: u64 = STEPS_PER_SECOND / 2;
+
+/// The operator's loop.
+#[derive(Debug)]
+pub struct Ours {
+    policy: Policy,
+    load_time: Duration,
+    rng: fastrand::Rng,
+    history: Option<History>,
+    read_at: u64,
+    next_at: u64,
+    /// Of the pods that were read.
+    before: BTreeMap<u64, Totals>,
+}
+
+impl Ours {
+    /// Aims at so many samples in a replica.
+    #[must_use]
+    pub fn new(policy: Policy, load_time: Duration, seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let next_at = rng.u64(1..=PERIOD_STEPS as u64);
+        Self { policy, load_time, rng, history: None, read_at: 0, next_at, before: BTreeMap::new() }
+    }
+
+    fn read(&mut self, plant: &Plant) -> Reading {
+        let steps = plant.now() - self.read_at;
+        let mut reading = Reading {
+            at: duration(plant.now()),
+            span: duration(steps),
+            ..Reading::default()
+        };
+        let mut share = Share::default();
+        let mut read = BTreeMap::new();
+        for pod in plant.ready() {
+            read.insert(pod.id, pod.totals);
+            reading.ready += 1;
+            reading.counted += 1;
+            reading.load_now += f64::from(pod.load());
+            reading.queued_now += f64::from(pod.queued);
+            // A first answer has no difference: what is there at the moment is taken for its average.
+            let Some(before) = self.before.get(&pod.id) else {
+                reading.load += f64::from(pod.load());
+                reading.queued += f64::from(pod.queued);
+                continue;
+            };
+            let average = |now: u64, before: u64| (now - before) as f64 / steps as f64;
+            reading.load += average(pod.totals.load_steps, before.load_steps);
+            reading.queued += average(pod.totals.queued_steps, before.queued_steps);
+            reading.refused += pod.totals.refused - before.refused;
+            share.answered += pod.totals.answered - before.answered;
+            share.within += pod.totals.within - before.within;
+        }
+        reading.answered = share.answered;
+        reading.answers.insert("model".to_owned(), share);
+        self.before = read;
+        self.read_at = plant.now();
+        reading
+    }
+}
+
+impl Autoscaler for Ours {
+    fn decide(&mut self, plant: &Plant) -> u32 {
+        if plant.now() < self.next_at {
+            return plant.wanted();
+        }
+        let reading = self.read(plant);
+        let now = Now { at: reading.at, wanted: plant.wanted(), in_rollout: false, load_time: self.load_time };
+        let history = self.history.get_or_insert_with(|| History::begin(now.at, now.wanted));
+        history.read(reading, self.policy.stable_window);
+        let decision = scaling::decide(history, &self.policy, &now);
+        history.decided(now.at, now.wanted, &decision, self.policy.down_stabilization.max(self.policy.up_stabilization));
+        let jittered = (PERIOD_STEPS * (0.9 + 0.2 * self.rng.f64())).round() as u64;
+        self.next_at = plant.now() + if decision.soon { SOON_STEPS } else { jittered };
+        decision.desired
+    }
+}
+
+/// The defaults, between 1 and so many replicas.
+#[must_use]
+pub fn policy(target: f64, max: u32) -> Policy {
+    let max = i32::try_from(max).unwrap_or(i32::MAX);
+    let scaling = crds::resource::Scaling { max_replicas: Some(max), ..crds::resource::Scaling::default() };
+    Policy { inflight_per_replica: Some(target), ..Policy::from(&scaling) }
+}
+
+fn duration(steps: u64) -> Duration {
+    Duration::from_millis(steps * 1000 / STEPS_PER_SECOND)
+}

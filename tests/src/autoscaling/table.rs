@@ -1,0 +1,131 @@
+//! What came out, as a table for people and as JSON for plots.
+
+use serde_json::{Value, json};
+
+use super::{
+    Course,
+    cases::Case,
+    compare::{Outcome, Variation, Who, frontier},
+    score::{Ratio, Score},
+    traces::Shape,
+};
+
+/// The target at which violations, replica-hours and reversals are shown, as a share of what a replica runs at once.
+pub const SHOWN_TARGET: f64 = 0.68;
+
+/// Of the two ways to feed it, the better one counts at each share of violations.
+const HPA: [Who; 2] = [Who::HpaGauge, Who::HpaAverage];
+
+/// Ours beside others on the cases of one shape and half.
+struct Group<'a> {
+    outcomes: &'a [Outcome],
+    shape: Shape,
+    numbers: Vec<u64>,
+}
+
+impl Group<'_> {
+    fn ratios(&self, others: &[Who]) -> Vec<Ratio> {
+        let of = |who: &[Who], number: u64| frontier(self.outcomes, self.shape, number, who);
+        self.numbers.iter().filter_map(|number| Ratio::of(&of(&[Who::Ours], *number), &of(others, *number))).collect()
+    }
+
+    fn at_shown_target(&self, who: Who) -> Score {
+        let is_of = |it: &&Outcome| {
+            it.shape == self.shape && self.numbers.contains(&it.number) && it.who == who && it.target == SHOWN_TARGET
+        };
+        self.outcomes.iter().filter(is_of).map(|outcome| outcome.score).sum()
+    }
+}
+
+/// The geometric mean over cases.
+#[must_use]
+pub fn mean(ratios: &[Ratio]) -> f64 {
+    (ratios.iter().map(|ratio| ratio.mean.ln()).sum::<f64>() / ratios.len() as f64).exp()
+}
+
+fn cell(ratios: &[Ratio]) -> String {
+    let each: Vec<String> = ratios.iter().map(|ratio| format!("{:.2}", ratio.mean)).collect();
+    if ratios.is_empty() { "-".to_owned() } else { format!("{:.2} ({})", mean(ratios), each.join(" ")) }
+}
+
+/// Replica-hours of ours ÷ theirs at equal violations, by shape and half.
+#[must_use]
+pub fn ratios(cases: &[Case], outcomes: &[Outcome]) -> String {
+    let mut lines = vec![
+        "| load | half | ÷ HPA | ÷ Knative | Operator | HPA | Knative |".to_owned(),
+        "|---|---|---|---|---|---|---|".to_owned(),
+    ];
+    for (half, is_held_out) in [("tuning", false), ("held out", true)] {
+        for shape in Shape::ALL {
+            let numbers = cases.iter().filter(|it| (it.shape, it.is_held_out) == (shape, is_held_out));
+            let group = Group { outcomes, shape, numbers: numbers.map(|it| it.number).collect() };
+            let (hpa, knative) = (cell(&group.ratios(&HPA)), cell(&group.ratios(&[Who::Knative])));
+            let [ours, theirs, other] = [Who::Ours, Who::HpaAverage, Who::Knative].map(|who| {
+                let score = group.at_shown_target(who);
+                let (violations, hours) = (100.0 * score.violations(), score.replica_hours);
+                format!("{violations:.2} %, {hours:.0} h, {:.1}/h", score.reversals_per_hour())
+            });
+            lines.push(format!("| {} | {half} | {hpa} | {knative} | {ours} | {theirs} | {other} |", shape.as_str()));
+        }
+    }
+    lines.join("\n")
+}
+
+/// What other constants would have cost: replica-hours ÷ those of the defaults at equal violations, and reversals.
+#[must_use]
+pub fn variations(outcomes: &[Outcome], varied: &[(Variation, Vec<Outcome>)]) -> String {
+    let shapes = Shape::ALL.map(Shape::as_str).join(" | ");
+    let mut lines = vec![format!("| instead | {shapes} |"), "|---".repeat(Shape::ALL.len() + 1) + "|"];
+    for (variation, found) in varied {
+        let cells = Shape::ALL.map(|shape| {
+            let mut numbers: Vec<u64> = found.iter().filter(|it| it.shape == shape).map(|it| it.number).collect();
+            numbers.sort_unstable();
+            numbers.dedup();
+            let of = |outcomes: &[Outcome], number: u64| frontier(outcomes, shape, number, &[Who::Ours]);
+            let ratios = numbers.iter().filter_map(|it| Ratio::of(&of(found, *it), &of(outcomes, *it)));
+            let ratios: Vec<Ratio> = ratios.collect();
+            let score = Group { outcomes: found, shape, numbers }.at_shown_target(Who::Ours);
+            format!("{:.2}, {:.1}/h", mean(&ratios), score.reversals_per_hour())
+        });
+        lines.push(format!("| {} | {} |", variation.name, cells.join(" | ")));
+    }
+    lines.join("\n")
+}
+
+/// All that plots need.
+#[must_use]
+pub fn json(cases: &[Case], outcomes: &[Outcome], courses: &[(Shape, Vec<f64>, Vec<(Who, Course)>)]) -> Value {
+    let of_case = |case: &Case| {
+        let found = outcomes.iter().filter(|it| (it.shape, it.number) == (case.shape, case.number));
+        let rows: Vec<Value> = found.map(row).collect();
+        json!({
+            "shape": case.shape.as_str(), "number": case.number, "held_out": case.is_held_out, "hours": case.hours(),
+            "outcomes": rows,
+        })
+    };
+    let courses: serde_json::Map<String, Value> = courses
+        .iter()
+        .map(|(shape, levels, courses)| {
+            let mut lines = serde_json::Map::new();
+            lines.insert("load".to_owned(), json!(levels.iter().map(|it| rounded(*it, 2)).collect::<Vec<_>>()));
+            for (who, course) in courses {
+                lines.insert(who.as_str().to_owned(), json!(course.wanted));
+            }
+            (shape.as_str().to_owned(), Value::Object(lines))
+        })
+        .collect();
+    json!({ "cases": cases.iter().map(of_case).collect::<Vec<_>>(), "courses": courses })
+}
+
+fn row(outcome: &Outcome) -> Value {
+    let Score { requests, refused, late, replica_hours, changes, reversals, hours: _ } = outcome.score;
+    json!({
+        "who": outcome.who.as_str(), "target": outcome.target, "requests": requests, "refused": refused, "late": late,
+        "replica_hours": rounded(replica_hours, 3), "changes": changes, "reversals": reversals,
+    })
+}
+
+fn rounded(number: f64, digits: i32) -> f64 {
+    let factor = 10f64.powi(digits);
+    (number * factor).round() / factor
+}
