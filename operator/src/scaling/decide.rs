@@ -17,11 +17,11 @@ use std::{fmt, time::Duration};
 
 use super::{
     History, Reading, Share,
-    policy::{LOAD_TIMES, Policy, replicas},
+    policy::{BLIND_KEPT, Policy, replicas},
 };
 
-/// Readings that must agree that answers are late.
-const LATE_READINGS: usize = 3;
+/// Readings that must agree that requests are refused or late: one alone may be chance.
+const AGREEING: usize = 3;
 
 /// What is added where the load does not say how much it takes: a quarter, at least one.
 const BLIND_STEP: u32 = 4;
@@ -107,6 +107,12 @@ impl Reason {
         Self::NoReplicaReady,
         Self::Stale,
     ];
+
+    /// Whether the load says nothing about it.
+    #[must_use]
+    pub fn is_blind(self) -> bool {
+        matches!(self, Self::Refusals | Self::Latency)
+    }
 
     /// The label's value in metrics.
     #[must_use]
@@ -203,13 +209,14 @@ struct Rise {
 impl Rise {
     fn of(history: &History, last: &Reading, policy: &Policy, now: &Now) -> Self {
         let mut rise = Self { wanted: 0, reason: Reason::Steady, is_burst: false, soon: false };
-        let burst = Load::over(history, policy.panic_window, Missing::Idle).replicas(policy);
+        let burst = Load::over(history, policy.panic_window, Missing::Idle, policy).replicas(policy);
         let is_far_over = |load: f64| load >= policy.panic_threshold * f64::from(last.ready);
-        rise.is_burst = is_far_over(burst);
+        let is_over = burst > f64::from(last.ready) * (1.0 + policy.tolerance);
+        rise.is_burst = is_far_over(burst) || (last.refused > 0 && is_over);
         if rise.is_burst {
-            rise.at_least(replicas(burst), Reason::Burst);
+            rise.at_least(replicas(burst.min(most_of_burst(last))), Reason::Burst);
         }
-        let stable = Load::over(history, policy.stable_window, Missing::Idle);
+        let stable = Load::over(history, policy.stable_window, Missing::Idle, policy);
         let load = stable.replicas(policy);
         if stable.is_of_half(policy.stable_window) && load > f64::from(now.wanted) * (1.0 + policy.tolerance) {
             rise.at_least(replicas(load), Reason::Load);
@@ -217,7 +224,7 @@ impl Rise {
         rise.soon = !rise.is_burst && is_far_over(Load::at(last).replicas(policy));
         if are_all_ready(history, now) {
             let step = now.wanted + (now.wanted / BLIND_STEP).max(1);
-            if last.refused > 0 {
+            if are_refused(history) {
                 rise.at_least(step, Reason::Refusals);
             }
             if is_late_with_queue(history, policy, now) {
@@ -244,18 +251,50 @@ impl Rise {
     }
 }
 
+/// What a burst asks for at most: without refusals twice what is ready.
+///
+/// Requests that come more than twice as fast as they are answered fill the queues, which are bounded in time, within a reading or
+/// so; where nothing was refused since the last one, fewer came, however much waits.
+fn most_of_burst(last: &Reading) -> f64 {
+    if last.refused == 0 { 2.0 * f64::from(last.ready) } else { f64::INFINITY }
+}
+
+/// Samples that would run and wait if none were refused.
+///
+/// A full queue says that there is too little and not how much: it is as long for a load that is a little too high as for one that
+/// is ten times too high. Requests that came ÷ requests that were answered says it, and what waits only because there is too little is
+/// left out. Clients that ask again at once make more of the requests, so it is never more than what is really there.
+fn offered(reading: &Reading, policy: &Policy) -> f64 {
+    if reading.refused == 0 || reading.answered == 0 {
+        return reading.load;
+    }
+    let share = (reading.refused + reading.answered) as f64 / reading.answered as f64;
+    // A target above what a replica runs at once means that some may wait.
+    let aimed_at = policy.inflight_per_replica.unwrap_or_default() * f64::from(reading.ready);
+    let carried = f64::max(reading.load - reading.queued, aimed_at);
+    (carried * share).min(reading.load)
+}
+
 /// Whether what was asked for last has been there for a whole reading.
 fn are_all_ready(history: &History, now: &Now) -> bool {
     let mut last_two = history.backwards().take(2).peekable();
     last_two.peek().is_some() && last_two.all(|reading| reading.ready >= now.wanted)
 }
 
+fn are_refused(history: &History) -> bool {
+    agreeing(history).is_some_and(|last| last.iter().all(|reading| reading.refused > 0))
+}
+
 fn is_late_with_queue(history: &History, policy: &Policy, now: &Now) -> bool {
+    let is_waiting = |reading: &&Reading| reading.ready >= now.wanted && reading.queued > 0.0;
     let Some(quantile) = policy.latency_quantile else { return false };
-    let last: Vec<&Reading> = history.backwards().take(LATE_READINGS).collect();
-    last.len() == LATE_READINGS
-        && last.iter().all(|reading| reading.ready >= now.wanted && reading.queued > 0.0)
-        && is_late(&last, quantile)
+    agreeing(history).is_some_and(|last| last.iter().all(is_waiting) && is_late(&last, quantile))
+}
+
+/// The readings that must agree, once there are so many.
+fn agreeing(history: &History) -> Option<Vec<&Reading>> {
+    let last: Vec<&Reading> = history.backwards().take(AGREEING).collect();
+    (last.len() == AGREEING).then_some(last)
 }
 
 /// Whether too few of the answers to some model were in time.
@@ -273,7 +312,7 @@ fn is_late(readings: &[&Reading], quantile: f64) -> bool {
 
 /// Replicas that carry the load with something to spare, so that a load at the edge does not go back and forth over it.
 fn enough(history: &History, policy: &Policy) -> u32 {
-    let load = Load::over(history, policy.stable_window, Missing::Full).replicas(policy);
+    let load = Load::over(history, policy.stable_window, Missing::Full, policy).replicas(policy);
     replicas(load / (1.0 - policy.tolerance.min(0.9))).clamp(policy.min, policy.max)
 }
 
@@ -290,7 +329,10 @@ fn fall(history: &History, policy: &Policy, now: &Now, recommended: u32) -> Resu
     if ago(history.last_burst(), policy.stable_window) {
         return Err(Reason::AfterBurst);
     }
-    if ago(history.last_up(), now.load_time * LOAD_TIMES) {
+    if ago(history.last_up(), now.load_time.mul_f64(policy.load_times)) {
+        return Err(Reason::Settling);
+    }
+    if ago(history.last_blind(), BLIND_KEPT) {
         return Err(Reason::Settling);
     }
     if policy.latency_quantile.is_some_and(|quantile| is_late(&recent, quantile)) {
@@ -332,7 +374,7 @@ impl Load {
     }
 
     /// The average over the last readings that make up the window, or at least over the last one.
-    fn over(history: &History, window: Duration, missing: Missing) -> Self {
+    fn over(history: &History, window: Duration, missing: Missing, policy: &Policy) -> Self {
         let (mut seconds, mut sum) = (0.0, Self::default());
         for reading in history.backwards() {
             if seconds > 0.0 && seconds >= window.as_secs_f64() {
@@ -341,7 +383,7 @@ impl Load {
             // A first reading has no span, and counts for a moment.
             let weight = reading.span.as_secs_f64().max(1e-3);
             seconds += weight;
-            sum.load += reading.load * weight;
+            sum.load += offered(reading, policy) * weight;
             sum.queued += reading.queued * weight;
             if missing == Missing::Full {
                 sum.full += f64::from(reading.ready.saturating_sub(reading.counted)) * weight;

@@ -31,7 +31,9 @@ pub struct Reading {
     pub queued_now: f64,
     /// Requests that were refused within the span because queues were full.
     pub refused: u64,
-    /// Requests that were answered within the span, by model.
+    /// Requests that were answered within the span.
+    pub answered: u64,
+    /// Those of them whose latency was counted, by model.
     pub answers: BTreeMap<String, Share>,
 }
 
@@ -73,6 +75,7 @@ pub struct History {
     smallest: VecDeque<(Duration, u32)>,
     steps: VecDeque<Step>,
     last_up: Option<Duration>,
+    last_blind: Option<Duration>,
     last_burst: Option<Duration>,
     wanted: u32,
 }
@@ -89,6 +92,7 @@ impl History {
             smallest: only,
             steps: VecDeque::new(),
             last_up: None,
+            last_blind: None,
             last_burst: None,
             wanted,
         }
@@ -133,6 +137,9 @@ impl History {
         }
         if decision.desired > wanted {
             self.last_up = Some(at);
+            if decision.reason.is_blind() {
+                self.last_blind = Some(at);
+            }
         }
         if decision.desired != wanted {
             self.steps.push_back(Step { at, from: wanted, to: decision.desired });
@@ -178,6 +185,12 @@ impl History {
     #[must_use]
     pub fn last_up(&self) -> Option<Duration> {
         self.last_up
+    }
+
+    /// When replicas were last added that the load does not explain.
+    #[must_use]
+    pub fn last_blind(&self) -> Option<Duration> {
+        self.last_blind
     }
 
     /// When there was last a burst.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crds::resource::Scaling;
 
 /// The load is smoothed over this time, on the way up as on the way down.
-pub const STABLE_WINDOW: Duration = Duration::from_secs(30);
+pub const STABLE_WINDOW: Duration = Duration::from_secs(20);
 
 /// A burst is seen in the load of this time. Half a period: a reading that looks like one is followed by another so soon.
 pub const PANIC_WINDOW: Duration = Duration::from_millis(500);
@@ -14,10 +14,10 @@ pub const PANIC_WINDOW: Duration = Duration::from_millis(500);
 pub const PANIC_THRESHOLD: f64 = 2.0;
 
 /// Differences from the target below this share of it change nothing.
-pub const TOLERANCE: f64 = 0.1;
+pub const TOLERANCE: f64 = 0.05;
 
 /// The most that was recommended within this time is kept.
-pub const DOWN_STABILIZATION: Duration = Duration::from_secs(300);
+pub const DOWN_STABILIZATION: Duration = Duration::from_secs(30);
 
 /// Numbers older than this are not acted on: seven readings.
 pub const STALE_AFTER: Duration = Duration::from_secs(15);
@@ -26,10 +26,13 @@ pub const STALE_AFTER: Duration = Duration::from_secs(15);
 pub const UP_PER_STEP: u32 = 4;
 
 /// In one minute at most this share of the replicas goes, and always one.
-pub const DOWN_PER_MINUTE: f64 = 0.25;
+pub const DOWN_PER_MINUTE: f64 = 1.0;
 
 /// After a step up nothing goes for so many times what loading the model takes: the new replicas must have shown what they carry.
-pub const LOAD_TIMES: u32 = 3;
+pub const LOAD_TIMES: f64 = 1.0;
+
+/// What was added for refusals or latency stays so long: the load would at once say that it is too much.
+pub const BLIND_KEPT: Duration = Duration::from_secs(300);
 
 /// Between which bounds, by which targets and how fast replicas come and go.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,8 +61,12 @@ pub struct Policy {
     pub up_per_step: Option<u32>,
     /// See [`DOWN_STABILIZATION`].
     pub down_stabilization: Duration,
-    /// Most replicas removed in one minute; see [`DOWN_PER_MINUTE`].
+    /// Most replicas removed in one minute.
     pub down_per_minute: Option<u32>,
+    /// The same as a share of those that there are, where no number is given; see [`DOWN_PER_MINUTE`].
+    pub down_share_per_minute: f64,
+    /// See [`LOAD_TIMES`].
+    pub load_times: f64,
     /// See [`STALE_AFTER`].
     pub stale_after: Duration,
 }
@@ -89,6 +96,8 @@ impl From<&Scaling> for Policy {
             up_per_step: up.max_per_step,
             down_stabilization: length(down.stabilization, DOWN_STABILIZATION),
             down_per_minute: down.max_per_minute,
+            down_share_per_minute: DOWN_PER_MINUTE,
+            load_times: LOAD_TIMES,
             stale_after: length(scaling.stale_after, STALE_AFTER),
         }
     }
@@ -104,7 +113,7 @@ impl Policy {
     /// Most replicas that go within a minute from so many.
     #[must_use]
     pub fn step_down(&self, wanted: u32) -> u32 {
-        self.down_per_minute.unwrap_or_else(|| replicas(f64::from(wanted) * DOWN_PER_MINUTE))
+        self.down_per_minute.unwrap_or_else(|| replicas(f64::from(wanted) * self.down_share_per_minute))
     }
 }
 

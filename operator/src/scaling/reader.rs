@@ -62,6 +62,7 @@ struct Answer {
     average: Samples,
     now: Samples,
     refused: u64,
+    answered: u64,
     answers: BTreeMap<String, Share>,
 }
 
@@ -160,6 +161,7 @@ impl Reading {
         self.load_now += answer.now.load;
         self.queued_now += answer.now.queued;
         self.refused += answer.refused;
+        self.answered += answer.answered;
         for (model, share) in &answer.answers {
             let sum = self.answers.entry(model.clone()).or_default();
             *sum = Share { answered: sum.answered + share.answered, within: sum.within + share.within };
@@ -182,6 +184,7 @@ impl Answer {
             average: now,
             now,
             refused: 0,
+            answered: 0,
             answers: BTreeMap::new(),
             load,
         };
@@ -202,6 +205,8 @@ impl Answer {
             Samples { load: queued + running, queued }
         }));
         self.refused = known.iter().map(|(now, before)| now.refused_total.saturating_sub(before.refused_total)).sum();
+        self.answered =
+            known.iter().map(|(now, before)| now.answered_total.saturating_sub(before.answered_total)).sum();
         let share = |now: &ModelLoad, before: &ModelLoad| {
             let within = now.within_total?.saturating_sub(before.within_total?);
             Some(Share { answered: now.answered_total.saturating_sub(before.answered_total), within })
@@ -211,7 +216,7 @@ impl Answer {
 
     /// What it told last, once more; what it counted is not counted again.
     fn repeated(self) -> Self {
-        Self { refused: 0, answers: BTreeMap::new(), ..self }
+        Self { refused: 0, answered: 0, answers: BTreeMap::new(), ..self }
     }
 
     /// Time that loading and warming up took, of the model that took longest.

@@ -22,6 +22,8 @@ fn policy() -> Policy {
         up_per_step: None,
         down_stabilization: Duration::from_secs(60),
         down_per_minute: None,
+        down_share_per_minute: 0.25,
+        load_times: 3.0,
         stale_after: Duration::from_secs(15),
     }
 }
@@ -91,7 +93,11 @@ impl World {
 fn a_burst_is_answered_at_the_first_reading_and_a_small_excess_when_it_lasts() {
     let mut world = World::of(1, policy());
     world.stays(3.0, 60);
-    assert_eq!((world.read(12.0), world.wanted), (Reason::Burst, 3));
+    assert_eq!((world.read(16.0), world.wanted), (Reason::Burst, 2), "twice as many, as nothing was refused");
+    let mut world = World::of(1, policy());
+    world.stays(3.0, 60);
+    let refused = Reading { load: 16.0, load_now: 16.0, queued: 8.0, refused: 50, answered: 100, ..Reading::default() };
+    assert_eq!((world.read_as(refused), world.wanted), (Reason::Burst, 3), "what runs, and half as much again");
     let mut world = World::of(1, policy());
     world.stays(3.0, 60);
     assert_eq!(world.read(6.0), Reason::Steady, "one reading of one and a half times the target");
@@ -139,10 +145,12 @@ fn a_load_that_comes_back_within_the_window_takes_nothing_away() {
 }
 
 #[test]
-fn a_refusal_is_one_step_and_the_next_one_waits_for_its_pods() {
+fn refusals_that_go_on_are_one_step_and_the_next_one_waits_for_its_pods() {
     let refused = || Reading { load: 4.0, load_now: 4.0, refused: 9, ..Reading::default() };
     let mut world = World::of(1, policy());
-    world.read(4.0);
+    world.read_as(refused());
+    world.read_as(refused());
+    assert_eq!(world.wanted, 1, "they may be chance");
     assert_eq!((world.read_as(refused()), world.wanted), (Reason::Refusals, 2));
     world.room = 1;
     for _ in 0..30 {
@@ -153,6 +161,33 @@ fn a_refusal_is_one_step_and_the_next_one_waits_for_its_pods() {
     world.read_as(refused());
     world.read_as(refused());
     assert_eq!(world.wanted, 3);
+}
+
+#[test]
+fn what_was_added_without_the_load_saying_so_is_kept_for_a_while() {
+    let mut world = World::of(1, policy());
+    world.stays(3.9, 60);
+    for _ in 0..3 {
+        world.read_as(Reading { load: 3.9, load_now: 3.9, refused: 1, answered: 100, ..Reading::default() });
+    }
+    assert_eq!(world.wanted, 2);
+    world.stays(3.0, 290);
+    assert_eq!(world.wanted, 2, "longer than the window");
+    world.stays(3.0, 60);
+    assert_eq!(world.wanted, 1);
+}
+
+#[test]
+fn full_queues_ask_for_what_comes_and_not_for_what_waits() {
+    let full =
+        |refused| Reading { load: 48.0, load_now: 48.0, queued: 40.0, refused, answered: 100, ..Reading::default() };
+    let asked = |refused| {
+        let mut world = World::of(2, policy());
+        world.read_as(full(refused));
+        world.wanted
+    };
+    assert_eq!((asked(20), asked(100)), (3, 4), "8 run, and 1.2 or 2 times as many come");
+    assert_eq!(asked(100_000), 6, "and clients that ask again at once ask for no more than a step");
 }
 
 #[test]
@@ -230,7 +265,7 @@ fn nothing_goes_in_a_rollout_after_a_burst_or_before_the_last_ones_have_shown_wh
 
     let quick = Policy { down_stabilization: PERIOD, ..policy() };
     let mut world = World::of(1, quick);
-    world.read(12.0);
+    world.read_as(Reading { load: 12.0, load_now: 12.0, refused: 9, ..Reading::default() });
     assert_eq!(world.wanted, 3);
     assert_eq!(world.stays(0.0, 28), [Reason::AfterBurst]);
     world.load_time = Duration::from_secs(20);
@@ -263,7 +298,7 @@ fn steps_up_are_bounded() {
     let mut world = World::of(1, Policy { max: 100, ..policy() });
     let sizes: Vec<u32> = (0..4)
         .map(|_| {
-            world.read(400.0);
+            world.read_as(Reading { load: 400.0, load_now: 400.0, refused: 9, ..Reading::default() });
             world.wanted
         })
         .collect();

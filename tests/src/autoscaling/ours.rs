@@ -38,11 +38,7 @@ impl Ours {
 
     fn read(&mut self, plant: &Plant) -> Reading {
         let steps = plant.now() - self.read_at;
-        let mut reading = Reading {
-            at: duration(plant.now()),
-            span: duration(steps),
-            ..Reading::default()
-        };
+        let mut reading = Reading { at: duration(plant.now()), span: duration(steps), ..Reading::default() };
         let mut share = Share::default();
         let mut read = BTreeMap::new();
         for pod in plant.ready() {
@@ -82,7 +78,12 @@ impl Autoscaler for Ours {
         let history = self.history.get_or_insert_with(|| History::begin(now.at, now.wanted));
         history.read(reading, self.policy.stable_window);
         let decision = scaling::decide(history, &self.policy, &now);
-        history.decided(now.at, now.wanted, &decision, self.policy.down_stabilization.max(self.policy.up_stabilization));
+        history.decided(
+            now.at,
+            now.wanted,
+            &decision,
+            self.policy.down_stabilization.max(self.policy.up_stabilization),
+        );
         let jittered = (PERIOD_STEPS * (0.9 + 0.2 * self.rng.f64())).round() as u64;
         self.next_at = plant.now() + if decision.soon { SOON_STEPS } else { jittered };
         decision.desired
@@ -99,4 +100,51 @@ pub fn policy(target: f64, max: u32) -> Policy {
 
 fn duration(steps: u64) -> Duration {
     Duration::from_millis(steps * 1000 / STEPS_PER_SECOND)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::autoscaling::{
+        cases::{Case, MAX_REPLICAS, PER_SHAPE},
+        compare::{Who, autoscaler},
+        run,
+        score::Score,
+        table::SHOWN_TARGET,
+        traces::Shape,
+    };
+
+    fn score(shape: Shape, number: u64) -> Score {
+        let case = Case::new(shape, number);
+        run(&case, autoscaler(&case, Who::Ours, SHOWN_TARGET, |_| {}).as_mut()).0
+    }
+
+    #[test]
+    fn steady_noise_makes_fewer_than_two_reversals_an_hour() {
+        for number in 0..PER_SHAPE {
+            let score = score(Shape::Steady, number);
+            assert!(score.reversals_per_hour() < 2.0, "{number}: {score:?}");
+        }
+    }
+
+    #[test]
+    fn a_run_is_the_same_every_time() {
+        assert_eq!(score(Shape::Spike, 2), score(Shape::Spike, 2));
+        assert_ne!(score(Shape::Spike, 2), score(Shape::Spike, 3));
+    }
+
+    #[test]
+    fn a_step_to_three_times_what_one_carries_is_answered_within_three_seconds_and_taken_back() {
+        let case = Case::new(Shape::Step, 0);
+        let second = STEPS_PER_SECOND as usize;
+        let rate = case.plant.model.rate() / second as f64;
+        let load = |seconds: usize, replicas: f64| vec![(rate * replicas).round() as u32; seconds * second];
+        let arrivals = [load(60, 0.5), load(120, 3.0), load(400, 0.5)].concat();
+        let mut ours = Ours::new(policy(0.7 * f64::from(case.plant.model.slots), MAX_REPLICAS), Duration::ZERO, 1);
+        let (_, course) = run(&Case { arrivals, start_with: 1, ..case }, &mut ours);
+        assert_eq!(course.wanted[58], 1);
+        assert!(course.wanted[62] > 1, "{:?}", &course.wanted[58..70]);
+        assert!((4..9).contains(&course.wanted[150]), "{:?}", &course.wanted[140..160]);
+        assert_eq!(course.wanted.last(), Some(&1));
+    }
 }

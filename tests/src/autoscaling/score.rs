@@ -178,7 +178,8 @@ mod tests {
     fn a_change_of_direction_counts_within_ten_minutes() {
         let mut steps = Steps::default();
         let minute = 60 * STEPS_PER_SECOND;
-        for (at, from, to) in [(0, 1, 3), (minute, 3, 4), (5 * minute, 4, 2), (14 * minute, 2, 3), (25 * minute, 3, 2)] {
+        for (at, from, to) in [(0, 1, 3), (minute, 3, 4), (5 * minute, 4, 2), (14 * minute, 2, 3), (25 * minute, 3, 2)]
+        {
             steps.note(at, from, to);
         }
         steps.note(26 * minute, 2, 2);

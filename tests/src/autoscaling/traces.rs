@@ -27,16 +27,8 @@ pub enum Shape {
 
 impl Shape {
     /// All of them.
-    pub const ALL: [Self; 8] = [
-        Self::Steady,
-        Self::Step,
-        Self::Ramp,
-        Self::Sine,
-        Self::Spike,
-        Self::OnOff,
-        Self::HeavyTailed,
-        Self::Diurnal,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::Steady, Self::Step, Self::Ramp, Self::Sine, Self::Spike, Self::OnOff, Self::HeavyTailed, Self::Diurnal];
 
     /// Its name in tables and files.
     #[must_use]
