@@ -1,5 +1,7 @@
 //! What the decision of mode Operator never does, whatever the pods tell.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::time::Duration;
 
 use ortolan_operator::scaling::{Decision, History, Policy, Reading, decide, decide::Now};

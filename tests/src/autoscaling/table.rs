@@ -92,9 +92,12 @@ pub fn variations(outcomes: &[Outcome], varied: &[(Variation, Vec<Outcome>)]) ->
     lines.join("\n")
 }
 
+/// What is drawn of a shape: its load over time, and what became of it with each.
+pub type ShapeCourses = (Shape, Vec<f64>, Vec<(Who, Course)>);
+
 /// All that plots need.
 #[must_use]
-pub fn json(cases: &[Case], outcomes: &[Outcome], courses: &[(Shape, Vec<f64>, Vec<(Who, Course)>)]) -> Value {
+pub fn json(cases: &[Case], outcomes: &[Outcome], courses: &[ShapeCourses]) -> Value {
     let of_case = |case: &Case| {
         let found = outcomes.iter().filter(|it| (it.shape, it.number) == (case.shape, case.number));
         let rows: Vec<Value> = found.map(row).collect();

@@ -18,7 +18,8 @@ use ortolan_tests::{
         Course,
         cases::Case,
         compare::{Outcome, TARGETS, VARIATIONS, Variation, Who, autoscaler, outcome},
-        run, table,
+        run,
+        table::{self, ShapeCourses},
         traces::Shape,
     },
     report::Report,
@@ -102,7 +103,7 @@ fn outcomes(cases: &[Case], who: &[Who], vary: fn(&mut ortolan_operator::scaling
 }
 
 /// Replicas over time, for plots.
-fn courses() -> Vec<(Shape, Vec<f64>, Vec<(Who, Course)>)> {
+fn courses() -> Vec<ShapeCourses> {
     let who = [Who::Ours, Who::HpaAverage, Who::Knative];
     let drawn = DRAWN.map(|shape| {
         let case = Case::new(shape, DRAWN_NUMBER);
