@@ -164,6 +164,11 @@ pub(super) fn of_scaling() -> Value {
     ])
 }
 
+/// `spec.scaling.targets.latency`: what a pod can be asked about.
+pub(super) fn of_latency() -> Value {
+    json!([within("target", "1ms", "10m")])
+}
+
 /// `spec.rollout`.
 pub(super) fn of_rollout() -> Value {
     json!([within("surgeTimeout", "1s", "24h"), within("progressDeadline", "1s", "24h")])

@@ -117,6 +117,7 @@ pub struct Targets {
 /// A latency that most requests should keep.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::of_latency()))]
 pub struct LatencyTarget {
     /// Share of the requests that should keep it.
     #[serde(default = "default_quantile")]
