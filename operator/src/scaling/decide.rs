@@ -1,9 +1,9 @@
 //! How many replicas: a pure function of what was read, what was decided and the time.
 //!
 //! ```text
-//! up    burst     load of the last half second ≥ 2x what the ready ones should carry ▸ what it takes, at once
+//! up    burst     load of the last half second ≥ 2x what the ready ones should carry, or over it and refused ▸ what it takes, at once
 //!       load      average of the stable window over the target ▸ what it takes
-//!       refusals  ▸ one step, once all that were asked for are ready
+//!       refusals  in three readings ▸ one step, once all that were asked for are ready
 //!       latency   too few answers in time in three readings, and a queue ▸ one step, once all are ready
 //! down  the most that was recommended within the window, a few a minute; not during a rollout, not after a burst or a step up
 //!       until that had time to show, not while answers are late
@@ -332,7 +332,7 @@ fn fall(history: &History, policy: &Policy, now: &Now, recommended: u32) -> Resu
     if ago(history.last_up(), now.load_time.mul_f64(policy.load_times)) {
         return Err(Reason::Settling);
     }
-    if ago(history.last_blind(), BLIND_KEPT) {
+    if ago(history.last_blind(), policy.down_stabilization * BLIND_KEPT) {
         return Err(Reason::Settling);
     }
     if policy.latency_quantile.is_some_and(|quantile| is_late(&recent, quantile)) {

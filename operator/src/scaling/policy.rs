@@ -14,10 +14,10 @@ pub const PANIC_WINDOW: Duration = Duration::from_millis(500);
 pub const PANIC_THRESHOLD: f64 = 2.0;
 
 /// Differences from the target below this share of it change nothing.
-pub const TOLERANCE: f64 = 0.05;
+pub const TOLERANCE: f64 = 0.1;
 
 /// The most that was recommended within this time is kept.
-pub const DOWN_STABILIZATION: Duration = Duration::from_secs(30);
+pub const DOWN_STABILIZATION: Duration = Duration::from_secs(60);
 
 /// Numbers older than this are not acted on: seven readings.
 pub const STALE_AFTER: Duration = Duration::from_secs(15);
@@ -26,13 +26,13 @@ pub const STALE_AFTER: Duration = Duration::from_secs(15);
 pub const UP_PER_STEP: u32 = 4;
 
 /// In one minute at most this share of the replicas goes, and always one.
-pub const DOWN_PER_MINUTE: f64 = 1.0;
+pub const DOWN_PER_MINUTE: f64 = 0.5;
 
 /// After a step up nothing goes for so many times what loading the model takes: the new replicas must have shown what they carry.
-pub const LOAD_TIMES: f64 = 1.0;
+pub const LOAD_TIMES: f64 = 3.0;
 
-/// What was added for refusals or latency stays so long: the load would at once say that it is too much.
-pub const BLIND_KEPT: Duration = Duration::from_secs(300);
+/// What was added for refusals or latency stays for so many times the stabilization: the load would at once say that it is too much.
+pub const BLIND_KEPT: u32 = 5;
 
 /// Between which bounds, by which targets and how fast replicas come and go.
 #[derive(Debug, Clone, PartialEq)]
