@@ -233,7 +233,7 @@ pub(crate) async fn waits_for_a_device(space: &Space) -> Outcome {
     let device = json!({"accelerator": {"count": 1, "resourceName": DEVICE}});
     space.apply_until_ready(&with(scaled("scarce"), &device)).await?;
     let load = clients(space, "scarce", CLIENTS).await?;
-    until_more(space, "scarce", 1).await?;
+    until_wanted(space, "scarce", 3).await?;
     let mut most = 0;
     let held = Instant::now();
     while held.elapsed() < Duration::from_secs(15) {
