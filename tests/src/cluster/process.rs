@@ -46,7 +46,7 @@ impl Process {
 
     /// Whether it runs. One that has ended and waits for its parent to notice does not.
     pub(crate) fn is_alive(self) -> bool {
-        Stat::of(self.pid).is_some_and(|stat| stat.started == self.started && !matches!(stat.state, 'Z' | 'X'))
+        Stat::of(self.pid).is_some_and(|stat| stat.started == self.started && !stat.has_ended())
     }
 
     /// Whether it is stopped by a signal.
@@ -131,10 +131,16 @@ fn all_pids() -> impl Iterator<Item = i32> {
 struct Stat {
     state: char,
     session: i32,
+    threads: u32,
     started: u64,
 }
 
 impl Stat {
+    /// The first thread of a process may be gone before the others are, which hold its files and ports until then.
+    fn has_ended(&self) -> bool {
+        matches!(self.state, 'Z' | 'X') && self.threads <= 1
+    }
+
     fn of(pid: i32) -> Option<Self> {
         Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
     }
@@ -144,10 +150,11 @@ impl Stat {
         let (_, fields) = line.rsplit_once(')')?;
         let mut fields = fields.split_whitespace();
         let state = fields.next()?.chars().next()?;
-        // The state was field 3 of the line; the session is field 6, and the time of start field 22.
+        // The state was field 3 of the line; the session is field 6, the number of threads field 20, the time of start field 22.
         let session = fields.nth(2)?.parse().ok()?;
-        let started = fields.nth(15)?.parse().ok()?;
-        Some(Self { state, session, started })
+        let threads = fields.nth(13)?.parse().ok()?;
+        let started = fields.nth(1)?.parse().ok()?;
+        Some(Self { state, session, threads, started })
     }
 }
 
@@ -159,7 +166,14 @@ mod tests {
     fn a_name_with_brackets_and_spaces_does_not_shift_the_fields() {
         let line = "42 (a) b (c)) S 1 42 41 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 777 1 1";
         let stat = Stat::parse(line).unwrap();
-        assert_eq!((stat.state, stat.session, stat.started), ('S', 41, 777));
+        assert_eq!((stat.state, stat.session, stat.threads, stat.started), ('S', 41, 1, 777));
+    }
+
+    #[test]
+    fn a_process_has_ended_when_its_last_thread_has() {
+        let ended = |state, threads| Stat { state, session: 1, threads, started: 1 }.has_ended();
+        assert!(ended('Z', 0) && ended('Z', 1));
+        assert!(!ended('Z', 7) && !ended('S', 1));
     }
 
     #[test]

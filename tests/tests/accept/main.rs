@@ -76,7 +76,7 @@ fn trials(fixture: &'static Fixture) -> Vec<Trial> {
         Others "lost" "instances::an_instance_that_does_not_come_back_is_told" instances::are_lost,
         Others "worn" "instances::sessions_that_break_again_and_again_are_told" instances::crash,
         Others "fallback" "instances::a_gpu_that_is_not_there_is_told" instances::fall_back,
-        Others "consumers" "collector::a_collector_that_is_away_or_fails_is_told" collector::fails,
+        Others "consumers" "collector::a_collector_that_comes_and_goes_is_told" collector::comes_and_goes,
         Others "refusing" "operator::writes_that_are_refused_are_told" operator::writes_are_refused,
         Nobody "slow" "operator::a_slow_api_server_is_told" operator::falls_behind,
         Nobody "leaderless" "operator::one_that_does_not_lead_is_told" operator::does_not_lead,
