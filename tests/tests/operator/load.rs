@@ -156,12 +156,19 @@ fn ask_by_http(address: SocketAddr, stop: &AtomicBool, seen: &Mutex<Seen>) {
     }
 }
 
+/// What a client is told whose request was not sent any more, for the server wants no other on this connection.
+const NOT_SENT: &str = "not a result of an error";
+
 async fn ask_by_grpc(address: SocketAddr, stop: &AtomicBool, seen: &Mutex<Seen>) {
     let client = Client::builder(TokioExecutor::new()).http2_only(true).build(HttpConnector::new());
     let message = infer_request();
     while !stop.load(Ordering::Relaxed) {
         let began = Instant::now();
-        let end = ask(&client, address, message.clone()).await;
+        let mut end = ask(&client, address, message.clone()).await;
+        // As the libraries of gRPC do by themselves: the server has not seen it, so it goes to another connection.
+        if end.as_ref().is_err_and(|error| error.contains(NOT_SENT)) {
+            end = ask(&client, address, message.clone()).await;
+        }
         let pause = !matches!(end, Ok(End::Answered));
         seen.lock().unwrap_or_else(PoisonError::into_inner).count(end, began.elapsed());
         if pause {

@@ -28,9 +28,10 @@ fn tries() -> usize {
 }
 
 /// A model that takes tens of milliseconds of a whole processor, whose pods have a fifth of one, and which is scaled between one
-/// and four. Fewer come a few seconds after the load has fallen.
+/// and four. Fewer come a few seconds after the load has fallen. Nobody is refused, however slow the machine: refusals would ask
+/// for replicas too.
 fn scaled(name: &str) -> Value {
-    let model = with_fields(on_volume("tiny", "slow"), &json!({"batching": {"batchSize": 4}}));
+    let model = with_fields(on_volume("tiny", "slow"), &json!({"batching": {"batchSize": 4, "maxQueueTime": "9s"}}));
     let spec = json!({
         "resources": {"requests": {"cpu": "100m"}, "limits": {"cpu": "200m"}},
         // Clients open another connection now and then, so they find pods that have come.
