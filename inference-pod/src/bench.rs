@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crds::serving::{ModelConfig, ModelOptions};
+use crds::serving::{CudaOptions, ModelConfig, ModelOptions};
 use serde::Serialize;
 
 use crate::{
@@ -166,6 +166,7 @@ pub fn bench(args: &Bench) -> Result<Report, BenchError> {
         threads: args.threads as usize,
         spinning: false,
         providers: args.execution_providers.clone(),
+        cuda: CudaOptions { graphs: (!args.plain).then_some(true), ..CudaOptions::default() },
     };
     let factory = SessionFactory::new(&runtime, &files.model, settings);
     let before = Footprint::now()?;
@@ -338,7 +339,7 @@ fn bucket(
     let start = Barrier::new(sessions.len());
     let measure = |session: &mut Session| {
         // Before the barrier: a session that fails here must not leave the others waiting.
-        let warm = warm_up(session, &inputs);
+        let warm = warm_up(session, &inputs, args.plain);
         start.wait();
         warm.and_then(|()| time(session, &inputs, args.through, budget))
     };
@@ -357,8 +358,11 @@ struct Timing {
     latencies: Vec<Duration>,
 }
 
-fn warm_up(session: &mut Session, inputs: &[Input]) -> Result<(), SessionError> {
+fn warm_up(session: &mut Session, inputs: &[Input], plain: bool) -> Result<(), SessionError> {
     let stacked = stacked(inputs);
+    if !plain {
+        session.settle(&stacked)?;
+    }
     (0..WARM_UP_RUNS).try_for_each(|_| session.run(&stacked).map(drop))
 }
 

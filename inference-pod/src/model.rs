@@ -212,7 +212,12 @@ impl Opener {
         if !session.shares_its_graph() {
             probe::warm_up(&mut session, &self.shapes, &self.times)?;
         }
-        Ok(Box::new(Warmed { session, shapes: Arc::clone(&self.shapes) }))
+        Ok(self.warmed(session))
+    }
+
+    fn warmed(&self, session: Session) -> Box<dyn Runner> {
+        let buckets = self.times.iter().map(|(bucket, _)| bucket).collect();
+        Box::new(Warmed { session, shapes: Arc::clone(&self.shapes), buckets })
     }
 }
 
@@ -228,6 +233,7 @@ impl Model {
             threads: around.threads,
             spinning: around.spinning,
             providers: config.execution_providers.clone(),
+            cuda: options.cuda.clone(),
         };
         let began = Instant::now();
         let factory = SessionFactory::new(around.runtime, &files.model, settings);
@@ -247,11 +253,13 @@ impl Model {
         };
         let (signature, provider) = (session.signature().clone(), session.provider());
         let open = Opener { factory, shapes: Arc::new(shapes), times: probed.times.clone() };
-        let mut runners: Vec<Box<dyn Runner>> = vec![Box::new(Warmed { session, shapes: Arc::clone(&open.shapes) })];
+        let mut runners = vec![open.warmed(session)];
         for _ in 1..config.instances {
             runners.push(open.open()?);
         }
-        let warmup_time = began.elapsed();
+        // On a GPU each new shape costs time and memory.
+        let pads = provider == ExecutionProvider::Cuda && matches!(probed.batching, Batching::On(_));
+        let padded_to = if pads { probed.times.iter().map(|(bucket, _)| bucket).collect() } else { Vec::new() };
 
         let instances = runners.len();
         let wanted_provider = config.execution_providers.first().copied().unwrap_or(ExecutionProvider::Cpu);
@@ -269,7 +277,6 @@ impl Model {
             latency_objective: limits.latency_objective,
         };
         let observer = around.observer.model(&config.name, &bounds);
-        observer.loaded(load_time, warmup_time, instances, provider.as_str(), &format!("{:?}", probed.batching));
         around.observer.metrics.provider_in_use(&config.name, provider.as_str(), provider != wanted_provider);
         let times = Times::warmed_up(probe::sample_length(&signature.inputs, &open.shapes), probed.times);
         let queue = Queue::new(limits, times, instances);
@@ -279,6 +286,7 @@ impl Model {
         let terms = Terms {
             name: config.name.clone(),
             run_timeout: Duration::from_millis(config.run_timeout_ms),
+            padded_to,
             observer: observer.clone(),
             open: Box::new(move || {
                 // What broke may be what was shared.
@@ -287,6 +295,8 @@ impl Model {
             }),
         };
         let shared = Shared::start(terms, queue, runners)?;
+        let warmup_time = began.elapsed();
+        observer.loaded(load_time, warmup_time, instances, provider.as_str(), &format!("{:?}", probed.batching));
         Ok(Self {
             name: config.name.clone(),
             bytes: files.bytes()?,

@@ -94,6 +94,19 @@ pub fn warm_up(
     times.iter().try_for_each(|(bucket, _)| run_zeros(session, &ports, shapes, bucket).map(drop))
 }
 
+/// Prepares a session for batches of these sizes, on the thread that will run them.
+///
+/// # Errors
+/// [`SessionError`] where that fails; another has to be opened in its place.
+pub fn settle(
+    session: &mut Session,
+    shapes: &BTreeMap<String, Vec<usize>>,
+    buckets: &[usize],
+) -> Result<(), SessionError> {
+    let ports = session.signature().inputs.clone();
+    buckets.iter().try_for_each(|bucket| on_zeros(&ports, shapes, *bucket, |stacked| session.settle(stacked)))
+}
+
 /// Runs the model once on zeros, to see whether its session works.
 ///
 /// # Errors
@@ -170,6 +183,16 @@ fn run_zeros(
     shapes: &BTreeMap<String, Vec<usize>>,
     samples: usize,
 ) -> Result<Vec<Tensor>, SessionError> {
+    on_zeros(ports, shapes, samples, |stacked| session.run(stacked))
+}
+
+/// Does something with inputs of so many samples, all zeros.
+fn on_zeros<R>(
+    ports: &[Port],
+    shapes: &BTreeMap<String, Vec<usize>>,
+    samples: usize,
+    act: impl FnOnce(&[Stacked<'_>]) -> R,
+) -> R {
     let shape = |port: &Port| shape_of(port, shapes.get(&port.name).map(Vec::as_slice), samples);
     let inputs: Vec<(&Port, Vec<usize>, Bytes)> = ports
         .iter()
@@ -183,7 +206,7 @@ fn run_zeros(
         .iter()
         .map(|(port, shape, data)| Stacked { element: port.element, shape: shape.clone(), parts: vec![&data[..]] })
         .collect();
-    session.run(&stacked)
+    act(&stacked)
 }
 
 /// The shape of `samples` samples: open dimensions from the options, else 1.

@@ -6,7 +6,7 @@ mod common;
 
 use std::sync::LazyLock;
 
-use crds::serving::ExecutionProvider;
+use crds::serving::{CudaOptions, ExecutionProvider};
 use inference_pod::{
     session::{Runtime, Session, SessionError, SessionFactory, SessionSettings, Stacked},
     tensor::{ElementType, Tensor},
@@ -15,7 +15,7 @@ use inference_pod::{
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::load(Some(common::library())).unwrap());
 
 fn factory(model: &str, threads: usize) -> SessionFactory {
-    let settings = SessionSettings { threads, spinning: false, providers: Vec::new() };
+    let settings = SessionSettings { threads, spinning: false, providers: Vec::new(), cuda: CudaOptions::default() };
     SessionFactory::new(&RUNTIME, &common::model(model).join("model.onnx"), settings)
 }
 
@@ -80,7 +80,7 @@ fn an_output_that_is_an_input_stays_as_it_is_too() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("echo.onnx");
     std::fs::write(&file, ECHO).unwrap();
-    let settings = SessionSettings { threads: 1, spinning: false, providers: Vec::new() };
+    let settings = SessionSettings { threads: 1, spinning: false, providers: Vec::new(), cuda: CudaOptions::default() };
     let mut session = SessionFactory::new(&RUNTIME, &file, settings).open().unwrap();
     let mut run = |numbers: [f32; 2]| {
         let data = bytes(&numbers);
@@ -200,7 +200,12 @@ fn a_factory_that_parts_loads_the_model_again() {
 #[test]
 fn where_cuda_is_not_to_be_had_the_cpu_is_used_only_if_it_may_be() {
     let open = |providers: &[ExecutionProvider]| {
-        let settings = SessionSettings { threads: 1, spinning: false, providers: providers.to_vec() };
+        let settings = SessionSettings {
+            threads: 1,
+            spinning: false,
+            providers: providers.to_vec(),
+            cuda: CudaOptions::default(),
+        };
         SessionFactory::new(&RUNTIME, &common::model("tiny").join("model.onnx"), settings).open()
     };
     let session = open(&[ExecutionProvider::Cuda, ExecutionProvider::Cpu]).unwrap();

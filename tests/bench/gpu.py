@@ -2,15 +2,17 @@
 
     make gpu-check                          on a machine with an NVIDIA GPU
     make gpu-check ARGS="--provider cpu"    the same checks without one, to try the script itself
-    make gpu-check ARGS="pack FOLDER"       for a GPU machine without a network: all it needs, in parts of 60 MiB
+    make gpu-check ARGS="pack FOLDER"       for a GPU machine without a network: all it needs, in parts of 56 MiB
     ORTOLAN_CACHE=… PYTHONPATH=tests python3 -m bench.gpu unpack FOLDER
                                             there: puts the parts together and prints the command of the check
 
 It needs the driver of an NVIDIA GPU, and CUDA 13 with cuDNN 9: those of Python packages (an installation of PyTorch has
 them) are found by themselves, others by LD_LIBRARY_PATH. After `unpack` it needs Python and nothing else.
 
-For each model: the provider that the server says it uses; its answers beside the CPU's; how many single-sample requests
-it answers a second of more than it can, divided by the samples a second of the bare loop at its best batch size.
+For each model: the provider that the server says it uses; its answers beside the CPU's, for a request that fills a batch
+size and for one that is padded to it; how many samples it answers a second of more than it can, in requests of one and of
+many samples, divided by the samples a second of two loops over a bare session, each at its best batch size: the plain one,
+as most programs run a session, and ours, with everything bound and captured as a CUDA graph where the model allows it.
 """
 
 from __future__ import annotations
@@ -25,22 +27,27 @@ import struct
 import sys
 import tarfile
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from . import load, tools
 from .server import NotStarted, Server
-from .workloads import LITE0, MINILM, Request, Workload
+from .workloads import LITE0, MINILM, RESNET, Request, Workload
 
-PART_BYTES = 60 << 20
+WORKLOADS = (MINILM, LITE0, RESNET)
+PART_BYTES = 56 << 20
 PARTS = "parts.json"
 BATCH_SIZE = 64
+# Of a request that carries many samples, and of one that makes no whole batch.
+MANY, ODD = 16, 3
 SIZES = [1, 2, 4, 8, 16, 32, 64]
 # Of single numbers: a GPU adds in another order, and convolutions may round to fewer digits.
 TOLERANCE = 0.02
 # As much as the bare loop does leaves the server no reserve; more than twice as much only makes refusals.
 OVERLOAD, PATIENCE_SECONDS = 2.0, 5.0
+# Requests a second that are never in each other's way.
+CALM = 50.0
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ def main() -> int:
         return 2
     setting = Setting(binary, args.provider, args.seconds, environment(args.provider))
     failed = []
-    for workload in (MINILM, LITE0):
+    for workload in WORKLOADS:
         try:
             check(setting, workload)
         except (Failed, NotStarted, OSError, load.LoadError, tools.SetupError) as error:
@@ -117,40 +124,75 @@ def environment(provider: str) -> dict[str, str]:
 
 
 def check(setting: Setting, workload: Workload) -> None:
-    request = workload.binary(workload.folder)
-    report = bare_loop(setting, workload)
-    best = report["best"]
+    plain, best = bare_loop(setting, workload, "--plain"), bare_loop(setting, workload)
+    requests = {count: of_samples(workload, count) for count in (1, ODD, MANY)}
     with serve(setting, workload, "cpu") as server:
-        expected = numbers(server, request)
-    with serve(setting, workload, setting.provider) as server:
+        expected = numbers(server, requests[1])
+    for graphs in (False, True):
+        check_server(setting, workload, {"plain": plain, "ours": best}, requests, expected, graphs)
+
+
+def check_server(
+    setting: Setting,
+    workload: Workload,
+    loops: dict[str, dict[str, Any]],
+    requests: dict[int, Request],
+    expected: list[float],
+    graphs: bool,
+) -> None:
+    with serve(setting, workload, setting.provider, graphs=graphs) as server:
         if (used := provider_of(server)) != setting.provider:
             raise Failed(f"expected the provider {setting.provider}, got {used}")
-        got = numbers(server, request)
-        if len(got) != len(expected):
-            raise Failed(f"expected {len(expected)} numbers, got {len(got)}")
-        distances = [abs(mine - its) for mine, its in zip(got, expected, strict=True)]
-        # NaN is near nothing.
-        if not all(distance <= TOLERANCE for distance in distances):
-            raise Failed(f"expected the CPU's answer within {TOLERANCE}, got one that is {max(distances):.4f} away")
-        rate = OVERLOAD * best["samples_per_second"]
-        url, body, headers = server.url(request), request.body, request.headers
-        found = load.open_loop(url, body, headers, rate, "poisson", setting.seconds, PATIENCE_SECONDS, None)
-    print(f"{workload.title} on {used}: {max(distances):.5f} from the CPU's answer at most; {found.counts}")
-    ratio = found.per_second / best["samples_per_second"]
-    bare = f"{best['samples_per_second']:,.0f} samples/s of the bare loop at {best['samples']}"
-    print(f"    {found.per_second:,.0f} answers/s ÷ {bare} = {ratio:.3f}; p50 {found.of('200', 'p50'):.1f} ms")
-    for bucket in report["buckets"]:
-        print(f"    bare, batch of {bucket['samples']:>2}: {bucket['samples_per_second']:>10,.0f} samples/s")
+        for count in (1, ODD, MANY):
+            away = distance(expected * count, numbers(server, requests[count]))
+            title = f"{workload.title} on {used}{', captured' if graphs else ''}"
+            print(f"{title}: a request of {count}: {away:.5f} from the CPU's answer at most")
+        for loop, report in loops.items():
+            for bucket in report["buckets"]:
+                rate, latency = bucket["samples_per_second"], bucket["p50_ms"]
+                print(f"    bare loop, {loop:>5}, batch of {bucket['samples']:>2}: {rate:>9,.0f} samples/s, p50 {latency:.3f} ms")
+        reached = {loop: report["best"]["samples_per_second"] for loop, report in loops.items()}
+        for count in (1, MANY):
+            request = requests[count]
+            url, body, headers = server.url(request), request.body, request.headers
+            rate = OVERLOAD * max(reached.values()) / count
+            found = load.open_loop(url, body, headers, rate, "poisson", setting.seconds, PATIENCE_SECONDS, None)
+            got = found.per_second * count
+            ratios = ", ".join(f"{got / rate:.3f} of the {loop} loop" for loop, rate in reached.items())
+            print(f"    requests of {count:>2}: {got:,.0f} samples/s = {ratios}; {found.counts}")
+            calm = load.open_loop(url, body, headers, CALM, "uniform", setting.seconds, PATIENCE_SECONDS, None)
+            latency = f"p50 {calm.of('200', 'p50'):.3f} ms, p99 {calm.of('200', 'p99'):.3f} ms"
+            print(f"    requests of {count:>2}, {CALM} a second: {latency}")
+        memory = server.metric("ortolan_gpu_memory_used_bytes") / (1 << 20)
+        print(f"    GPU memory in use: {memory:,.0f} MiB; times of the server: {server.bucket_times()}")
 
 
-def serve(setting: Setting, workload: Workload, *providers: str, **environment: str) -> Server:
+def of_samples(workload: Workload, count: int) -> Request:
+    """The same sample so many times."""
+    tensors = [replace(t, shape=(count, *t.shape[1:]), numbers=t.numbers * count) for t in workload.inputs]
+    return replace(workload, inputs=tuple(tensors)).binary(workload.folder)
+
+
+def distance(expected: list[float], got: list[float]) -> float:
+    """The largest one between two numbers in the same place."""
+    if len(got) != len(expected):
+        raise Failed(f"expected {len(expected)} numbers, got {len(got)}")
+    distances = [abs(mine - its) for mine, its in zip(got, expected, strict=True)]
+    # NaN is near nothing.
+    if not all(distance <= TOLERANCE for distance in distances):
+        raise Failed(f"expected the CPU's answer within {TOLERANCE}, got one that is {max(distances):.4f} away")
+    return max(distances)
+
+
+def serve(setting: Setting, workload: Workload, *providers: str, graphs: bool = False, **environment: str) -> Server:
     bounds = {"max_queue_ms": 600, "queue_size": 100_000, "batch_size": BATCH_SIZE}
     entry = {"name": workload.folder, "path": str(workload.path), "execution_providers": providers, **bounds}
+    entry["options"] = {"cuda": {"graphs": graphs}}
     return Server(setting.binary, None, [entry], environment=setting.environment | environment, threads=None)
 
 
-def bare_loop(setting: Setting, workload: Workload) -> dict[str, Any]:
-    command = [setting.binary, "bench", workload.path, "--json", "--execution-providers", setting.provider]
+def bare_loop(setting: Setting, workload: Workload, *flags: str) -> dict[str, Any]:
+    command = [setting.binary, "bench", workload.path, "--json", "--execution-providers", setting.provider, *flags]
     command += ["--threads", str(len(os.sched_getaffinity(0)))]
     command += ["--batch-sizes", ",".join(map(str, SIZES)), "--seconds", str(setting.seconds)]
     command += [word for shape in workload.shapes for word in ("--shape", shape)]
@@ -193,7 +235,7 @@ def carried() -> dict[str, Path]:
     library = cache / "onnxruntime"
     program = tools.go_program("load")
     files = {str(program.relative_to(cache)): program}
-    for workload in (MINILM, LITE0):
+    for workload in WORKLOADS:
         files[f"models/{workload.folder}/model.onnx"] = workload.path / "model.onnx"
     for path in sorted((library / "gpu").glob("*.so*")):
         if not path.is_symlink():
@@ -208,7 +250,7 @@ def pack(folder: Path) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch, "whole.tar.xz")
         tools.say("compressing; this takes minutes")
-        with tarfile.open(whole, "w:xz", preset=6) as archive:
+        with tarfile.open(whole, "w:xz", preset=3) as archive:
             for name, path in carried().items():
                 archive.add(path.resolve(), name)
         content = whole.read_bytes()

@@ -20,7 +20,8 @@ pub use observability::{
     TracingConfig,
 };
 pub use options::{
-    Channels, ImageOptions, Labels, Layout, ModelOptions, Resize, TextOptions, VersionOptions, WarmupOptions,
+    Channels, CudaOptions, ImageOptions, Labels, Layout, ModelOptions, Resize, TextOptions, VersionOptions,
+    WarmupOptions,
 };
 pub use reference::reference;
 pub use server::{LogFormat, LoggingConfig, ModelControl, RateLimit, RateLimitBy, ServerConfig, TlsConfig};

@@ -22,6 +22,8 @@ pub struct ModelOptions {
     pub text: Option<TextOptions>,
     /// What is run before the model counts as ready.
     pub warmup: WarmupOptions,
+    /// How the GPU is used, where one is.
+    pub cuda: CudaOptions,
     /// Which of the folder's versions are served. Not built yet.
     pub versions: Option<VersionOptions>,
 }
@@ -119,6 +121,19 @@ pub struct WarmupOptions {
         }
     ))]
     pub shapes: BTreeMap<String, Vec<usize>>,
+}
+
+/// How the GPU is used, where one is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CudaOptions {
+    /// Whether inputs and outputs are bound to memory of the GPU and runs are captured as CUDA graphs, one for each size of
+    /// batch. Where the model does not allow it, it runs without. Null: no.
+    pub graphs: Option<bool>,
+    /// Most memory of the GPU that ONNX Runtime takes for weights and intermediate results, for each instance. Null: all
+    /// there is.
+    #[schemars(range(min = 1_048_576, max = 1_125_899_906_842_624_u64))]
+    pub memory_limit_bytes: Option<u64>,
 }
 
 /// Which of the folder's versions are served. Not built yet.

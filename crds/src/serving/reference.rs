@@ -32,6 +32,7 @@ pub fn reference() -> String {
         ("models[].options (also model.yaml)", "ModelOptions"),
         ("options.image", "ImageOptions"),
         ("options.warmup", "WarmupOptions"),
+        ("options.cuda", "CudaOptions"),
     ] {
         let definition = &schema["$defs"][name];
         let about = definition["description"].as_str().unwrap_or_default();

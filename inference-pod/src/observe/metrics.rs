@@ -474,7 +474,7 @@ impl ModelMetrics {
         self.0.load_seconds.set(load.as_secs_f64());
         self.0.warmup_seconds.set(warmup.as_secs_f64());
         self.0.starts.inc_by(instances as u64);
-        self.0.running.set(i64::try_from(instances).unwrap_or(i64::MAX));
+        self.0.running.inc_by(i64::try_from(instances).unwrap_or(i64::MAX));
     }
 
     /// An instance was given up: its run did not come back.

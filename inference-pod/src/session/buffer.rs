@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     Stacked,
+    cudart::PinnedMemory,
     graph::{Graph, View},
 };
 use crate::tensor::ElementType;
@@ -27,6 +28,8 @@ pub(super) struct InputBuffer {
     /// Dropped before the memory that it looks at.
     tensor: Option<Tensor>,
     memory: Memory,
+    /// For a session on a GPU, which copies from there.
+    pinned: bool,
 }
 
 struct Tensor {
@@ -40,8 +43,8 @@ impl InputBuffer {
     ///
     /// # Errors
     /// Where there is no memory.
-    pub fn new() -> ort::Result<Self> {
-        Ok(Self { tensor: None, memory: Memory::new(PAGE)? })
+    pub fn new(pinned: bool) -> ort::Result<Self> {
+        Ok(Self { tensor: None, memory: Memory::new(PAGE, pinned)?, pinned })
     }
 
     /// Copies the parts into the buffer, behind one another.
@@ -50,9 +53,9 @@ impl InputBuffer {
     /// Where the parts are not as many bytes as the shape asks for, or there is no memory.
     pub fn fill(&mut self, graph: &Graph, input: &Stacked<'_>) -> ort::Result<()> {
         let length = byte_length(input)?;
-        if length > self.memory.capacity {
+        if length > self.memory.capacity() {
             self.tensor = None;
-            self.memory = Memory::new(length)?;
+            self.memory = Memory::new(length, self.pinned)?;
         }
         self.memory.write(&input.parts);
         let same = |tensor: &Tensor| tensor.element == input.element && tensor.shape == input.shape;
@@ -69,22 +72,20 @@ impl InputBuffer {
 
     /// Whether something lies in this buffer, which the next run overwrites.
     pub fn holds(&self, bytes: &[u8]) -> bool {
-        let start = self.memory.start.as_ptr().cast_const();
-        (start..start.wrapping_add(self.memory.capacity)).contains(&bytes.as_ptr())
+        let start = self.memory.start().as_ptr().cast_const();
+        (start..start.wrapping_add(self.memory.capacity())).contains(&bytes.as_ptr())
     }
 
     fn tensor_over(&self, graph: &Graph, input: &Stacked<'_>, length: usize) -> ort::Result<Tensor> {
-        let sizes: Vec<i64> =
-            input.shape.iter().map(|size| i64::try_from(*size)).collect::<Result<_, _>>().map_err(ort::Error::wrap)?;
         // SAFETY: the memory has room for `length` bytes, which were written just now and are as many as type and shape
         // ask for; the tensor is dropped before the memory is, and replaced where they change.
-        let view = unsafe { graph.view(input.element, &sizes, self.memory.start, length) }?;
+        let view = unsafe { graph.view(input.element, &input.shape, self.memory.start(), length) }?;
         Ok(Tensor { view, element: input.element, shape: input.shape.clone() })
     }
 }
 
 /// Bytes of an input, by its shape and by its parts.
-fn byte_length(input: &Stacked<'_>) -> ort::Result<usize> {
+pub(super) fn byte_length(input: &Stacked<'_>) -> ort::Result<usize> {
     let sizes = input.shape.iter().copied();
     let wanted = sizes.chain([input.element.size_bytes()]).try_fold(1_usize, usize::checked_mul);
     let got = input.parts.iter().map(|part| part.len()).sum::<usize>();
@@ -95,42 +96,70 @@ fn byte_length(input: &Stacked<'_>) -> ort::Result<usize> {
     }
 }
 
-/// Aligned memory, not set to anything.
-struct Memory {
-    start: NonNull<u8>,
-    capacity: usize,
+/// Memory that is not set to anything.
+enum Memory {
+    Main(Aligned),
+    Pinned(PinnedMemory),
 }
 
-// SAFETY: plain memory with one owner.
-unsafe impl Send for Memory {}
-
 impl Memory {
-    fn new(length: usize) -> ort::Result<Self> {
+    fn new(length: usize, pinned: bool) -> ort::Result<Self> {
         let refused = || ort::Error::new(format!("no memory for a batch of {length} bytes"));
         let capacity = length.max(PAGE).checked_next_multiple_of(PAGE).ok_or_else(refused)?;
-        let layout = Layout::from_size_align(capacity, ALIGNMENT).map_err(|_| refused())?;
-        // SAFETY: the layout is not empty.
-        let start = unsafe { alloc(layout) };
-        Ok(Self { start: NonNull::new(start).ok_or_else(refused)?, capacity })
+        if pinned {
+            return Ok(Self::Pinned(PinnedMemory::new(capacity)?));
+        }
+        Ok(Self::Main(Aligned::new(capacity).ok_or_else(refused)?))
+    }
+
+    fn start(&self) -> NonNull<u8> {
+        match self {
+            Self::Main(memory) => memory.start,
+            Self::Pinned(memory) => memory.start(),
+        }
+    }
+
+    fn capacity(&self) -> usize {
+        match self {
+            Self::Main(memory) => memory.layout.size(),
+            Self::Pinned(memory) => memory.capacity(),
+        }
     }
 
     /// Writes the parts behind one another; together they must fit.
     fn write(&mut self, parts: &[&[u8]]) {
         let mut at = 0;
         for part in parts {
-            assert!(at + part.len() <= self.capacity, "the parts of an input were measured before");
+            assert!(at + part.len() <= self.capacity(), "the parts of an input were measured before");
             // SAFETY: in bounds, as just asserted; the parts are borrowed from elsewhere, for the memory is ours alone.
-            unsafe { self.start.add(at).copy_from_nonoverlapping(NonNull::from(*part).cast(), part.len()) };
+            unsafe { self.start().add(at).copy_from_nonoverlapping(NonNull::from(*part).cast(), part.len()) };
             at += part.len();
         }
     }
 }
 
-impl Drop for Memory {
+/// Aligned main memory.
+struct Aligned {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: plain memory with one owner.
+unsafe impl Send for Aligned {}
+
+impl Aligned {
+    /// So many bytes, at least one.
+    fn new(capacity: usize) -> Option<Self> {
+        let layout = Layout::from_size_align(capacity, ALIGNMENT).ok().filter(|layout| layout.size() > 0)?;
+        // SAFETY: the layout is not empty.
+        let start = unsafe { alloc(layout) };
+        NonNull::new(start).map(|start| Self { start, layout })
+    }
+}
+
+impl Drop for Aligned {
     fn drop(&mut self) {
-        if let Ok(layout) = Layout::from_size_align(self.capacity, ALIGNMENT) {
-            // SAFETY: allocated with this layout, and freed once.
-            unsafe { dealloc(self.start.as_ptr(), layout) };
-        }
+        // SAFETY: allocated with this layout, and freed once.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) };
     }
 }

@@ -17,12 +17,14 @@ use ort::{
     AsPointer as _,
     memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType},
     session::RunOptions,
-    sys::{ONNXTensorElementDataType, OrtStatusPtr, OrtValue},
+    sys::{ONNXTensorElementDataType, OrtMemoryInfo, OrtStatusPtr, OrtValue},
     value::TensorElementType,
 };
 
 use super::{
     SessionError,
+    bound::Binding,
+    cudart::Stream,
     signature::{Port, Signature, element_of, runtime_element},
 };
 use crate::{observe::Memory, tensor::ElementType};
@@ -41,6 +43,50 @@ pub(super) struct Graph {
     pub signature: Signature,
     /// The provider really in use.
     pub provider: ExecutionProvider,
+    /// What a session on a GPU has besides.
+    pub device: Option<Device>,
+}
+
+/// What a session on a GPU has.
+pub(super) struct Device {
+    /// Where its runs take place; made before the session, and gone after it.
+    pub stream: Arc<Stream>,
+    memory: MemoryInfo<'static>,
+    /// Whether its runs may be captured.
+    pub captures: bool,
+    /// Whether all its inputs are read, and all its outputs written, in memory of the GPU.
+    pub binds: bool,
+}
+
+impl Device {
+    /// Of a session whose runs take place in that stream, and may be captured or not.
+    ///
+    /// # Errors
+    /// What ONNX Runtime said.
+    pub fn new(session: &ort::session::Session, stream: Arc<Stream>, captures: bool) -> ort::Result<Self> {
+        let memory = MemoryInfo::new(AllocationDevice::CUDA, 0, AllocatorType::Device, MemoryType::Default)?;
+        Ok(Self { stream, memory, captures, binds: keeps_to_the_gpu(session)? })
+    }
+}
+
+/// Whether everything that goes into the graph and comes out of it is wanted in the GPU's memory. A graph may read a shape,
+/// for example, in main memory.
+fn keeps_to_the_gpu(session: &ort::session::Session) -> ort::Result<bool> {
+    let mut inputs = vec![ptr::null(); session.inputs().len()];
+    let mut outputs = vec![ptr::null(); session.outputs().len()];
+    // SAFETY: the session lives, and owns what the pointers are set to; there are as many as it has inputs and outputs.
+    unsafe {
+        checked((ort::api().SessionGetMemoryInfoForInputs)(session.ptr(), inputs.as_mut_ptr(), inputs.len()))?;
+        checked((ort::api().SessionGetMemoryInfoForOutputs)(session.ptr(), outputs.as_mut_ptr(), outputs.len()))?;
+    }
+    let is_on_gpu = |place: &*const OrtMemoryInfo| {
+        let mut name = ptr::null();
+        // SAFETY: `place` is one of the session's.
+        let found = checked(unsafe { (ort::api().MemoryInfoGetName)(*place, &raw mut name) });
+        // SAFETY: a name that ends in a null, of the session's.
+        found.is_ok() && unsafe { CStr::from_ptr(name) } == c"Cuda"
+    };
+    Ok(inputs.iter().chain(&outputs).all(|place| !place.is_null() && is_on_gpu(place)))
 }
 
 /// Names as the C interface takes them.
@@ -68,11 +114,15 @@ impl Graph {
     ///
     /// # Errors
     /// [`SessionError::UnsupportedType`] where an input or output is no tensor of numbers.
-    pub fn new(session: ort::session::Session, provider: ExecutionProvider) -> Result<Self, SessionError> {
+    pub fn new(
+        session: ort::session::Session,
+        provider: ExecutionProvider,
+        device: Option<Device>,
+    ) -> Result<Self, SessionError> {
         let signature = Signature::of(&session)?;
         let names = |ports: &[Port]| Names::new(ports).map_err(SessionError::Run);
         let (inputs, outputs) = (names(&signature.inputs)?, names(&signature.outputs)?);
-        Ok(Self { session, inputs, outputs, memory: MemoryInfo::default(), signature, provider })
+        Ok(Self { session, inputs, outputs, memory: MemoryInfo::default(), signature, provider, device })
     }
 
     /// Runs the graph on `inputs`, one for each input in order, and gives back a value for each output in order.
@@ -107,6 +157,30 @@ impl Graph {
         let outputs: Vec<Option<Output>> = results.into_iter().map(owned).collect();
         checked(status)?;
         outputs.into_iter().collect::<Option<_>>().ok_or_else(|| ort::Error::new("the model left out an output"))
+    }
+
+    /// Runs the graph on what is bound.
+    ///
+    /// # Errors
+    /// What ONNX Runtime said.
+    pub fn run_bound(&self, options: &RunOptions, binding: &Binding) -> ort::Result<()> {
+        // SAFETY: session, options and binding live through the call, and only one thread at a time has this binding.
+        checked(unsafe { (ort::api().RunWithBinding)(self.session.ptr().cast_mut(), options.ptr(), binding.as_ptr()) })
+    }
+
+    /// The session, for calls of the C interface.
+    pub fn session(&self) -> &ort::session::Session {
+        &self.session
+    }
+
+    /// The inputs' names, in order, as the C interface takes them.
+    pub fn input_names(&self) -> &[*const c_char] {
+        &self.inputs.pointers
+    }
+
+    /// The outputs' names, in order.
+    pub fn output_names(&self) -> &[*const c_char] {
+        &self.outputs.pointers
     }
 
     /// What the arena holds that runs of the graph take their memory from; `None` where there is no such arena, or it does not
@@ -144,24 +218,31 @@ impl Graph {
     pub unsafe fn view(
         &self,
         element: ElementType,
-        shape: &[i64],
+        shape: &[usize],
         start: NonNull<u8>,
         length: usize,
     ) -> ort::Result<View> {
-        let mut value = ptr::null_mut();
-        // SAFETY: the description of main memory lives as long as `self`; the rest is the caller's promise.
-        checked(unsafe {
-            (ort::api().CreateTensorWithDataAsOrtValue)(
-                self.memory.ptr(),
-                start.as_ptr().cast::<c_void>(),
-                length,
-                shape.as_ptr(),
-                shape.len(),
-                runtime_element(element).into(),
-                &raw mut value,
-            )
-        })?;
-        NonNull::new(value).map(|value| View { value }).ok_or_else(|| ort::Error::new("no tensor was made"))
+        // SAFETY: the caller's promise.
+        unsafe { View::new(&self.memory, element, shape, start, length) }
+    }
+
+    /// The same over memory of the GPU that the session runs on.
+    ///
+    /// # Safety
+    /// As [`Graph::view`].
+    ///
+    /// # Errors
+    /// What ONNX Runtime said, and where the session runs on none.
+    pub unsafe fn view_on_device(
+        &self,
+        element: ElementType,
+        shape: &[usize],
+        start: NonNull<u8>,
+        length: usize,
+    ) -> ort::Result<View> {
+        let device = self.device.as_ref().ok_or_else(|| ort::Error::new("the session runs on no GPU"))?;
+        // SAFETY: the caller's promise.
+        unsafe { View::new(&device.memory, element, shape, start, length) }
     }
 }
 
@@ -196,9 +277,43 @@ pub(super) struct View {
 // SAFETY: the value is plain memory on the heap; whoever holds the view holds all of it.
 unsafe impl Send for View {}
 
+impl View {
+    /// # Safety
+    /// As [`Graph::view`], in memory of the kind that is named.
+    unsafe fn new(
+        memory: &MemoryInfo<'_>,
+        element: ElementType,
+        shape: &[usize],
+        start: NonNull<u8>,
+        length: usize,
+    ) -> ort::Result<Self> {
+        let sizes: Vec<i64> =
+            shape.iter().map(|size| i64::try_from(*size)).collect::<Result<_, _>>().map_err(ort::Error::wrap)?;
+        let mut value = ptr::null_mut();
+        // SAFETY: the description of the memory is read during the call; the rest is the caller's promise.
+        checked(unsafe {
+            (ort::api().CreateTensorWithDataAsOrtValue)(
+                memory.ptr(),
+                start.as_ptr().cast::<c_void>(),
+                length,
+                sizes.as_ptr(),
+                sizes.len(),
+                runtime_element(element).into(),
+                &raw mut value,
+            )
+        })?;
+        NonNull::new(value).map(|value| Self { value }).ok_or_else(|| ort::Error::new("no tensor was made"))
+    }
+
+    /// The value, which lives as long as the view.
+    pub fn as_ptr(&self) -> *const OrtValue {
+        self.value.as_ptr()
+    }
+}
+
 impl Drop for View {
     fn drop(&mut self) {
-        // SAFETY: made by `Graph::view`, and released once.
+        // SAFETY: made once, released once.
         unsafe { (ort::api().ReleaseValue)(self.value.as_ptr()) };
     }
 }
@@ -285,7 +400,7 @@ impl AsRef<[u8]> for OutputBytes {
 }
 
 /// What a call answered.
-fn checked(status: OrtStatusPtr) -> ort::Result<()> {
+pub(super) fn checked(status: OrtStatusPtr) -> ort::Result<()> {
     // SAFETY: the status comes from a call just made, and is looked at once.
     unsafe { ort::Error::result_from_status(status) }
 }

@@ -1,23 +1,30 @@
 //! ONNX Runtime: the library, and sessions over a model file. Nothing outside of this folder names it.
 //!
 //! `library` is loaded once; `open` makes sessions; `graph` is the C interface of a run; `buffer` is where batches are laid
-//! out; `signature` says what goes in and comes out.
+//! out; `bound` is a run on a GPU with everything in its place, over `cudart`; `signature` says what goes in and comes out.
 
+mod bound;
 mod buffer;
+mod cudart;
 mod graph;
 mod library;
 mod open;
 mod signature;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use bytes::Bytes;
 use crds::serving::ExecutionProvider;
 use ort::session::RunOptions;
 
 use self::{
+    bound::Layout,
     buffer::InputBuffer,
     graph::{Graph, Output, OutputBytes, View},
+    open::Settling,
 };
 pub use self::{
     library::Runtime,
@@ -75,22 +82,39 @@ pub enum SessionError {
 
 /// Ends a run from another thread.
 #[derive(Clone)]
-pub struct RunCanceller(Arc<RunOptions>);
+pub struct RunCanceller(Arc<Mutex<Arc<RunOptions>>>);
 
 impl RunCanceller {
+    fn new(options: &Arc<RunOptions>) -> Self {
+        Self(Arc::new(Mutex::new(Arc::clone(options))))
+    }
+
     /// Asks the current run to end; it does so between two operators.
     pub fn cancel(&self) {
-        if let Err(error) = self.0.terminate() {
+        if let Err(error) = self.0.lock().unwrap_or_else(PoisonError::into_inner).terminate() {
             tracing::error!(%error, "cannot terminate a run");
         }
+    }
+
+    /// A run with these options begins.
+    fn begin(&self, options: &Arc<RunOptions>) -> ort::Result<()> {
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&current, options) {
+            *current = Arc::clone(options);
+        }
+        current.unterminate()
     }
 }
 
 /// A place to run a model, on one thread at a time. Sessions of one model may share its graph; see [`SessionFactory`].
 pub struct Session {
+    /// What is bound to the graph, and so goes before it.
+    layouts: Vec<Layout>,
     graph: Arc<Graph>,
     options: Arc<RunOptions>,
+    canceller: RunCanceller,
     buffers: Vec<InputBuffer>,
+    settling: Settling,
 }
 
 /// One input of a run: what is laid behind one another along the first dimension.
@@ -104,12 +128,22 @@ pub struct Stacked<'a> {
 }
 
 impl Session {
-    fn over(graph: Arc<Graph>) -> Result<Self, SessionError> {
-        let buffers = graph.signature.inputs.iter().map(|_| InputBuffer::new()).collect::<ort::Result<_>>();
+    fn over(graph: Arc<Graph>, settling: Settling) -> Result<Self, SessionError> {
+        let pinned = graph.device.is_some();
+        let buffers = graph.signature.inputs.iter().map(|_| InputBuffer::new(pinned)).collect::<ort::Result<_>>();
+        let mut options = RunOptions::new().map_err(SessionError::Run)?;
+        if graph.device.as_ref().is_some_and(|device| device.captures) {
+            // Only runs that were settled are captured.
+            options.set(bound::GRAPH_ID, "-1").map_err(SessionError::Run)?;
+        }
+        let options = Arc::new(options);
         Ok(Self {
-            options: Arc::new(RunOptions::new().map_err(SessionError::Run)?),
+            layouts: Vec::new(),
+            canceller: RunCanceller::new(&options),
+            options,
             buffers: buffers.map_err(SessionError::Run)?,
             graph,
+            settling,
         })
     }
 
@@ -140,7 +174,34 @@ impl Session {
     /// A handle that ends this session's runs from another thread.
     #[must_use]
     pub fn canceller(&self) -> RunCanceller {
-        RunCanceller(Arc::clone(&self.options))
+        self.canceller.clone()
+    }
+
+    /// Prepares for inputs of these shapes, which will come again and again: on a GPU, runs like this one are bound and
+    /// captured. To be called on the thread that will run them. Does nothing where there is nothing to prepare.
+    ///
+    /// # Errors
+    /// [`SessionError::Run`] where that fails. The session is of no more use then; the next one that is opened asks for
+    /// less.
+    pub fn settle(&mut self, inputs: &[Stacked<'_>]) -> Result<(), SessionError> {
+        let Some(device) = self.graph.device.as_ref().filter(|device| device.binds) else { return Ok(()) };
+        if self.settling.is_over() || self.layouts.iter().any(|layout| layout.fits(inputs)) {
+            return Ok(());
+        }
+        let captures = device.captures;
+        let outputs = self.run(inputs)?;
+        let number = self.layouts.len() + 1;
+        let settled = Layout::new(&self.graph, inputs, &outputs, captures.then_some(number)).and_then(|layout| {
+            self.layouts.push(layout);
+            let filled = self.fill(inputs)?;
+            // The first run captures; the second is what all later ones are.
+            self.run_filled(filled).and_then(|_| self.run_filled(filled))
+        });
+        let agreed = settled.and_then(|again| {
+            let same = outputs.iter().zip(&again).all(|(one, other)| agree(one, other));
+            if same { Ok(()) } else { Err(ort::Error::new("a bound run gave other outputs than one that is not")) }
+        });
+        agreed.inspect_err(|_| self.settling.ask_for_less(captures)).map_err(SessionError::Run)
     }
 
     /// Runs the model. The parts of each input are copied once, into memory that the session keeps and ONNX Runtime
@@ -149,9 +210,8 @@ impl Session {
     /// # Errors
     /// [`SessionError::Run`] with what ONNX Runtime said, also after [`RunCanceller::cancel`].
     pub fn run(&mut self, inputs: &[Stacked<'_>]) -> Result<Vec<Tensor>, SessionError> {
-        let outputs = self.fill(inputs).and_then(|()| self.run_filled());
-        let tensors = outputs.and_then(|outputs| outputs.into_iter().map(|output| self.tensor(output)).collect());
-        tensors.map_err(SessionError::Run)
+        let filled = self.fill(inputs);
+        filled.and_then(|filled| self.run_filled(filled)).map_err(SessionError::Run)
     }
 
     /// Lays inputs out for runs that all have the same: the bare loop that a server is measured against.
@@ -159,19 +219,33 @@ impl Session {
     /// # Errors
     /// As [`Session::run`].
     pub fn repeat(&mut self, inputs: &[Stacked<'_>]) -> Result<Repeat<'_>, SessionError> {
-        self.fill(inputs).map_err(SessionError::Run)?;
-        Ok(Repeat(self))
+        let filled = self.fill(inputs).map_err(SessionError::Run)?;
+        Ok(Repeat { session: self, filled })
     }
 
-    fn fill(&mut self, inputs: &[Stacked<'_>]) -> ort::Result<()> {
+    fn fill(&mut self, inputs: &[Stacked<'_>]) -> ort::Result<Filled> {
         if inputs.len() != self.buffers.len() {
             return Err(ort::Error::new(format!("expected {} inputs, got {}", self.buffers.len(), inputs.len())));
         }
-        self.buffers.iter_mut().zip(inputs).try_for_each(|(buffer, input)| buffer.fill(&self.graph, input))
+        if let Some(at) = self.layouts.iter().position(|layout| layout.fits(inputs)) {
+            self.layouts[at].fill(inputs)?;
+            return Ok(Filled::Layout(at));
+        }
+        self.buffers.iter_mut().zip(inputs).try_for_each(|(buffer, input)| buffer.fill(&self.graph, input))?;
+        Ok(Filled::Buffers)
     }
 
-    fn run_filled(&self) -> ort::Result<Vec<Output>> {
-        self.options.unterminate()?;
+    fn run_filled(&self, filled: Filled) -> ort::Result<Vec<Tensor>> {
+        if let (Filled::Layout(at), Some(device)) = (filled, &self.graph.device) {
+            let layout = &self.layouts[at];
+            self.canceller.begin(&layout.options)?;
+            return layout.run(&self.graph, &device.stream);
+        }
+        self.run_buffers()?.into_iter().map(|output| self.tensor(output)).collect()
+    }
+
+    fn run_buffers(&self) -> ort::Result<Vec<Output>> {
+        self.canceller.begin(&self.options)?;
         let views: Vec<&View> = self.buffers.iter().filter_map(InputBuffer::view).collect();
         self.graph.run(&self.options, &views)
     }
@@ -186,8 +260,28 @@ impl Session {
     }
 }
 
+/// Where the inputs of the next run lie.
+#[derive(Debug, Clone, Copy)]
+enum Filled {
+    Buffers,
+    Layout(usize),
+}
+
+/// Whether two runs on the same inputs gave the same, as far as a GPU that adds in another order lets them.
+fn agree(one: &Tensor, other: &Tensor) -> bool {
+    const TOLERANCE: f32 = 0.01;
+    let near = |(one, other): (&f32, &f32)| {
+        one == other || (one.is_nan() && other.is_nan()) || (one - other).abs() <= TOLERANCE * one.abs().max(1.0)
+    };
+    let (numbers, others) = (one.to_f32(), other.to_f32());
+    one.shape() == other.shape() && numbers.len() == others.len() && numbers.iter().zip(&others).all(near)
+}
+
 /// Runs over inputs that stay as they are.
-pub struct Repeat<'a>(&'a mut Session);
+pub struct Repeat<'a> {
+    session: &'a mut Session,
+    filled: Filled,
+}
 
 impl Repeat<'_> {
     /// Runs once and drops the outputs.
@@ -195,6 +289,10 @@ impl Repeat<'_> {
     /// # Errors
     /// As [`Session::run`].
     pub fn run(&mut self) -> Result<(), SessionError> {
-        self.0.run_filled().map(drop).map_err(SessionError::Run)
+        let outputs = match self.filled {
+            Filled::Buffers => self.session.run_buffers().map(drop),
+            filled @ Filled::Layout(_) => self.session.run_filled(filled).map(drop),
+        };
+        outputs.map_err(SessionError::Run)
     }
 }

@@ -2,17 +2,22 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU8, Ordering},
+    },
 };
 
-use crds::serving::ExecutionProvider;
+use crds::serving::{CudaOptions, ExecutionProvider};
 use ort::{ep, session::builder::SessionBuilder};
 
 use super::{
     Session, SessionError,
-    graph::{Graph, assigned_providers},
+    cudart::Stream,
+    graph::{Device, Graph, assigned_providers},
     library::Runtime,
 };
+use crate::termination::error_chain;
 
 /// Name of the CUDA provider inside ONNX Runtime.
 const CUDA: &str = "CUDAExecutionProvider";
@@ -29,6 +34,8 @@ pub struct SessionSettings {
     pub spinning: bool,
     /// Providers, best first; empty means the CPU.
     pub providers: Vec<ExecutionProvider>,
+    /// How the GPU is used, where one is.
+    pub cuda: CudaOptions,
 }
 
 impl SessionSettings {
@@ -38,6 +45,34 @@ impl SessionSettings {
     /// other's work (two of Lite0 with two threads each, on two busy cores: 70 samples/s from one pool, 115 from two).
     fn may_share(&self, provider: ExecutionProvider) -> bool {
         provider == ExecutionProvider::Cpu && self.threads <= 1
+    }
+}
+
+/// How much [`Session::settle`] asks for, on behalf of all sessions of a model. What fails once is not asked for again.
+#[derive(Clone)]
+pub(super) struct Settling(Arc<AtomicU8>);
+
+const NOTHING: u8 = 0;
+const BOUND: u8 = 1;
+const CAPTURED: u8 = 2;
+
+impl Settling {
+    fn new(cuda: &CudaOptions) -> Self {
+        Self(Arc::new(AtomicU8::new(if cuda.graphs == Some(true) { CAPTURED } else { NOTHING })))
+    }
+
+    fn captures(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == CAPTURED
+    }
+
+    /// Whether sessions stay as they are opened.
+    pub fn is_over(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == NOTHING
+    }
+
+    /// After a failure of a session that captured runs, or only bound them.
+    pub fn ask_for_less(&self, captured: bool) {
+        self.0.fetch_min(if captured { BOUND } else { NOTHING }, Ordering::Relaxed);
     }
 }
 
@@ -63,6 +98,7 @@ pub struct SessionFactory {
     runtime: Runtime,
     path: PathBuf,
     settings: SessionSettings,
+    settling: Settling,
     shared: Arc<Mutex<Weak<Graph>>>,
 }
 
@@ -70,7 +106,8 @@ impl SessionFactory {
     /// A factory over a model file.
     #[must_use]
     pub fn new(runtime: &Runtime, path: &Path, settings: SessionSettings) -> Self {
-        Self { runtime: runtime.clone(), path: path.to_owned(), settings, shared: Arc::default() }
+        let settling = Settling::new(&settings.cuda);
+        Self { runtime: runtime.clone(), path: path.to_owned(), settings, settling, shared: Arc::default() }
     }
 
     /// Opens a session; from any thread. It shares its graph with the others of this factory where it can.
@@ -82,13 +119,13 @@ impl SessionFactory {
         // Held while loading: of two that come at once, the second finds what the first has loaded.
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(graph) = shared.upgrade() {
-            return Session::over(graph);
+            return Session::over(graph, self.settling.clone());
         }
         let graph = Arc::new(self.load()?);
         if self.settings.may_share(graph.provider) {
             *shared = Arc::downgrade(&graph);
         }
-        Session::over(graph)
+        Session::over(graph, self.settling.clone())
     }
 
     /// Shares nothing any more with the sessions opened so far: the next one loads the model again. For when a run hangs
@@ -98,19 +135,18 @@ impl SessionFactory {
     }
 
     fn load(&self) -> Result<Graph, SessionError> {
-        let (session, provider) = self.load_with_best_provider()?;
-        let graph = Graph::new(session, provider)?;
+        let graph = self.load_with_best_provider()?;
         return_free_memory();
         Ok(graph)
     }
 
-    fn load_with_best_provider(&self) -> Result<(ort::session::Session, ExecutionProvider), SessionError> {
+    fn load_with_best_provider(&self) -> Result<Graph, SessionError> {
         let providers = &self.settings.providers;
         for (index, provider) in providers.iter().enumerate() {
             match provider {
                 ExecutionProvider::Cpu => break,
                 ExecutionProvider::Cuda => match self.load_on_cuda()? {
-                    Ok(session) => return Ok((session, ExecutionProvider::Cuda)),
+                    Ok(graph) => return Ok(graph),
                     Err(reason) if providers[index..].contains(&ExecutionProvider::Cpu) => {
                         tracing::warn!(wanted = "cuda", used = "cpu", reason, "falling back to another provider");
                     }
@@ -118,21 +154,40 @@ impl SessionFactory {
                 },
             }
         }
-        Ok((self.commit(self.builder())?, ExecutionProvider::Cpu))
+        Graph::new(self.commit(self.builder())?, ExecutionProvider::Cpu, None)
     }
 
     /// The inner error says why CUDA is not to be had, the outer one why the file is no model.
-    fn load_on_cuda(&self) -> Result<Result<ort::session::Session, String>, SessionError> {
-        let builder = match self.builder().and_then(with_cuda) {
-            Ok(builder) => builder,
+    fn load_on_cuda(&self) -> Result<Result<Graph, String>, SessionError> {
+        let stream = match Stream::new() {
+            Ok(stream) => stream,
             Err(error) => return Ok(Err(error.message().to_owned())),
         };
-        let session = self.commit(Ok(builder))?;
+        let mut captures = self.settling.captures();
+        let session = loop {
+            let builder = match self.builder().and_then(|builder| self.with_cuda(builder, &stream, captures)) {
+                Ok(builder) => builder,
+                Err(error) => return Ok(Err(error.message().to_owned())),
+            };
+            match self.commit(Ok(builder)) {
+                // It refuses graphs with control flow, and such of which some operators run elsewhere.
+                Err(error) if captures => {
+                    captures = false;
+                    self.settling.ask_for_less(true);
+                    tracing::info!(reason = error_chain(&error), "runs are not captured as CUDA graphs");
+                }
+                committed => break committed?,
+            }
+        };
         // Registered is not used: a provider that finds no node it can run leaves all of them to the CPU, silently.
         let used = assigned_providers(&session).map_err(SessionError::Run)?;
         let on_cuda = used.iter().filter(|provider| *provider == CUDA).count();
-        tracing::info!(on_cuda, elsewhere = used.len() - on_cuda, "graph is assigned");
-        if on_cuda == 0 { Ok(Err("it runs none of the model's operators".to_owned())) } else { Ok(Ok(session)) }
+        if on_cuda == 0 {
+            return Ok(Err("it runs none of the model's operators".to_owned()));
+        }
+        let device = Device::new(&session, stream, captures).map_err(SessionError::Run)?;
+        tracing::info!(on_cuda, elsewhere = used.len() - on_cuda, captures, binds = device.binds, "graph is assigned");
+        Ok(Ok(Graph::new(session, ExecutionProvider::Cuda, Some(device))?))
     }
 
     fn builder(&self) -> ort::Result<SessionBuilder> {
@@ -146,24 +201,31 @@ impl SessionFactory {
             .map_err(plain)
     }
 
+    fn with_cuda(&self, builder: SessionBuilder, stream: &Stream, captures: bool) -> ort::Result<SessionBuilder> {
+        let mut cuda = ep::CUDA::default()
+            // The search through all algorithms takes seconds for each new shape.
+            .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
+            // Doubling wastes up to half of a memory that models share.
+            .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested)
+            .with_cuda_graph(captures);
+        if let Some(bytes) = self.settings.cuda.memory_limit_bytes {
+            cuda = cuda.with_memory_limit(usize::try_from(bytes).unwrap_or(usize::MAX));
+        }
+        #[expect(unsafe_code, reason = "a promise about the stream's life")]
+        // SAFETY: the graph keeps the stream for longer than the session.
+        let cuda = unsafe { cuda.with_compute_stream(stream.as_ptr()) };
+        builder
+            // ONNX Runtime falls back silently; an error is what tells.
+            .with_execution_providers([cuda.build().error_on_failure()])
+            .map_err(plain)?
+            .with_config_entry(REMEMBER_PROVIDERS, "1")
+            .map_err(plain)
+    }
+
     fn commit(&self, builder: ort::Result<SessionBuilder>) -> Result<ort::session::Session, SessionError> {
         let committed = builder.and_then(|mut builder| builder.commit_from_file(&self.path));
         committed.map_err(|source| SessionError::Load { path: self.path.clone(), source })
     }
-}
-
-fn with_cuda(builder: SessionBuilder) -> ort::Result<SessionBuilder> {
-    let cuda = ep::CUDA::default()
-        // The search through all algorithms takes seconds for each new shape.
-        .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
-        // Doubling wastes up to half of a memory that models share.
-        .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested);
-    builder
-        // ONNX Runtime falls back silently; an error is what tells.
-        .with_execution_providers([cuda.build().error_on_failure()])
-        .map_err(plain)?
-        .with_config_entry(REMEMBER_PROVIDERS, "1")
-        .map_err(plain)
 }
 
 /// Drops the builder that an error carries.
@@ -197,8 +259,21 @@ mod tests {
         assert!(!share(1, ExecutionProvider::Cuda));
     }
 
+    #[test]
+    fn what_fails_once_is_not_asked_for_again() {
+        assert!(Settling::new(&CudaOptions::default()).is_over(), "it has to be asked for");
+        let settling = Settling::new(&CudaOptions { graphs: Some(true), ..CudaOptions::default() });
+        assert!(settling.captures());
+        settling.clone().ask_for_less(true);
+        assert!(!settling.captures() && !settling.is_over(), "bound, and not captured");
+        settling.ask_for_less(false);
+        assert!(settling.is_over());
+        settling.ask_for_less(true);
+        assert!(settling.is_over(), "never more than before");
+    }
+
     fn settings(threads: usize) -> SessionSettings {
-        SessionSettings { threads, spinning: false, providers: Vec::new() }
+        SessionSettings { threads, spinning: false, providers: Vec::new(), cuda: CudaOptions::default() }
     }
 
     #[test]

@@ -17,26 +17,38 @@ pub(super) struct Way {
 #[derive(Clone, Copy)]
 pub(super) struct Run {
     pub(super) time: Duration,
+    /// Rows of it that are nobody's.
+    pub(super) padding: usize,
     /// Its span, where any of its jobs is traced.
     pub(super) batch: Option<Span>,
 }
 
-/// Lays the jobs' rows behind one another, input by input.
+/// Lays the jobs' rows behind one another, input by input, and `padding` copies of the last one behind them: values that the
+/// model can take, and that change no scale which it may find out for a whole batch.
 ///
 /// # Shapes
-/// Jobs of `[n1, …rest]` and `[n2, …rest]` become `[n1 + n2, …rest]`; a lone job keeps its shape.
-pub(super) fn stack<'a>(jobs: &[&'a [Tensor]]) -> Vec<Stacked<'a>> {
-    let Some(first) = jobs.first() else { return Vec::new() };
+/// Jobs of `[n1, …rest]` and `[n2, …rest]` become `[n1 + n2 + padding, …rest]`; a lone job that is not padded keeps its shape.
+pub(super) fn stack<'a>(jobs: &[&'a [Tensor]], padding: usize) -> Vec<Stacked<'a>> {
+    let (Some(first), Some(last)) = (jobs.first(), jobs.last()) else { return Vec::new() };
     let one = |input: usize| {
         let head = &first[input];
         let mut shape = head.shape().to_vec();
         if let Some(rows) = shape.first_mut() {
-            *rows = jobs.iter().map(|job| job[input].shape().first().copied().unwrap_or(1)).sum();
+            *rows = jobs.iter().map(|job| job[input].shape().first().copied().unwrap_or(1)).sum::<usize>() + padding;
         }
-        let pieces = jobs.iter().flat_map(|job| job[input].data().pieces());
-        Stacked { element: head.element(), shape, parts: pieces.map(|piece| &piece[..]).collect() }
+        let pieces = jobs.iter().flat_map(|job| job[input].data().pieces()).map(|piece| &piece[..]);
+        let parts = pieces.chain(std::iter::repeat_n(last_row(&last[input]), padding)).collect();
+        Stacked { element: head.element(), shape, parts }
     };
     (0..first.len()).map(one).collect()
+}
+
+/// The bytes of a tensor's last row. Pieces are whole rows.
+fn last_row(tensor: &Tensor) -> &[u8] {
+    let rows = tensor.shape().first().copied().unwrap_or(1).max(1);
+    let length = tensor.data().len() / rows;
+    let piece = tensor.data().pieces().last().map(|piece| &piece[..]).unwrap_or_default();
+    piece.get(piece.len().saturating_sub(length)..).unwrap_or_default()
 }
 
 /// Whether outputs can be given back row by row to jobs that shared a run.
@@ -56,14 +68,14 @@ pub(super) fn check_rows(outputs: Vec<Tensor>, samples: usize) -> Result<Vec<Ten
 /// An answer, and who waits for it.
 pub(super) type Addressed = (Reply, Answer);
 
-/// Gives each job its own rows; where there is but one job, everything is its own.
+/// Gives each job its own rows; where there is but one job and no padding, everything is its own.
 pub(super) fn address(
     replies: Vec<Reply>,
     ways: &[Way],
     run: Run,
     result: &Result<Vec<Tensor>, JobError>,
 ) -> Vec<Addressed> {
-    let alone = replies.len() == 1;
+    let alone = replies.len() == 1 && run.padding == 0;
     let batch_samples = ways.iter().map(|way| way.samples).sum();
     let mut row = 0;
     let addressed = |(reply, way): (Reply, &Way)| {

@@ -14,6 +14,7 @@ use std::{
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     time::{Duration, Instant},
 };
@@ -65,6 +66,15 @@ pub trait Runner: Send {
     /// # Errors
     /// What ONNX Runtime said.
     fn trial(&mut self) -> Result<(), SessionError>;
+
+    /// Prepares for the runs that are to come, on the thread that will make them. What fails here is not tried again by
+    /// one that is opened afterwards.
+    ///
+    /// # Errors
+    /// What ONNX Runtime said; another has to be opened in its place.
+    fn settle(&mut self) -> Result<(), SessionError> {
+        Ok(())
+    }
 
     /// What ends its current run from another thread.
     fn canceller(&self) -> Canceller;
@@ -167,9 +177,21 @@ enum Ended {
     Panicked,
 }
 
-/// The life of an instance's thread. Ends with the server, or with the instance.
-pub(super) fn work(shared: &Shared, index: usize, mut runner: Box<dyn Runner>) {
+/// The life of an instance's thread. Ends with the server, or with the instance. Tells when it is about to take jobs.
+pub(super) fn work(shared: &Shared, index: usize, mut runner: Box<dyn Runner>, settled: &mpsc::Sender<()>) {
     threads::start_after_others();
+    match settled_or_another(shared, runner) {
+        Ok(settled) => {
+            *lock(&shared.instances[index].canceller) = settled.canceller();
+            runner = settled;
+        }
+        Err(cause) => match open_anew(shared, index, &cause) {
+            Some(opened) => runner = opened,
+            None => return,
+        },
+    }
+    // Nobody listens any more where the server stops already.
+    let _ = settled.send(());
     let (mut tried, mut weighed) = (None, None);
     weigh(shared, &*runner, &mut weighed);
     while let Some(Taken { batch, expired, .. }) = shared.next(index) {
@@ -221,15 +243,18 @@ fn run(shared: &Shared, index: usize, runner: &mut dyn Runner, batch: Vec<Waitin
         inputs.push(job.payload.inputs);
     }
     let jobs: Vec<&[Tensor]> = inputs.iter().map(Vec::as_slice).collect();
-    let Ran { result, replies, time, batch, ended } = run_together(shared, index, runner, &jobs, &ways, replies);
+    let Ran { result, replies, run, ended } = run_together(shared, index, runner, &jobs, &ways, replies);
     match &result {
-        Ok(_) => shared.ran(queue::Run { instance: index, samples: samples_of(&ways), length, time }),
+        Ok(_) => {
+            let samples = samples_of(&ways) + run.padding;
+            shared.ran(queue::Run { instance: index, samples, length, time: run.time });
+        }
         Err(_) => shared.meeting.with(|queue| queue.gave_up(index)),
     }
     if jobs.len() > 1 && matches!(ended, Ended::Badly) {
         return run_apart(shared, index, runner, &jobs, replies, ways);
     }
-    shared.deliver(address(replies, &ways, Run { time, batch }, &result));
+    shared.deliver(address(replies, &ways, run, &result));
     ended
 }
 
@@ -253,14 +278,13 @@ fn run_apart(
             continue;
         }
         let way = [way];
-        let Ran { result, replies, time, batch, ended } =
-            run_together(shared, index, runner, &[job], &way, vec![reply]);
+        let Ran { result, replies, run, ended } = run_together(shared, index, runner, &[job], &way, vec![reply]);
         all = match (ended, &result) {
             (Ended::Panicked, _) => Ended::Panicked,
             (_, Ok(_)) => Ended::Well,
             (_, Err(_)) => all,
         };
-        shared.deliver(address(replies, &way, Run { time, batch }, &result));
+        shared.deliver(address(replies, &way, run, &result));
     }
     all
 }
@@ -270,9 +294,7 @@ struct Ran {
     result: Result<Vec<Tensor>, JobError>,
     /// Who waits for it; nobody where they were answered meanwhile.
     replies: Vec<Reply>,
-    time: Duration,
-    /// Its span, where any of its jobs is traced.
-    batch: Option<Span>,
+    run: Run,
     ended: Ended,
 }
 
@@ -288,7 +310,8 @@ fn run_together(
     let (instance, samples) = (&shared.instances[index], samples_of(ways));
     let began = instance.begin(samples, replies);
     shared.observer.metrics().run_began(samples);
-    let (result, ended) = run_caught(runner, jobs);
+    let padding = shared.padding(samples);
+    let (result, ended) = run_caught(runner, jobs, padding);
     let ended_at = Instant::now();
     let (replies, terminated) = instance.end(ended_at);
     let time = ended_at.saturating_duration_since(began);
@@ -297,7 +320,7 @@ fn run_together(
     let told = || (Err(JobError::TooLong(shared.run_timeout)), Ended::Well);
     let (result, ended) = if terminated && !matches!(ended, Ended::Panicked) { told() } else { (result, ended) };
     let batch = tell_of_batch(shared, index, ways, time, result.is_ok());
-    Ran { result, replies, time, batch, ended }
+    Ran { result, replies, run: Run { time, padding, batch }, ended }
 }
 
 /// Tells of a run where anybody wants to know. Its span, where any of its jobs is traced.
@@ -320,11 +343,14 @@ fn panicked() -> JobError {
     JobError::Failed("the worker panicked".to_owned())
 }
 
-/// Runs jobs together. A panic of the runtime's bindings answers these callers and nobody else.
-fn run_caught(runner: &mut dyn Runner, jobs: &[&[Tensor]]) -> (Result<Vec<Tensor>, JobError>, Ended) {
+/// Runs jobs together, with so many rows that are nobody's. A panic of the runtime's bindings answers these callers and nobody
+/// else.
+fn run_caught(runner: &mut dyn Runner, jobs: &[&[Tensor]], padding: usize) -> (Result<Vec<Tensor>, JobError>, Ended) {
     let rows = |job: &&[Tensor]| job.first().and_then(|tensor| tensor.shape().first().copied()).unwrap_or(1);
-    let result = match catch_unwind(AssertUnwindSafe(|| runner.run(&stack(jobs)))) {
-        Ok(Ok(outputs)) if jobs.len() > 1 => check_rows(outputs, jobs.iter().map(rows).sum()),
+    let result = match catch_unwind(AssertUnwindSafe(|| runner.run(&stack(jobs, padding)))) {
+        Ok(Ok(outputs)) if jobs.len() > 1 || padding > 0 => {
+            check_rows(outputs, jobs.iter().map(rows).sum::<usize>() + padding)
+        }
         Ok(result) => result.map_err(|error| JobError::Failed(error_chain(&error))),
         Err(_) => return (Err(panicked()), Ended::Panicked),
     };
@@ -345,6 +371,29 @@ fn what_is_broken(runner: &mut dyn Runner, tried: &mut Option<Instant>) -> Optio
     }
 }
 
+/// Prepares a session, or others that ask for less in its place; else says why not.
+fn settled_or_another(shared: &Shared, mut runner: Box<dyn Runner>) -> Result<Box<dyn Runner>, String> {
+    for _ in 0..TRIES {
+        let cause = match catch_unwind(AssertUnwindSafe(|| runner.settle())) {
+            Ok(Ok(())) => return Ok(runner),
+            Ok(Err(error)) => error_chain(&error),
+            Err(_) => "it panicked".to_owned(),
+        };
+        tracing::warn!(cause, "a session cannot prepare its runs; another is opened, which prepares less");
+        // Two of a large model may not fit.
+        drop(runner);
+        runner = opened(shared)?;
+    }
+    Err("no session can prepare its runs".to_owned())
+}
+
+fn opened(shared: &Shared) -> Result<Box<dyn Runner>, String> {
+    match catch_unwind(AssertUnwindSafe(|| (shared.open)())) {
+        Ok(opened) => opened.map_err(|error| error_chain(&error)),
+        Err(_) => Err("opening a session panicked".to_owned()),
+    }
+}
+
 /// Opens a session in place of a broken one. `None` where that does not succeed, or the server stops.
 fn open_anew(shared: &Shared, index: usize, cause: &str) -> Option<Box<dyn Runner>> {
     shared.observer.instance_broke(index, cause);
@@ -355,15 +404,14 @@ fn open_anew(shared: &Shared, index: usize, cause: &str) -> Option<Box<dyn Runne
         if !shared.pause(wait) {
             return None;
         }
-        match catch_unwind(AssertUnwindSafe(|| (shared.open)())) {
-            Ok(Ok(runner)) => {
+        match opened(shared).and_then(|runner| settled_or_another(shared, runner)) {
+            Ok(runner) => {
                 *lock(&shared.instances[index].canceller) = runner.canceller();
                 shared.meeting.with(|queue| queue.gave_up(index));
                 shared.observer.instance_mended(index);
                 return Some(runner);
             }
-            Ok(Err(error)) => tracing::error!(error = error_chain(&error), "cannot open a session"),
-            Err(_) => tracing::error!("opening a session panicked"),
+            Err(error) => tracing::error!(error, "cannot open a session"),
         }
         wait = (wait * 2).min(LONGEST_WAIT);
     }
@@ -380,6 +428,10 @@ impl Runner for Warmed {
 
     fn trial(&mut self) -> Result<(), SessionError> {
         crate::probe::trial(&mut self.session, &self.shapes)
+    }
+
+    fn settle(&mut self) -> Result<(), SessionError> {
+        crate::probe::settle(&mut self.session, &self.shapes, &self.buckets)
     }
 
     fn canceller(&self) -> Canceller {

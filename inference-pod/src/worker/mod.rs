@@ -14,7 +14,7 @@ mod sync {
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, mpsc},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -114,6 +114,8 @@ pub struct Warmed {
     pub session: Session,
     /// The shapes that it was warmed up with, by input.
     pub shapes: Arc<BTreeMap<String, Vec<usize>>>,
+    /// The sizes of batches that it was warmed up with.
+    pub buckets: Arc<[usize]>,
 }
 
 /// Opens what runs in an instance; called again where one broke.
@@ -125,6 +127,8 @@ pub struct Terms {
     pub name: String,
     /// A run that takes longer is terminated.
     pub run_timeout: Duration,
+    /// Batches get one of these sizes, by rows that are nobody's; empty: they stay as they are.
+    pub padded_to: Vec<usize>,
     /// What is told of the model.
     pub observer: ModelObserver,
     /// Opens a session in place of a broken one.
@@ -138,6 +142,7 @@ pub struct Shared {
     threads: Mutex<Vec<JoinHandle<()>>>,
     observer: ModelObserver,
     run_timeout: Duration,
+    padded_to: Vec<usize>,
     open: Box<Open>,
     /// The loop on which those who wait for answers live.
     callers: Option<runtime::Handle>,
@@ -215,27 +220,33 @@ impl Drop for Ticket {
 }
 
 impl Shared {
-    /// Starts one worker thread for each runner.
+    /// Starts one worker thread for each runner, and waits until they are prepared for what is to come.
     ///
     /// # Errors
     /// What the system said where it could not start a thread.
     pub fn start(terms: Terms, queue: Queue<Job>, runners: Vec<Box<dyn Runner>>) -> std::io::Result<Arc<Self>> {
-        let Terms { name, run_timeout, observer, open } = terms;
+        let Terms { name, run_timeout, padded_to, observer, open } = terms;
         let shared = Arc::new(Self {
             meeting: Meeting::new(queue),
             instances: (0..).zip(&runners).map(|(index, runner)| Instance::new(index, runner.canceller())).collect(),
             threads: Mutex::default(),
             observer,
             run_timeout,
+            padded_to,
             open,
             callers: runtime::Handle::try_current().ok(),
         });
+        let (settled, settles) = mpsc::channel();
+        let count = runners.len();
         for (index, runner) in runners.into_iter().enumerate() {
-            let work_for = Arc::clone(&shared);
+            let (work_for, settled) = (Arc::clone(&shared), settled.clone());
             let builder = std::thread::Builder::new().name(format!("{name}/{index}"));
-            let thread = builder.spawn(move || work(&work_for, index, runner))?;
+            let thread = builder.spawn(move || work(&work_for, index, runner, &settled))?;
             shared.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
+        drop(settled);
+        // Fewer where an instance was given up: then health says so.
+        settles.iter().take(count).for_each(drop);
         Ok(shared)
     }
 
@@ -287,6 +298,11 @@ impl Shared {
             }
             taken.wait_until.map_or(Found::Nothing, Found::NothingUntil)
         })
+    }
+
+    /// Rows that a batch of so many samples lacks to one of the sizes that batches get.
+    fn padding(&self, samples: usize) -> usize {
+        self.padded_to.iter().find(|size| **size >= samples).map_or(0, |size| size - samples)
     }
 
     /// An instance has finished a run.

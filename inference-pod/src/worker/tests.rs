@@ -30,6 +30,10 @@ const TAR: f32 = 404.0;
 struct Fate {
     opened: AtomicUsize,
     runs: AtomicUsize,
+    /// Rows of the largest run.
+    rows: AtomicUsize,
+    /// So many of the next ones cannot prepare their runs.
+    unsettled: AtomicUsize,
     /// How the next tries to open go; further ones succeed.
     opening_fails: Mutex<VecDeque<bool>>,
     cancelled: Mutex<bool>,
@@ -49,6 +53,7 @@ fn failure(message: &str) -> SessionError {
 impl Runner for Doubler {
     fn run(&mut self, inputs: &[Stacked<'_>]) -> Result<Vec<Tensor>, SessionError> {
         self.fate.runs.fetch_add(1, Ordering::SeqCst);
+        self.fate.rows.fetch_max(inputs[0].shape[0], Ordering::SeqCst);
         let bytes: Vec<u8> = inputs[0].parts.concat();
         let numbers: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|number| f32::from_le_bytes(*number)).collect();
         if numbers.contains(&BOMB) {
@@ -68,6 +73,11 @@ impl Runner for Doubler {
 
     fn trial(&mut self) -> Result<(), SessionError> {
         if self.is_broken { Err(failure("broken")) } else { Ok(()) }
+    }
+
+    fn settle(&mut self) -> Result<(), SessionError> {
+        let counted = self.fate.unsettled.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if counted.is_ok() { Err(failure("it asks for too much")) } else { Ok(()) }
     }
 
     fn canceller(&self) -> Canceller {
@@ -93,7 +103,18 @@ impl Drop for World {
 
 /// A model of `instances`, the first of them broken where asked.
 fn world(instances: usize, first_is_broken: bool, opening_fails: &[bool], run_timeout: Duration) -> World {
-    let fate = Arc::new(Fate { opening_fails: Mutex::new(opening_fails.iter().copied().collect()), ..Fate::default() });
+    let fate = Fate { opening_fails: Mutex::new(opening_fails.iter().copied().collect()), ..Fate::default() };
+    world_with(fate, instances, first_is_broken, run_timeout, Vec::new())
+}
+
+fn world_with(
+    fate: Fate,
+    instances: usize,
+    first_is_broken: bool,
+    run_timeout: Duration,
+    padded_to: Vec<usize>,
+) -> World {
+    let fate = Arc::new(fate);
     let new = |is_broken| -> Box<dyn Runner> { Box::new(Doubler { fate: Arc::clone(&fate), is_broken }) };
     let runners = (0..instances).map(|index| new(first_is_broken && index == 0)).collect();
     let limits = Limits {
@@ -120,7 +141,7 @@ fn world(instances: usize, first_is_broken: bool, opening_fails: &[bool], run_ti
         }
     };
     of_model.loaded(Duration::ZERO, Duration::ZERO, instances, "cpu", "");
-    let terms = Terms { name: "m".to_owned(), run_timeout, observer: of_model, open: Box::new(open) };
+    let terms = Terms { name: "m".to_owned(), run_timeout, padded_to, observer: of_model, open: Box::new(open) };
     let queue = Queue::new(limits, Times::warmed_up(1, times), instances);
     World { shared: Shared::start(terms, queue, runners).unwrap(), fate, observer }
 }
@@ -216,6 +237,47 @@ fn a_run_that_takes_too_long_is_ended_and_the_next_one_goes_well() {
     assert!(world.shared.healthy());
     world.shared.stop();
     watch.join().unwrap();
+}
+
+#[test]
+fn a_batch_is_padded_and_nobody_sees_it() {
+    let world = world_with(Fate::default(), 1, false, LONG, vec![1, 2, 4, 8]);
+    let tar = world.push(&[TAR]);
+    while world.fate.runs.load(Ordering::SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    // While the instance is busy, two jobs of more than one sample come, which make no whole bucket.
+    let now = Instant::now();
+    let jobs: Vec<_> = [vec![1.0, 2.0, 3.0], vec![4.0, 5.0]]
+        .iter()
+        .map(|numbers| (numbers.len(), vec![Tensor::from_f32(vec![numbers.len(), 1], numbers).unwrap()]))
+        .collect();
+    let due = Due { deadline: now + LONG, span: None };
+    let mut tickets = world.shared.push(world.shared.reserve(now).unwrap(), jobs, due, now).unwrap();
+    world.shared.instances[0].cancel();
+    drop(tar);
+    let runtime = runtime::Builder::new_current_thread().build().unwrap();
+    let answers: Vec<_> = tickets.iter_mut().map(|ticket| runtime.block_on(ticket.answer()).unwrap()).collect();
+    assert_eq!(answers[0].outputs[0].shape(), [3, 1]);
+    assert_eq!(answers[0].outputs[0].to_f32(), [2.0, 4.0, 6.0]);
+    assert_eq!(answers[1].outputs[0].to_f32(), [8.0, 10.0]);
+    let rows = world.fate.rows.load(Ordering::SeqCst);
+    assert!(rows == 4 || rows == 8, "3 and 2 samples, together or apart, became {rows}");
+}
+
+#[test]
+fn a_session_that_cannot_prepare_its_runs_makes_way_before_anything_runs() {
+    let world = world_with(Fate { unsettled: AtomicUsize::new(2), ..Fate::default() }, 1, false, LONG, Vec::new());
+    assert_eq!(world.fate.opened.load(Ordering::SeqCst), 2);
+    assert_eq!(world.answers(&[3.0]), [Ok(6.0)]);
+    assert!(world.says("ortolan_instances{model=\"m\",state=\"running\"} 1"));
+    assert!(world.shared.healthy());
+}
+
+#[test]
+fn where_no_session_can_prepare_its_runs_the_instance_is_given_up() {
+    let world = world_with(Fate { unsettled: AtomicUsize::new(usize::MAX), ..Fate::default() }, 1, false, LONG, vec![]);
+    assert!(!world.shared.works() && !world.shared.healthy());
 }
 
 #[test]
