@@ -178,7 +178,7 @@ enum Ended {
 }
 
 /// The life of an instance's thread. Ends with the server, or with the instance. Tells when it is about to take jobs.
-pub(super) fn work(shared: &Shared, index: usize, mut runner: Box<dyn Runner>, settled: &mpsc::Sender<()>) {
+pub(super) fn work(shared: &Shared, index: usize, mut runner: Box<dyn Runner>, settled: &mpsc::SyncSender<()>) {
     threads::start_after_others();
     match settled_or_another(shared, runner) {
         Ok(settled) => {

@@ -236,8 +236,8 @@ impl Shared {
             open,
             callers: runtime::Handle::try_current().ok(),
         });
-        let (settled, settles) = mpsc::channel();
         let count = runners.len();
+        let (settled, settles) = mpsc::sync_channel(count);
         for (index, runner) in runners.into_iter().enumerate() {
             let (work_for, settled) = (Arc::clone(&shared), settled.clone());
             let builder = std::thread::Builder::new().name(format!("{name}/{index}"));
