@@ -23,6 +23,10 @@ use super::{
 /// Readings that must agree that requests are refused or late: one alone may be chance.
 const AGREEING: usize = 3;
 
+/// A replica that has not come after this time, and so many times what loading takes, does not come.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
+const STUCK_LOAD_TIMES: u32 = 3;
+
 /// What is added where the load does not say how much it takes: a quarter, at least one.
 const BLIND_STEP: u32 = 4;
 
@@ -221,7 +225,9 @@ impl Rise {
         if stable.is_of_half(policy.stable_window) && load > f64::from(now.wanted) * (1.0 + policy.tolerance) {
             rise.at_least(replicas(load), Reason::Load);
         }
-        rise.soon = !rise.is_burst && is_far_over(Load::at(last).replicas(policy));
+        // The reading in which a burst begins is of the time before it, too: the next one says how large it is.
+        let is_new = history.last_burst().is_none_or(|before| now.at > before + policy.stable_window);
+        rise.soon = if rise.is_burst { is_new } else { is_far_over(Load::at(last).replicas(policy)) };
         if are_all_ready(history, now) {
             let step = now.wanted + (now.wanted / BLIND_STEP).max(1);
             if are_refused(history) {
@@ -316,6 +322,12 @@ fn enough(history: &History, policy: &Policy) -> u32 {
     replicas(load / (1.0 - policy.tolerance.min(0.9))).clamp(policy.min, policy.max)
 }
 
+/// Whether replicas have been missing for longer than they take to come: they wait for a device, and to ask for fewer of them
+/// saves nothing, while the load of those that are there swings with their queues.
+fn is_stuck(history: &History, now: &Now) -> bool {
+    now.at > history.last_whole() + STUCK_AFTER.max(now.load_time * STUCK_LOAD_TIMES)
+}
+
 /// How many stay of more than are needed, or what keeps all of them.
 fn fall(history: &History, policy: &Policy, now: &Now, recommended: u32) -> Result<u32, Reason> {
     if recommended >= now.wanted || (policy.inflight_per_replica, policy.queue_per_replica) == (None, None) {
@@ -342,6 +354,10 @@ fn fall(history: &History, policy: &Policy, now: &Now, recommended: u32) -> Resu
     let most = history.largest_since(since).unwrap_or(now.wanted).max(recommended);
     if most >= now.wanted {
         return Err(Reason::Stabilizing);
+    }
+    let would_not_go = |last: &Reading| most >= last.ready && most > policy.min;
+    if is_stuck(history, now) && history.last().is_some_and(would_not_go) {
+        return Err(Reason::Settling);
     }
     let (a_minute_ago, gone) = history.last_minute(now.at);
     let may_go = policy.step_down(a_minute_ago).saturating_sub(gone);

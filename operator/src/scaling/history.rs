@@ -77,6 +77,7 @@ pub struct History {
     last_up: Option<Duration>,
     last_blind: Option<Duration>,
     last_burst: Option<Duration>,
+    last_whole: Duration,
     wanted: u32,
 }
 
@@ -94,6 +95,7 @@ impl History {
             last_up: None,
             last_blind: None,
             last_burst: None,
+            last_whole: at,
             wanted,
         }
     }
@@ -134,6 +136,9 @@ impl History {
         }
         if decision.is_burst {
             self.last_burst = Some(at);
+        }
+        if self.last().is_some_and(|last| last.ready >= wanted) {
+            self.last_whole = at;
         }
         if decision.desired > wanted {
             self.last_up = Some(at);
@@ -191,6 +196,12 @@ impl History {
     #[must_use]
     pub fn last_blind(&self) -> Option<Duration> {
         self.last_blind
+    }
+
+    /// When there were last as many ready replicas as were wanted.
+    #[must_use]
+    pub fn last_whole(&self) -> Duration {
+        self.last_whole
     }
 
     /// When there was last a burst.

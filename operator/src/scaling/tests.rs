@@ -201,6 +201,28 @@ fn a_device_that_is_not_to_be_had_winds_nothing_up() {
 }
 
 #[test]
+fn replicas_that_wait_for_a_device_are_given_up_only_with_those_that_are_there() {
+    let mut world = World::of(4, policy());
+    world.room = 2;
+    for _ in 0..10 {
+        world.stays(15.0, 40);
+        world.stays(9.0, 200);
+    }
+    assert_eq!(world.wanted, 4, "to ask for three of which two are there saves nothing");
+    world.stays(2.0, 600);
+    assert_eq!(world.wanted, 1);
+}
+
+#[test]
+fn replicas_that_wait_for_a_device_are_given_up_with_the_load_where_the_fewest_are_there() {
+    let mut world = World::of(3, policy());
+    world.room = 1;
+    world.stays(11.0, 200);
+    world.stays(0.0, 600);
+    assert_eq!(world.wanted, 1, "nothing asks for them any more");
+}
+
+#[test]
 fn latency_adds_one_step_at_a_time_and_keeps_what_is_there() {
     let policy = Policy { latency_quantile: Some(0.95), ..policy() };
     let late = |queued: f64| Reading {

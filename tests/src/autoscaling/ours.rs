@@ -119,13 +119,12 @@ mod tests {
         run(&case, autoscaler(&case, Who::Ours, SHOWN_TARGET, |_| {}).as_mut()).0
     }
 
-    /// Fewer than two an hour is the goal; the noisiest case, which was not tuned for, has four.
     #[test]
-    fn steady_noise_makes_few_reversals() {
-        let scores: Vec<Score> = (0..PER_SHAPE).map(|number| score(Shape::Steady, number)).collect();
-        assert!(scores.iter().all(|score| score.reversals_per_hour() < 5.0), "{scores:?}");
-        let calm = scores.iter().filter(|score| score.reversals_per_hour() < 2.0).count() as u64;
-        assert!(calm + 1 >= PER_SHAPE, "{scores:?}");
+    fn steady_noise_makes_fewer_than_two_reversals_an_hour() {
+        for number in 0..PER_SHAPE {
+            let score = score(Shape::Steady, number);
+            assert!(score.reversals_per_hour() < 2.0, "{number}: {score:?}");
+        }
     }
 
     #[test]
