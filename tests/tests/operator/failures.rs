@@ -57,8 +57,12 @@ impl Failing {
 /// `Ready`, `kubectl get` and, if it is about models, the model say the same.
 async fn is_summed_up(space: &Space, verdict: Verdict) -> Outcome {
     space.shows("broken", no("Ready", verdict.reason)).await?;
-    let table = space.kubectl(&["get", "infm", "broken"]).await?;
-    assert!(table.contains(verdict.reason), "{table}");
+    // A pod that goes on failing may fail in another way in between: the node does not always say that memory was the cause.
+    let look = async || {
+        let table = space.kubectl(&["get", "infm", "broken"]).await?;
+        if table.contains(verdict.reason) { Ok(()) } else { Err(crate::fixture::Failure::new(table)) }
+    };
+    wait::until(&format!("kubectl to show {}", verdict.reason), LIMIT, look).await?;
     if verdict.type_ == "ModelLoaded" {
         let status = space.models().get("broken").await?.status.unwrap_or_default();
         let reasons: Vec<_> =

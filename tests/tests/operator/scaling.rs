@@ -202,6 +202,8 @@ pub(crate) async fn holds_without_numbers(space: &Space) -> Outcome {
     space.apply(&with(scaled("mute"), &fast)).await?;
     let pods = until_pods(space, "mute", 2).await?;
     silence(space, &pods[..1])?;
+    // What it told before counts for 3 s more.
+    tokio::time::sleep(Duration::from_secs(6)).await;
     // From now on one would do, but one of the two may be full.
     space.apply(&with(scaled("mute"), &json!({"scaling": {"staleAfter": "3s"}}))).await?;
     let held = Instant::now();
