@@ -22,6 +22,9 @@ use crate::web::Connection;
 /// The Service's port for gRPC.
 const GRPC_PORT: u16 = 8081;
 
+/// An answer that takes longer is a failure for any client.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// A client that was refused waits a moment.
 const AFTER_REFUSAL: Duration = Duration::from_millis(100);
 
@@ -160,13 +163,15 @@ fn ask_by_http(address: SocketAddr, stop: &AtomicBool, seen: &Mutex<Seen>) {
 const NOT_SENT: &str = "not a result of an error";
 
 async fn ask_by_grpc(address: SocketAddr, stop: &AtomicBool, seen: &Mutex<Seen>) {
-    let client = Client::builder(TokioExecutor::new()).http2_only(true).build(HttpConnector::new());
+    let new_client = || Client::builder(TokioExecutor::new()).http2_only(true).build(HttpConnector::new());
+    let mut client = new_client();
     let message = infer_request();
     while !stop.load(Ordering::Relaxed) {
         let began = Instant::now();
         let mut end = ask(&client, address, message.clone()).await;
         // As the libraries of gRPC do by themselves: the server has not seen it, so it goes to another connection.
         if end.as_ref().is_err_and(|error| error.contains(NOT_SENT)) {
+            client = new_client();
             end = ask(&client, address, message.clone()).await;
         }
         let pause = !matches!(end, Ok(End::Answered));
@@ -184,7 +189,8 @@ async fn ask(client: &Client<HttpConnector, Full<Bytes>>, address: SocketAddr, m
         .header("te", "trailers")
         .body(Full::new(message))
         .map_err(|error| failed(&error))?;
-    let answer = client.request(request).await.map_err(|error| failed(&error))?;
+    let answer = tokio::time::timeout(PATIENCE, client.request(request)).await;
+    let answer = answer.map_err(|_| format!("gRPC: no answer within {PATIENCE:?}"))?.map_err(|error| failed(&error))?;
     if answer.status() != StatusCode::OK {
         return Err(format!("gRPC: HTTP status {}", answer.status()));
     }
