@@ -150,7 +150,8 @@ def check_server(
         for loop, report in loops.items():
             for bucket in report["buckets"]:
                 rate, latency = bucket["samples_per_second"], bucket["p50_ms"]
-                print(f"    bare loop, {loop:>5}, batch of {bucket['samples']:>2}: {rate:>9,.0f} samples/s, p50 {latency:.3f} ms")
+                batch = f"batch of {bucket['samples']:>2}"
+                print(f"    bare loop, {loop:>5}, {batch}: {rate:>9,.0f} samples/s, p50 {latency:.3f} ms")
         reached = {loop: report["best"]["samples_per_second"] for loop, report in loops.items()}
         for count in (1, MANY):
             request = requests[count]

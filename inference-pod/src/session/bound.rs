@@ -198,7 +198,7 @@ impl Drop for Binding {
     }
 }
 
-/// Memory that outputs come back in: pinning takes longer than a run of a small model, so it is used again.
+/// Memory that outputs come back in. Pinning is a call into the driver, so what is pinned is used again.
 #[derive(Default)]
 struct Pool(Arc<Mutex<Vec<PinnedMemory>>>);
 
