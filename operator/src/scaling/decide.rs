@@ -401,12 +401,12 @@ impl Load {
             seconds += weight;
             sum.load += offered(reading, policy) * weight;
             sum.queued += reading.queued * weight;
-            if missing == Missing::Full {
-                sum.full += f64::from(reading.ready.saturating_sub(reading.counted)) * weight;
-            }
         }
         let weight = f64::max(seconds, 1e-3);
-        Self { load: sum.load / weight, queued: sum.queued / weight, full: sum.full / weight, seconds }
+        // Who is silent now is so from now on, whatever it told before.
+        let silent = history.last().map_or(0, |last| last.ready.saturating_sub(last.counted));
+        let full = if missing == Missing::Full { f64::from(silent) } else { 0.0 };
+        Self { load: sum.load / weight, queued: sum.queued / weight, full, seconds }
     }
 
     /// Whether it is of enough time to say something about so much: who has just begun has seen little.

@@ -144,9 +144,13 @@ impl Told {
                 None => last.filter(|last| now.duration_since(last.at) <= stale_after).map(Answer::repeated),
             };
             if let Some(answer) = answer {
-                reading.add(&answer);
                 self.0.insert(life, answer);
             }
+        }
+        let span = self.0.values().map(|answer| answer.span).max().unwrap_or_default();
+        for answer in self.0.values_mut() {
+            answer.average_over(span);
+            reading.add(answer);
         }
         reading
     }
@@ -212,6 +216,21 @@ impl Answer {
             Some(Share { answered: now.answered_total.saturating_sub(before.answered_total), within })
         };
         self.answers = known.iter().filter_map(|(now, before)| Some((now.name.clone(), share(now, before)?))).collect();
+    }
+
+    /// A pod that answers for the first time, and others have before, has become ready since: what it has had, it had in that
+    /// time. What there is now would count those twice that went from the others to it.
+    fn average_over(&mut self, span: Duration) {
+        if self.span.is_zero() && !span.is_zero() {
+            let seconds = span.as_secs_f64();
+            let had = largest(self.load.models.iter().map(|model| {
+                let (queued, running) =
+                    (model.queued_sample_seconds / seconds, model.inflight_sample_seconds / seconds);
+                Samples { load: queued + running, queued }
+            }));
+            // Never more than now: it may have answered others before.
+            self.average = Samples { load: had.load.min(self.now.load), queued: had.queued.min(self.now.queued) };
+        }
     }
 
     /// What it told last, once more; what it counted is not counted again.
@@ -291,6 +310,19 @@ mod tests {
         assert!((second.load - 8.0).abs() < 1e-9 && (second.queued - 2.0).abs() < 1e-9, "{second:?}");
         assert_eq!((second.load_now, second.queued_now, second.span), (4.0, 1.0, Duration::from_secs(2)));
         assert_eq!(told.load_time(), Duration::from_secs(3));
+    }
+
+    #[test]
+    fn clients_that_go_to_a_new_pod_count_once() {
+        let (mut told, began) = (Told::default(), Instant::now());
+        take(&mut told, 0, vec![("a", Some(steady(10.0, 8)))], began);
+        // Half of them have gone half a second ago.
+        let mut left = steady(12.0, 8);
+        let model = &mut left.models[0];
+        (model.queued, model.inflight, model.inflight_sample_seconds) = (0, 4, model.inflight_sample_seconds - 1.5);
+        model.queued_sample_seconds -= 0.5;
+        let reading = take(&mut told, 2, vec![("a", Some(left)), ("b", Some(steady(0.5, 4)))], began);
+        assert_eq!((reading.counted, reading.load, reading.load_now), (2, 8.0, 8.0));
     }
 
     #[test]

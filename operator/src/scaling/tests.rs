@@ -274,6 +274,12 @@ fn one_that_is_silent_counts_as_full_on_the_way_down_and_as_idle_on_the_way_up()
     world.silent = 1;
     assert!(!world.stays(15.0, 120).contains(&Reason::Load));
     assert_eq!(world.wanted, 4);
+    let quick = Policy { down_stabilization: Duration::from_secs(10), ..policy() };
+    let mut world = World::of(2, quick);
+    world.stays(0.1, 8);
+    world.silent = 1;
+    world.stays(0.1, 60);
+    assert_eq!(world.wanted, 2, "from the moment that it is silent");
 }
 
 #[test]
