@@ -334,7 +334,8 @@ async fn a_clients_own_deadline_shortens_ours() {
     for _ in 0..32 {
         let client = client.clone();
         let mut request = Request::new(raw("slow", 1, floats(&[0.0; 4])));
-        request.set_timeout(Duration::from_millis(60));
+        // Long enough for all of them to be let in first.
+        request.set_timeout(Duration::from_millis(250));
         calls.spawn(async move {
             client.call::<_, ModelInferResponse>("/inference.GRPCInferenceService/ModelInfer", request).await
         });

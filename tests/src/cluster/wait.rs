@@ -1,6 +1,9 @@
 //! Waits for a state to be reached, never for a time to pass.
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
+
+use futures::{Stream, StreamExt as _};
 
 /// 100 ms: soon enough for a person.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
@@ -44,5 +47,33 @@ pub async fn until<T, Seen: std::fmt::Display>(
     match tokio::time::timeout(limit, looks).await {
         Ok(found) => Ok((found, begun.elapsed())),
         Err(_) => Err(WaitError { what: what.to_owned(), limit, last }),
+    }
+}
+
+/// The same over states as they come, so that none is missed that lasts for a moment.
+///
+/// # Errors
+/// [`WaitError`] after `limit`, and where no more states come.
+pub async fn until_seen<T, State, Seen: std::fmt::Display>(
+    what: &str,
+    limit: Duration,
+    states: impl Stream<Item = State>,
+    mut look: impl FnMut(State) -> Result<T, Seen>,
+) -> Result<(T, Duration), WaitError> {
+    let begun = Instant::now();
+    let mut last = "nothing".to_owned();
+    let looks = async {
+        let mut states = pin!(states);
+        while let Some(state) = states.next().await {
+            match look(state) {
+                Ok(found) => return Some(found),
+                Err(seen) => last = seen.to_string(),
+            }
+        }
+        None
+    };
+    match tokio::time::timeout(limit, looks).await {
+        Ok(Some(found)) => Ok((found, begun.elapsed())),
+        Ok(None) | Err(_) => Err(WaitError { what: what.to_owned(), limit, last }),
     }
 }

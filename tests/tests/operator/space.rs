@@ -14,6 +14,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolume, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Resource, ResourceExt};
 use ortolan_tests::cluster::{Cluster, wait};
 use ortolan_tests::programs;
@@ -157,12 +158,13 @@ impl Space {
         what: &str,
         mut look: impl FnMut(&InferenceModel) -> Result<T, String>,
     ) -> Outcome<(T, Duration)> {
-        let models = self.models();
-        let look = async || match models.get(name).await {
+        let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let states = watcher(self.models(), only).default_backoff().applied_objects();
+        let look = |model: Result<InferenceModel, watcher::Error>| match model {
             Ok(model) => look(&model).map_err(|seen| format!("{seen}; {}", summary(&model))),
             Err(error) => Err(error.to_string()),
         };
-        Ok(wait::until(&format!("{}/{name} {what}", self.namespace), LIMIT, look).await?)
+        Ok(wait::until_seen(&format!("{}/{name} {what}", self.namespace), LIMIT, states, look).await?)
     }
 
     /// Waits until a condition says this of the spec as it is now.
