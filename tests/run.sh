@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# All tests, with the time of each step: what they need is brought first. Cold this takes long, for
-# Kubernetes is built from its sources; afterwards everything is in the cache.
+# All tests, with the time of each step, and what failed once more at the end: what they need is brought first. Cold this
+# takes long, for Kubernetes is built from its sources; afterwards everything is in the cache.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export ORTOLAN_CACHE=${ORTOLAN_CACHE:-$PWD/.cache} ORT_DISABLE_TELEMETRY=1
@@ -59,9 +59,8 @@ build_beside() {
 # The operator's tests wait more than they work, so others run beside them, but not those that compare the machine before
 # and after a cluster.
 suites() {
-    local log failed=0
-    log=$(mktemp)
-    tests --test operator >"$log" 2>&1 &
+    local failed=0
+    tests --test operator >"$logs/operator" 2>&1 &
     local operator=$!
     step "unit, contract and router tests" quick_tests || failed=1
     step "arithmetic of the benchmarks" env PYTHONPATH=tests python3 -m unittest discover -q -s tests/bench -t tests || failed=1
@@ -69,15 +68,23 @@ suites() {
     step "rules and dashboards" tests --test monitoring || failed=1
     step "local cluster" tests --test cluster -- --skip remains:: || failed=1
     step "operator, the rest" wait "$operator" || failed=1
-    cat "$log"
-    rm "$log"
+    cat "$logs/operator"
     step "what clusters leave behind" tests --test cluster -- remains:: || failed=1
     return "$failed"
 }
 
+# Of each test that failed its name and the first lines of why, where the end of a long log is all that is kept.
+what_failed() {
+    echo "▸ what failed"
+    awk '/^---- |^error: test failed|^test .* FAILED/ { left = /^----/ ? 12 : 1 } left-- > 0 { print substr($0, 1, 400) }' \
+        "$logs/all"
+}
+
+logs=$(mktemp -d)
+trap 'rm -r "$logs"' EXIT
 df -Pk . | awk 'NR == 2 { printf "%.0f GB are free here; the first time takes about 16\n", $4 / 1e6 }'
 step "library and models" make --no-print-directory models
 step "tools" cargo build --quiet --package ortolan-tests --bin cluster --bin images
 step "build" build_beside
-suites
+suites 2>&1 | tee "$logs/all" || { what_failed && exit 1; }
 echo "all tests passed in $SECONDS s"
