@@ -166,7 +166,7 @@ pub fn bench(args: &Bench) -> Result<Report, BenchError> {
         threads: args.threads as usize,
         spinning: false,
         providers: args.execution_providers.clone(),
-        cuda: CudaOptions { graphs: (!args.plain).then_some(true), ..CudaOptions::default() },
+        cuda: CudaOptions { graphs: Some(!args.plain), ..CudaOptions::default() },
     };
     let factory = SessionFactory::new(&runtime, &files.model, settings);
     let before = Footprint::now()?;

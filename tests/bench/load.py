@@ -186,16 +186,18 @@ def open_loop(
     *,
     seed: int = 1,
     max_connections: int = 0,
+    workers: int = 0,
 ) -> Open:
     """Sends `rate` requests a second for `seconds`; a client that waited `timeout` seconds gives up and closes.
 
-    Poisson arrivals come from `seed`. `max_connections` 0 opens as many as it takes, as a crowd of clients does.
+    Poisson arrivals come from `seed`. `max_connections` 0 opens as many as it takes, as a crowd of clients does. With
+    `workers` so many clients wait for their answers, whatever the rate: a closed loop where no other generator is at hand.
     """
     with tempfile.TemporaryDirectory() as scratch:
         sent = Path(scratch, "sent")
         command = [tools.go_program("load"), "-url", url, "-rate", rate, "-seconds", seconds]
         command += ["-distribution", distribution, "-seed", seed, "-timeout", f"{timeout}s", "-arrivals", sent]
-        command += ["-max-connections", max_connections]
+        command += ["-max-connections", max_connections, "-workers", workers]
         for name, value in headers.items():
             command += ["-header", f"{name}: {value}"]
         for path in write_bodies(Path(scratch), body):

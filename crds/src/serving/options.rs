@@ -127,8 +127,9 @@ pub struct WarmupOptions {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CudaOptions {
-    /// Whether inputs and outputs are bound to memory of the GPU and runs are captured as CUDA graphs, one for each size of
-    /// batch. Where the model does not allow it, it runs without. Null: no.
+    /// Whether inputs and outputs are bound to memory of the GPU and runs are captured as CUDA graphs: one for each size of
+    /// batch of the warm-up, and for other shapes once they have come often. Where the model does not allow it, it runs
+    /// without. Null: yes.
     pub graphs: Option<bool>,
     /// Most memory of the GPU that ONNX Runtime takes for weights and intermediate results, for each instance. Null: all
     /// there is.

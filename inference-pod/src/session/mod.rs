@@ -12,6 +12,7 @@ mod open;
 mod signature;
 
 use std::{
+    collections::HashMap,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -33,7 +34,8 @@ pub use self::{
 };
 use crate::{
     observe::Memory,
-    tensor::{ElementType, Tensor},
+    tensor::{ElementType, Tensor, elements},
+    termination::error_chain,
 };
 
 /// Why something could not be done with ONNX Runtime.
@@ -115,6 +117,7 @@ pub struct Session {
     canceller: RunCanceller,
     buffers: Vec<InputBuffer>,
     settling: Settling,
+    common: Common,
 }
 
 /// One input of a run: what is laid behind one another along the first dimension.
@@ -144,6 +147,7 @@ impl Session {
             buffers: buffers.map_err(SessionError::Run)?,
             graph,
             settling,
+            common: Common::default(),
         })
     }
 
@@ -184,14 +188,50 @@ impl Session {
     /// [`SessionError::Run`] where that fails. The session is of no more use then; the next one that is opened asks for
     /// less.
     pub fn settle(&mut self, inputs: &[Stacked<'_>]) -> Result<(), SessionError> {
-        let Some(device) = self.graph.device.as_ref().filter(|device| device.binds) else { return Ok(()) };
-        if self.settling.is_over() || self.layouts.iter().any(|layout| layout.fits(inputs)) {
+        if !self.settles() || self.layouts.iter().any(|layout| layout.fits(inputs)) {
             return Ok(());
         }
-        let captures = device.captures;
-        let outputs = self.run(inputs)?;
-        let number = self.layouts.len() + 1;
-        let settled = Layout::new(&self.graph, inputs, &outputs, captures.then_some(number)).and_then(|layout| {
+        let filled = self.fill(inputs).map_err(SessionError::Run)?;
+        let outputs = self.run_filled(filled).map_err(SessionError::Run)?;
+        self.keep(inputs, &outputs).map_err(SessionError::Run)
+    }
+
+    /// Runs the model. The parts of each input are copied once, into memory that the session keeps and ONNX Runtime
+    /// reads; the outputs are not copied, and later runs do not touch them.
+    ///
+    /// # Errors
+    /// [`SessionError::Run`] with what ONNX Runtime said, also after [`RunCanceller::cancel`].
+    pub fn run(&mut self, inputs: &[Stacked<'_>]) -> Result<Vec<Tensor>, SessionError> {
+        let filled = self.fill(inputs).map_err(SessionError::Run)?;
+        if matches!(filled, Filled::Buffers) && self.settles() {
+            self.common.came(inputs);
+        }
+        self.run_filled(filled).map_err(SessionError::Run)
+    }
+
+    /// Prepares for shapes that have come often. Between two runs: those who wait for the last one have their answers.
+    pub fn tend(&mut self) {
+        let Some(shapes) = self.common.due.take() else { return };
+        let zeros: Vec<Vec<u8>> =
+            shapes.iter().map(|(element, shape)| vec![0; elements(shape) * element.size_bytes()]).collect();
+        let of = |((element, shape), zeros)| Stacked { element, shape, parts: vec![zeros] };
+        let inputs: Vec<Stacked<'_>> = shapes.into_iter().zip(zeros.iter().map(Vec::as_slice)).map(of).collect();
+        if let Err(error) = self.settle(&inputs) {
+            tracing::warn!(error = error_chain(&error), "runs of further shapes are not captured");
+            self.common = Common { left: 0, ..Common::default() };
+        }
+    }
+
+    /// Whether runs are to be bound at all.
+    fn settles(&self) -> bool {
+        self.graph.device.as_ref().is_some_and(|device| device.binds) && !self.settling.is_over()
+    }
+
+    /// Binds what inputs like these, which gave those outputs, need.
+    fn keep(&mut self, inputs: &[Stacked<'_>], outputs: &[Tensor]) -> ort::Result<()> {
+        let captures = self.graph.device.as_ref().is_some_and(|device| device.captures);
+        let at = self.layouts.len();
+        let settled = Layout::new(&self.graph, inputs, outputs, captures.then_some(at + 1)).and_then(|layout| {
             self.layouts.push(layout);
             let filled = self.fill(inputs)?;
             // The first run captures; the second is what all later ones are.
@@ -201,17 +241,10 @@ impl Session {
             let same = outputs.iter().zip(&again).all(|(one, other)| agree(one, other));
             if same { Ok(()) } else { Err(ort::Error::new("a bound run gave other outputs than one that is not")) }
         });
-        agreed.inspect_err(|_| self.settling.ask_for_less(captures)).map_err(SessionError::Run)
-    }
-
-    /// Runs the model. The parts of each input are copied once, into memory that the session keeps and ONNX Runtime
-    /// reads; the outputs are not copied, and later runs do not touch them.
-    ///
-    /// # Errors
-    /// [`SessionError::Run`] with what ONNX Runtime said, also after [`RunCanceller::cancel`].
-    pub fn run(&mut self, inputs: &[Stacked<'_>]) -> Result<Vec<Tensor>, SessionError> {
-        let filled = self.fill(inputs);
-        filled.and_then(|filled| self.run_filled(filled)).map_err(SessionError::Run)
+        agreed.inspect_err(|_| {
+            self.layouts.truncate(at);
+            self.settling.ask_for_less(captures);
+        })
     }
 
     /// Lays inputs out for runs that all have the same: the bare loop that a server is measured against.
@@ -257,6 +290,44 @@ impl Session {
         let borrowed = self.buffers.iter().any(|buffer| buffer.holds(bytes.as_ref()));
         let bytes = if borrowed { Bytes::copy_from_slice(bytes.as_ref()) } else { Bytes::from_owner(bytes) };
         Tensor::new(element, shape, bytes).map_err(ort::Error::wrap)
+    }
+}
+
+/// Which shapes of inputs come again and again.
+struct Common {
+    /// How often each came.
+    seen: HashMap<Vec<Vec<usize>>, u32>,
+    /// Those that have just come often enough.
+    due: Option<Vec<(ElementType, Vec<usize>)>>,
+    /// How many more are prepared for: each keeps memory of the GPU.
+    left: usize,
+}
+
+impl Default for Common {
+    fn default() -> Self {
+        Self { seen: HashMap::new(), due: None, left: 64 }
+    }
+}
+
+impl Common {
+    /// Preparing costs three runs, and the first ones of a new shape are slow anyway.
+    const OFTEN: u32 = 8;
+    /// Shapes that come seldom are forgotten by then.
+    const MOST_SEEN: usize = 4096;
+
+    fn came(&mut self, inputs: &[Stacked<'_>]) {
+        if self.left == 0 {
+            return;
+        }
+        if self.seen.len() >= Self::MOST_SEEN {
+            self.seen.clear();
+        }
+        let times = self.seen.entry(inputs.iter().map(|input| input.shape.clone()).collect()).or_default();
+        *times += 1;
+        if *times == Self::OFTEN {
+            self.left -= 1;
+            self.due = Some(inputs.iter().map(|input| (input.element, input.shape.clone())).collect());
+        }
     }
 }
 

@@ -58,7 +58,7 @@ const CAPTURED: u8 = 2;
 
 impl Settling {
     fn new(cuda: &CudaOptions) -> Self {
-        Self(Arc::new(AtomicU8::new(if cuda.graphs == Some(true) { CAPTURED } else { NOTHING })))
+        Self(Arc::new(AtomicU8::new(if cuda.graphs == Some(false) { NOTHING } else { CAPTURED })))
     }
 
     fn captures(&self) -> bool {
@@ -261,8 +261,8 @@ mod tests {
 
     #[test]
     fn what_fails_once_is_not_asked_for_again() {
-        assert!(Settling::new(&CudaOptions::default()).is_over(), "it has to be asked for");
-        let settling = Settling::new(&CudaOptions { graphs: Some(true), ..CudaOptions::default() });
+        assert!(Settling::new(&CudaOptions { graphs: Some(false), ..CudaOptions::default() }).is_over());
+        let settling = Settling::new(&CudaOptions::default());
         assert!(settling.captures());
         settling.clone().ask_for_less(true);
         assert!(!settling.captures() && !settling.is_over(), "bound, and not captured");

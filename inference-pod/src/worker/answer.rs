@@ -37,18 +37,28 @@ pub(super) fn stack<'a>(jobs: &[&'a [Tensor]], padding: usize) -> Vec<Stacked<'a
             *rows = jobs.iter().map(|job| job[input].shape().first().copied().unwrap_or(1)).sum::<usize>() + padding;
         }
         let pieces = jobs.iter().flat_map(|job| job[input].data().pieces()).map(|piece| &piece[..]);
-        let parts = pieces.chain(std::iter::repeat_n(last_row(&last[input]), padding)).collect();
+        let padding = std::iter::repeat_n(last_row(&last[input]), padding).flatten();
+        let parts = pieces.chain(padding).collect();
         Stacked { element: head.element(), shape, parts }
     };
     (0..first.len()).map(one).collect()
 }
 
-/// The bytes of a tensor's last row. Pieces are whole rows.
-fn last_row(tensor: &Tensor) -> &[u8] {
+/// The bytes of a tensor's last row: one piece of them, or several.
+fn last_row(tensor: &Tensor) -> Vec<&[u8]> {
     let rows = tensor.shape().first().copied().unwrap_or(1).max(1);
-    let length = tensor.data().len() / rows;
-    let piece = tensor.data().pieces().last().map(|piece| &piece[..]).unwrap_or_default();
-    piece.get(piece.len().saturating_sub(length)..).unwrap_or_default()
+    let mut left = tensor.data().len() / rows;
+    let mut row = Vec::new();
+    for piece in tensor.data().pieces().iter().rev() {
+        let of_row = &piece[piece.len().saturating_sub(left)..];
+        left -= of_row.len();
+        row.push(of_row);
+        if left == 0 {
+            break;
+        }
+    }
+    row.reverse();
+    row
 }
 
 /// Whether outputs can be given back row by row to jobs that shared a run.
@@ -94,4 +104,28 @@ pub(super) fn address(
         (reply, answer)
     };
     replies.into_iter().zip(ways).map(addressed).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::tensor::ElementType;
+
+    #[test]
+    fn padding_repeats_the_last_row_wherever_the_body_was_cut() {
+        let bytes = Bytes::from((0..24).collect::<Vec<u8>>());
+        for cuts in [vec![], vec![8], vec![3, 15], vec![13, 14, 22]] {
+            let mut ends = cuts.clone();
+            ends.push(24);
+            let begins = [0].into_iter().chain(cuts.iter().copied());
+            let pieces: Vec<Bytes> = begins.zip(ends).map(|(begin, end)| bytes.slice(begin..end)).collect();
+            let job = [Tensor::new(ElementType::F32, vec![2, 3], pieces).unwrap()];
+            let stacked = stack(&[&job[..]], 2);
+            assert_eq!(stacked[0].shape, [4, 3]);
+            let expected = [&bytes[..], &bytes[12..], &bytes[12..]].concat();
+            assert_eq!(stacked[0].parts.concat(), expected, "cut at {cuts:?}");
+        }
+    }
 }

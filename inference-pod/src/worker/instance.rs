@@ -76,6 +76,9 @@ pub trait Runner: Send {
         Ok(())
     }
 
+    /// Does what is better done between two runs than in one.
+    fn tend(&mut self) {}
+
     /// What ends its current run from another thread.
     fn canceller(&self) -> Canceller;
 
@@ -204,7 +207,10 @@ pub(super) fn work(shared: &Shared, index: usize, mut runner: Box<dyn Runner>, s
             return;
         }
         let broken = match ended {
-            Ended::Well => None,
+            Ended::Well => {
+                runner.tend();
+                None
+            }
             Ended::Badly => what_is_broken(&mut *runner, &mut tried),
             Ended::Panicked => Some("a run panicked".to_owned()),
         };
@@ -432,6 +438,10 @@ impl Runner for Warmed {
 
     fn settle(&mut self) -> Result<(), SessionError> {
         crate::probe::settle(&mut self.session, &self.shapes, &self.buckets)
+    }
+
+    fn tend(&mut self) {
+        self.session.tend();
     }
 
     fn canceller(&self) -> Canceller {

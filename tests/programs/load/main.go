@@ -1,4 +1,5 @@
-// Load sends one request over and over at a given rate, whether or not the answers keep up, and says what came back.
+// Load sends one request over and over at a given rate, whether or not the answers keep up, and says what came back; or, with
+// -workers, as fast as so many clients are answered.
 //
 // Vegeta does the work; what is ours is the choice of arrival times and the summary. Arrivals are uniform or Poisson, the
 // latter from a seed, so that two runs meet the same arrivals.
@@ -23,6 +24,9 @@ type plan struct {
 	arrivals       []time.Duration
 	timeout        time.Duration
 	maxConnections int
+	// With clients that wait for their answers there are no arrivals.
+	workers uint64
+	lasts   time.Duration
 }
 
 func main() {
@@ -35,15 +39,20 @@ func main() {
 	seed := flag.Uint64("seed", 1, "of the Poisson arrivals")
 	timeout := flag.Duration("timeout", time.Second, "a client gives up after this")
 	maxConnections := flag.Int("max-connections", 0, "open at once; 0: as many as it takes")
+	workers := flag.Uint64("workers", 0, "clients that each have one request in flight, whatever the rate; 0: the rate counts")
 	sent := flag.String("arrivals", "", "file for the times of sending: seconds since the first, one a line")
 	flag.Var(headers, "header", "name: value; may be repeated")
 	flag.Parse()
 
 	target, err := targetOf(*url, *body, http.Header(headers))
 	exitOn(err)
-	arrivals, err := arrivalsOf(*distribution, *rate, *seconds, *seed)
-	exitOn(err)
-	hits := run(plan{target, arrivals, *timeout, *maxConnections})
+	var arrivals []time.Duration
+	if *workers == 0 {
+		arrivals, err = arrivalsOf(*distribution, *rate, *seconds, *seed)
+		exitOn(err)
+	}
+	lasts := time.Duration(*seconds * float64(time.Second))
+	hits := run(plan{target, arrivals, *timeout, *maxConnections, *workers, lasts})
 	if *sent != "" {
 		exitOn(os.WriteFile(*sent, []byte(timesOf(hits)), 0o644))
 	}
@@ -60,18 +69,26 @@ func targetOf(url, bodyFile string, headers http.Header) (vegeta.Target, error) 
 	return target, err
 }
 
-// run sends one request per arrival and waits until each is answered or given up.
+// run sends the requests and waits until each is answered or given up.
 func run(plan plan) []*vegeta.Result {
-	attacker := vegeta.NewAttacker(
+	options := []func(*vegeta.Attacker){
 		vegeta.Timeout(plan.timeout),
 		vegeta.MaxConnections(plan.maxConnections),
 		// What comes back is not looked at, only read.
 		vegeta.MaxBody(0),
 		vegeta.HTTP2(false),
-	)
+	}
+	var pacer vegeta.Pacer = timetable(plan.arrivals)
+	if plan.workers > 0 {
+		options = append(options, vegeta.Workers(plan.workers), vegeta.MaxWorkers(plan.workers), vegeta.Connections(int(plan.workers)))
+		// No pause between requests.
+		pacer = vegeta.ConstantPacer{}
+	} else {
+		plan.lasts = 0
+	}
+	attacker := vegeta.NewAttacker(options...)
 	hits := make([]*vegeta.Result, 0, len(plan.arrivals))
-	pacer := timetable(plan.arrivals)
-	for hit := range attacker.Attack(vegeta.NewStaticTargeter(plan.target), pacer, 0, "") {
+	for hit := range attacker.Attack(vegeta.NewStaticTargeter(plan.target), pacer, plan.lasts, "") {
 		hits = append(hits, hit)
 	}
 	return hits

@@ -100,7 +100,11 @@ func answering(hits []*vegeta.Result) time.Duration {
 }
 
 // lateness compares with the timetable, which starts at an unknown moment: the best-kept appointment counts as punctual.
+// Without one nothing is late.
 func lateness(hits []*vegeta.Result, arrivals []time.Duration) []time.Duration {
+	if len(arrivals) == 0 {
+		return nil
+	}
 	var late []time.Duration
 	for _, hit := range hits {
 		late = append(late, time.Duration(hit.Timestamp.UnixNano())-arrivals[hit.Seq])
