@@ -20,6 +20,9 @@ const NON_BLOCKING: c_uint = 1;
 const TO_DEVICE: c_int = 1;
 const TO_HOST: c_int = 2;
 
+/// `cudaStreamCaptureModeRelaxed`.
+const RELAXED: c_int = 2;
+
 type Code = c_int;
 
 /// The library's functions.
@@ -32,6 +35,7 @@ struct Cudart {
     host_free: unsafe extern "C" fn(*mut c_void) -> Code,
     allocate: unsafe extern "C" fn(*mut *mut c_void, usize) -> Code,
     free: unsafe extern "C" fn(*mut c_void) -> Code,
+    exchange_capture_mode: unsafe extern "C" fn(*mut c_int) -> Code,
     error_text: unsafe extern "C" fn(Code) -> *const c_char,
     /// What the functions are in.
     _library: Library,
@@ -63,6 +67,7 @@ impl Cudart {
             host_free: function!(c"cudaFreeHost"),
             allocate: function!(c"cudaMalloc"),
             free: function!(c"cudaFree"),
+            exchange_capture_mode: function!(c"cudaThreadExchangeStreamCaptureMode"),
             error_text: function!(c"cudaGetErrorString"),
             _library: library,
         })
@@ -76,6 +81,17 @@ impl Cudart {
         let text = unsafe { CStr::from_ptr((self.error_text)(code)) };
         Err(ort::Error::new(format!("{what}: {} (CUDA error {code})", text.to_string_lossy())))
     }
+}
+
+/// Allows this thread, from now on, to get and give back memory while another one captures its runs; else CUDA refuses that.
+///
+/// # Errors
+/// Where there is no CUDA.
+pub(super) fn stand_captures_of_others() -> ort::Result<()> {
+    let cudart = cudart()?;
+    let mut mode = RELAXED;
+    // SAFETY: `mode` holds a mode, and takes the one before.
+    cudart.checked("no capture mode", unsafe { (cudart.exchange_capture_mode)(&raw mut mode) })
 }
 
 /// A queue of work on the GPU: copies and runs of one session, one after the other.
@@ -185,6 +201,8 @@ impl PinnedMemory {
 
 impl Drop for PinnedMemory {
     fn drop(&mut self) {
+        // Outputs end on whatever thread has sent them.
+        let _ = stand_captures_of_others();
         // SAFETY: allocated once, freed once.
         unsafe { (self.cudart.host_free)(self.start.as_ptr().cast()) };
     }

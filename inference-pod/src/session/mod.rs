@@ -14,7 +14,7 @@ mod signature;
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use bytes::Bytes;
@@ -24,6 +24,7 @@ use ort::session::RunOptions;
 use self::{
     bound::Layout,
     buffer::InputBuffer,
+    cudart::stand_captures_of_others,
     graph::{Graph, Output, OutputBytes, View},
     open::Settling,
 };
@@ -81,6 +82,10 @@ pub enum SessionError {
     #[error("ONNX Runtime failed")]
     Run(#[source] ort::Error),
 }
+
+/// Written by who captures a run, read by who runs, on a GPU: what another run asks of CUDA meanwhile would fail, and the
+/// capture with it, whichever model and stream it is of.
+static CAPTURES: RwLock<()> = RwLock::new(());
 
 /// Ends a run from another thread.
 #[derive(Clone)]
@@ -191,8 +196,9 @@ impl Session {
         if !self.settles() || self.layouts.iter().any(|layout| layout.fits(inputs)) {
             return Ok(());
         }
-        let filled = self.fill(inputs).map_err(SessionError::Run)?;
-        let outputs = self.run_filled(filled).map_err(SessionError::Run)?;
+        stand_captures_of_others().map_err(SessionError::Run)?;
+        let outputs = self.run(inputs)?;
+        let _alone = CAPTURES.write().unwrap_or_else(PoisonError::into_inner);
         self.keep(inputs, &outputs).map_err(SessionError::Run)
     }
 
@@ -202,6 +208,8 @@ impl Session {
     /// # Errors
     /// [`SessionError::Run`] with what ONNX Runtime said, also after [`RunCanceller::cancel`].
     pub fn run(&mut self, inputs: &[Stacked<'_>]) -> Result<Vec<Tensor>, SessionError> {
+        let is_on_gpu = self.graph.device.is_some();
+        let _no_capture = is_on_gpu.then(|| CAPTURES.read().unwrap_or_else(PoisonError::into_inner));
         let filled = self.fill(inputs).map_err(SessionError::Run)?;
         if matches!(filled, Filled::Buffers) && self.settles() {
             self.common.came(inputs);

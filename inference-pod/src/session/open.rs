@@ -13,7 +13,7 @@ use ort::{ep, session::builder::SessionBuilder};
 
 use super::{
     Session, SessionError,
-    cudart::Stream,
+    cudart::{Stream, stand_captures_of_others},
     graph::{Device, Graph, assigned_providers},
     library::Runtime,
 };
@@ -159,7 +159,7 @@ impl SessionFactory {
 
     /// The inner error says why CUDA is not to be had, the outer one why the file is no model.
     fn load_on_cuda(&self) -> Result<Result<Graph, String>, SessionError> {
-        let stream = match Stream::new() {
+        let stream = match stand_captures_of_others().and_then(|()| Stream::new()) {
             Ok(stream) => stream,
             Err(error) => return Ok(Err(error.message().to_owned())),
         };
