@@ -14,12 +14,14 @@ mod signature;
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use crds::serving::ExecutionProvider;
 use ort::session::RunOptions;
+use parking_lot::RwLock;
 
 use self::{
     bound::Layout,
@@ -86,6 +88,11 @@ pub enum SessionError {
 /// Written by who captures a run, read by who runs, on a GPU: what another run asks of CUDA meanwhile would fail, and the
 /// capture with it, whichever model and stream it is of.
 static CAPTURES: RwLock<()> = RwLock::new(());
+
+/// How long a capture waits for runs to end, and keeps others from beginning: while models are loaded, and while they serve.
+/// A run that hangs must not stop those of others.
+const LONGEST_WAIT_AT_START: Duration = Duration::from_secs(60);
+const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
 /// Ends a run from another thread.
 #[derive(Clone)]
@@ -193,12 +200,18 @@ impl Session {
     /// [`SessionError::Run`] where that fails. The session is of no more use then; the next one that is opened asks for
     /// less.
     pub fn settle(&mut self, inputs: &[Stacked<'_>]) -> Result<(), SessionError> {
+        self.settle_within(LONGEST_WAIT_AT_START, inputs)
+    }
+
+    fn settle_within(&mut self, wait: Duration, inputs: &[Stacked<'_>]) -> Result<(), SessionError> {
         if !self.settles() || self.layouts.iter().any(|layout| layout.fits(inputs)) {
             return Ok(());
         }
         stand_captures_of_others().map_err(SessionError::Run)?;
         let outputs = self.run(inputs)?;
-        let _alone = CAPTURES.write().unwrap_or_else(PoisonError::into_inner);
+        let alone =
+            CAPTURES.try_write_for(wait).ok_or_else(|| ort::Error::new("a run of another session does not end"));
+        let _alone = alone.map_err(SessionError::Run)?;
         self.keep(inputs, &outputs).map_err(SessionError::Run)
     }
 
@@ -209,7 +222,7 @@ impl Session {
     /// [`SessionError::Run`] with what ONNX Runtime said, also after [`RunCanceller::cancel`].
     pub fn run(&mut self, inputs: &[Stacked<'_>]) -> Result<Vec<Tensor>, SessionError> {
         let is_on_gpu = self.graph.device.is_some();
-        let _no_capture = is_on_gpu.then(|| CAPTURES.read().unwrap_or_else(PoisonError::into_inner));
+        let _no_capture = is_on_gpu.then(|| CAPTURES.read());
         let filled = self.fill(inputs).map_err(SessionError::Run)?;
         if matches!(filled, Filled::Buffers) && self.settles() {
             self.common.came(inputs);
@@ -224,7 +237,7 @@ impl Session {
             shapes.iter().map(|(element, shape)| vec![0; elements(shape) * element.size_bytes()]).collect();
         let of = |((element, shape), zeros)| Stacked { element, shape, parts: vec![zeros] };
         let inputs: Vec<Stacked<'_>> = shapes.into_iter().zip(zeros.iter().map(Vec::as_slice)).map(of).collect();
-        if let Err(error) = self.settle(&inputs) {
+        if let Err(error) = self.settle_within(LONGEST_WAIT, &inputs) {
             tracing::warn!(error = error_chain(&error), "runs of further shapes are not captured");
             self.common = Common { left: 0, ..Common::default() };
         }
