@@ -102,19 +102,14 @@ pub struct Variation {
 }
 
 /// What is tried beside the defaults, to see what they are worth.
-pub const VARIATIONS: [Variation; 7] = [
-    Variation { name: "kept for 1 min", apply: |policy| policy.down_stabilization = Duration::from_secs(60) },
-    Variation { name: "kept for 3 load times", apply: |policy| policy.load_times = 3.0 },
-    Variation { name: "at most half go in a minute", apply: |policy| policy.down_share_per_minute = 0.5 },
+pub const VARIATIONS: [Variation; 3] = [
     Variation {
-        name: "kept for 5 min and 3 load times, a quarter goes in a minute",
+        name: "kept for 5 min, a quarter goes in a minute",
         apply: |policy| {
             policy.down_stabilization = Duration::from_secs(300);
             policy.down_share_per_minute = 0.25;
-            policy.load_times = 3.0;
         },
     },
     Variation { name: "averages of 60 s", apply: |policy| policy.stable_window = Duration::from_secs(60) },
     Variation { name: "tolerance of 2 %", apply: |policy| policy.tolerance = 0.02 },
-    Variation { name: "tolerance of 10 %", apply: |policy| policy.tolerance = 0.1 },
 ];
