@@ -156,7 +156,7 @@ fn several_instances_run_at_the_same_time() {
     let server = Server::start(&item("slow", "slow", "batch_size: 1, instances: 2, max_queue_ms: 60000"));
     assert_eq!(server.metric("ortolan_instances{model=\"slow\",state=\"running\"}"), 2.0);
     std::thread::scope(|scope| {
-        let flood = scope.spawn(|| at_once(&server, 200));
+        let flood = scope.spawn(|| at_once(&server, 40));
         eventually("two samples run", || server.metric("ortolan_inflight_samples{model=\"slow\"}") == 2.0);
         assert!(flood.join().unwrap().iter().all(|answer| answer.status == 200));
     });
