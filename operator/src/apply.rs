@@ -18,7 +18,7 @@ use k8s_openapi::{
 use kube::{
     Api, Client, Resource, ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions},
-    core::Status,
+    core::{Status, response::StatusCause},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -96,6 +96,9 @@ pub enum ApplyError {
         /// See `kind`.
         name: String,
     },
+    /// The namespace is on its way out, or gone, and everything in it.
+    #[error("the namespace is being deleted")]
+    NamespaceEnds,
 }
 
 impl Writer {
@@ -207,22 +210,23 @@ impl Writer {
     pub async fn write_status(&self, model: &InferenceModel, status: &Value) -> Result<(), ApplyError> {
         let api: Api<InferenceModel> = self.api(&model.namespace().unwrap_or_default());
         let name = model.name_any();
-        let patch = serde_json::json!({
-            "apiVersion": InferenceModel::api_version(&()),
-            "kind": InferenceModel::kind(&()),
-            "metadata": {"name": name, "uid": model.uid()},
-            "status": status,
-        });
+        // The API server does not look at the uid of a custom resource's status that is applied or merged, so another InferenceModel
+        // of the same name would get this one's.
+        let patch = serde_json::json!([
+            {"op": "test", "path": "/metadata/uid", "value": model.uid()},
+            {"op": "add", "path": "/status", "value": status},
+        ]);
+        // Such a list is a patch.
+        let patch = Patch::Json::<()>(serde_json::from_value(patch).unwrap_or_default());
+        let params = PatchParams { field_manager: Some(names::STATUS_MANAGER.to_owned()), ..PatchParams::default() };
         self.leadership.check()?;
-        let params = PatchParams::apply(names::STATUS_MANAGER).force();
-        let answer = api.patch_status(&name, &params, &Patch::Apply(&patch)).await;
-        match answer {
+        match api.patch_status(&name, &params, &patch).await {
             Ok(_) => {
                 self.metrics.wrote("InferenceModel", WriteResult::ok);
                 Ok(())
             }
             // Deleted in the meantime, or made anew: there is nothing to tell it.
-            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+            Err(kube::Error::Api(status)) if status.is_not_found() || is_of_another(&status) => Ok(()),
             Err(source) => Err(self.failed::<InferenceModel>("write the status of", &name, source)),
         }
     }
@@ -293,6 +297,7 @@ impl Writer {
                 applied.written.push(format!("{kind} {name}"));
                 Ok(())
             }
+            Err(kube::Error::Api(status)) if ends_with_its_namespace(&status) => Err(ApplyError::NamespaceEnds),
             Err(kube::Error::Api(status)) if reason_of_refusal(&status).is_some() => {
                 self.metrics.wrote(&kind, WriteResult::refused);
                 applied.refusals.push(refused(&kind, &name, &status));
@@ -397,6 +402,11 @@ impl Writer {
             && source.is::<NotLeading>()
         {
             return NotLeading.into();
+        }
+        if let kube::Error::Api(status) = &source
+            && ends_with_its_namespace(status)
+        {
+            return ApplyError::NamespaceEnds;
         }
         let kind = K::kind(&());
         self.metrics.wrote(&kind, WriteResult::error);
@@ -548,6 +558,19 @@ pub fn is_shared<K: Resource>(found: &K) -> bool {
 
 fn controller<K: Resource>(found: &K) -> Option<&OwnerReference> {
     found.meta().owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
+}
+
+/// Whether nothing can be made because the namespace is about to go, or has gone.
+fn ends_with_its_namespace(status: &Status) -> bool {
+    let details = status.details.as_ref();
+    let is_cause = |cause: &StatusCause| cause.reason == "NamespaceTerminating";
+    details.is_some_and(|it| it.causes.iter().any(is_cause) || (status.is_not_found() && it.kind == "namespaces"))
+}
+
+/// Whether a patch found another object than the one that it was meant for: its test did not pass, which the API server answers
+/// without a word on what was wrong. An object that the schema refuses is named.
+fn is_of_another(status: &Status) -> bool {
+    status.code == 422 && status.details.as_ref().is_none_or(|it| it.name.is_empty() && it.causes.is_empty())
 }
 
 /// A reason of the condition Accepted where the API server will not take the object however often it is asked.

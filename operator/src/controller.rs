@@ -284,7 +284,9 @@ async fn reconcile(model: Arc<InferenceModel>, context: Arc<Context>) -> Result<
             failures.remove(&ObjectRef::from_obj(&*model));
             context.metrics.reconciled(ReconcileResult::ok, began.elapsed());
         }
-        Err(ReconcileError::Apply(ApplyError::NotLeading(_))) => return Ok(Action::await_change()),
+        Err(ReconcileError::Apply(ApplyError::NotLeading(_) | ApplyError::NamespaceEnds)) => {
+            return Ok(Action::await_change());
+        }
         Err(_) => context.metrics.reconciled(ReconcileResult::error, began.elapsed()),
     }
     result
@@ -317,7 +319,7 @@ async fn bring_about(model: Arc<InferenceModel>, context: &Context) -> Result<Ac
     // What is known is told all the same, and the error with it.
     let (applied, failure) = match applied {
         Ok(applied) => (applied, None),
-        Err(error @ ApplyError::NotLeading(_)) => return Err(error.into()),
+        Err(error @ (ApplyError::NotLeading(_) | ApplyError::NamespaceEnds)) => return Err(error.into()),
         Err(error) if is_let_go(&error, &context.sources.kinds).await => (Applied::default(), None),
         Err(error) => (Applied::default(), Some(error)),
     };

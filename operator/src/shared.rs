@@ -372,7 +372,7 @@ impl Shared {
         let (is_wanted, is_there) = (wanted.is_some(), live.contains_key(names::SHARED));
         let applied = match rounds.writer.share(namespace, wanted, &live).await {
             Ok(applied) => applied,
-            Err(ApplyError::NotLeading(_)) => return (seen, false),
+            Err(ApplyError::NotLeading(_) | ApplyError::NamespaceEnds) => return (seen, false),
             Err(error) => return self.failed(kind, namespace, &error, seen).await,
         };
         for object in &applied.written {

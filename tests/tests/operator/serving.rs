@@ -127,13 +127,11 @@ pub(crate) async fn comes_back_after_deletion(space: &Space) -> Outcome {
     let (after, time) = space.apply_until_ready(&small("phoenix")).await?;
     tell_time("from an apply right after the deletion to Ready", time);
     assert_ne!(before.uid(), after.uid());
-    let owners = space.of::<Deployment>("phoenix").await?;
-    assert!(
-        owners
-            .iter()
-            .all(|child| child.owner_references().iter().all(|owner| Some(&owner.uid) == after.uid().as_ref()))
-    );
-    // The Service of the deleted one may have been there still, and be made again a moment later.
+    let (deployments, services) = (space.of::<Deployment>("phoenix").await?, space.of::<Service>("phoenix").await?);
+    let owners = deployments.iter().flat_map(ResourceExt::owner_references);
+    let mut owners = owners.chain(services.iter().flat_map(ResourceExt::owner_references));
+    assert!(!deployments.is_empty() && !services.is_empty());
+    assert!(owners.all(|owner| Some(&owner.uid) == after.uid().as_ref()));
     let answers = async || space.numbers("phoenix").await;
     let (numbers, time) = wait::until("phoenix to answer", LIMIT, answers).await?;
     tell_time("from there to an answer", time);

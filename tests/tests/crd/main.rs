@@ -1,11 +1,13 @@
 //! The definition of `InferenceModel` on a real API server: it is taken, by `kubectl apply` too, without a warning; each
-//! rule refuses with its sentence and its field; what is left out is filled in.
+//! rule refuses with its sentence and its field; what is left out is filled in. And what the operator's writer leaves alone there.
 //!
 //! The objects are those that the crate tries offline, in `crds/tests/resource/refusals.yaml`. Times are printed, never
 //! asserted.
 
 #![allow(clippy::disallowed_methods, reason = "a harness is told by its environment what to use")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod writer;
 
 use std::{io::Write, process::ExitCode, time::Duration};
 
@@ -71,6 +73,8 @@ fn trials(shared: Option<&'static Shared>) -> Vec<Trial> {
         trial("the_api_server_fills_in_what_the_types_fill_in", fills_in),
         trial("a_null_is_as_good_as_nothing", drops_nulls),
         trial("what_is_open_keeps_its_keys_and_the_scale_is_served", keeps_open_parts),
+        trial("a_status_is_told_to_the_object_that_it_is_of_and_to_no_other", writer::tells_no_other),
+        trial("in_a_namespace_that_ends_nothing_is_made_and_nothing_has_failed", writer::leaves_an_ending_namespace),
     ]
 }
 
@@ -201,7 +205,7 @@ fn causes(error: kube::Error) -> Vec<(String, String)> {
 }
 
 fn refusals() -> Vec<Refusal> {
-    serde_saphyr::from_str(include_str!("../../crds/tests/resource/refusals.yaml")).unwrap()
+    serde_saphyr::from_str(include_str!("../../../crds/tests/resource/refusals.yaml")).unwrap()
 }
 
 /// The least that an object must say, with `patch` laid on it.
