@@ -18,7 +18,8 @@ static SHARED: SharedServer = SharedServer::new(|| {
 
 fn top(answer: &Value) -> (u64, f64) {
     let top = &answer["predictions"][0];
-    (top["class_id"].as_u64().unwrap(), top["confidence"].as_f64().unwrap())
+    let number = |field: &str| top[field].as_f64().unwrap_or_else(|| panic!("expected predictions, got {answer}"));
+    (number("class_id") as u64, number("confidence"))
 }
 
 fn assert_espresso(answer: &Value) {

@@ -7,10 +7,10 @@ use std::time::Duration;
 /// Any number: answers are matched by it, and a socket asks only once.
 const QUESTION_NUMBER: [u8; 2] = [0x4f, 0x52];
 
-/// Asks `server` for the address of `name`, and waits a second at most. `None` if the answer has no address.
+/// Asks `server` for the address of `name`, and waits a tenth of a second at most. `None` if the answer has no address.
 pub(crate) fn ask(server: Ipv4Addr, name: &str) -> io::Result<Option<Ipv4Addr>> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    socket.set_read_timeout(Some(Duration::from_millis(100)))?;
     socket.connect(SocketAddrV4::new(server, 53))?;
     socket.send(&question(name))?;
     let mut answer = [0; 512];

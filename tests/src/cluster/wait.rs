@@ -8,8 +8,11 @@ use futures::{Stream, StreamExt as _};
 /// 100 ms: soon enough for a person.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// A look that is costly is repeated seldom: looking never takes more than a fifth of the time.
+/// A look that is costly is repeated seldom.
 const PAUSE_PER_LOOK: u32 = 4;
+
+/// 1 s: most that take long do so because something is not there yet, and it should be seen soon when it is.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What was waited for did not come.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +44,8 @@ pub async fn until<T, Seen: std::fmt::Display>(
                 Ok(found) => return found,
                 Err(seen) => last = seen.to_string(),
             }
-            tokio::time::sleep(SHORTEST_PAUSE.max(looked.elapsed() * PAUSE_PER_LOOK)).await;
+            let pause = looked.elapsed() * PAUSE_PER_LOOK;
+            tokio::time::sleep(pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE)).await;
         }
     };
     match tokio::time::timeout(limit, looks).await {

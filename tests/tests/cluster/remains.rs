@@ -34,7 +34,7 @@ pub(crate) async fn side_by_side(fixture: &Fixture) -> Outcome {
 }
 
 pub(crate) async fn nothing_is_left(_: &Fixture) -> Outcome {
-    let before = Machine::now()?;
+    let before = Machine::now("test-trace")?;
     let cluster = Cluster::up(&Options::named("test-trace")).await?;
     cluster.import_image(&probe_archive()?).await?;
     create_server(&cluster, "running", "to the end").await?;
@@ -47,7 +47,7 @@ pub(crate) async fn nothing_is_left(_: &Fixture) -> Outcome {
 
 /// Kills the harness at several points on its way up, and once when it is done.
 pub(crate) async fn killed_harness(_: &Fixture) -> Outcome {
-    let before = Machine::now()?;
+    let before = Machine::now("test-killed")?;
     for delay in [50, 150, 300, 1000, 4500].map(Duration::from_millis) {
         let mut harness = up_command("test-killed").stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         tokio::time::sleep(delay).await;
@@ -77,7 +77,7 @@ fn assert_nothing_left(name: &str, members: &BTreeSet<Member>, before: &Machine)
     assert!(self::members(name)?.is_empty());
     assert!(!clusters_folder().join(name).exists(), "the folder is left");
     assert!(!clusters_folder().join(name).with_extension("lock").exists(), "the lock is left");
-    let after = Machine::now()?;
+    let after = Machine::now(name)?;
     assert_eq!(*before, after);
     Ok(())
 }
@@ -95,7 +95,8 @@ struct Machine {
 }
 
 impl Machine {
-    fn now() -> Result<Self, Failure> {
+    /// With the groups of the cluster of this name; others may come and go beside it.
+    fn now(name: &str) -> Result<Self, Failure> {
         let settings = ["vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops"];
         let settings =
             settings.iter().map(|setting| fs::read_to_string(format!("/proc/sys/{setting}")).unwrap_or_default());
@@ -110,29 +111,35 @@ impl Machine {
             "/opt/containerd",
         ];
         Ok(Self {
-            links: names_in("/sys/class/net")?,
+            links: links()?,
             routes: output("ip", &["route", "show", "table", "all"])?,
             rules: output("nft", &["list", "ruleset"])?,
             mounts: fs::read_to_string("/proc/self/mounts")?.lines().map(str::to_owned).collect(),
-            groups: groups(Path::new("/sys/fs/cgroup"), 2),
+            groups: groups(Path::new("/sys/fs/cgroup"), &format!("ortolan-{name}-"), 2),
             fixed_paths: fixed.into_iter().filter(|path| Path::new(path).exists()).collect(),
             settings: settings.collect(),
         })
     }
 }
 
+/// Those of this process's network; /sys may show another's.
+fn links() -> Result<BTreeSet<String>, Failure> {
+    let table = fs::read_to_string("/proc/self/net/dev")?;
+    Ok(table.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect())
+}
+
 fn names_in(folder: &str) -> Result<BTreeSet<String>, Failure> {
     Ok(fs::read_dir(folder)?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
 }
 
-/// The groups of all clusters, wherever the hierarchies are mounted.
-fn groups(folder: &Path, depth: usize) -> BTreeSet<PathBuf> {
+/// The groups whose names begin so, wherever the hierarchies are mounted.
+fn groups(folder: &Path, beginning: &str, depth: usize) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir()) {
-        if entry.file_name().to_string_lossy().starts_with("ortolan-") {
+        if entry.file_name().to_string_lossy().starts_with(beginning) {
             found.insert(entry.path());
         } else if depth > 1 {
-            found.extend(groups(&entry.path(), depth - 1));
+            found.extend(groups(&entry.path(), beginning, depth - 1));
         }
     }
     found

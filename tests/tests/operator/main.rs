@@ -41,7 +41,7 @@ use space::Space;
 const CLUSTER: &str = "test-operator";
 
 /// Tests at once. They wait more than they work; beyond this, they wait for the two processors of a small machine.
-const THREADS: usize = 6;
+const THREADS: usize = 8;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
