@@ -71,7 +71,7 @@ models: ## Make the models and bring ONNX Runtime, pinned by sha256
 	@python3 deploy/onnxruntime/get.py >/dev/null
 	@python3 deploy/models/make.py
 
-cluster-up: ## Start a local Kubernetes with a node; NAME=…, PROFILE=…
+cluster-up: ## Start a local Kubernetes with a node, and end one of the same name first; NAME=…, PROFILE=…
 	@$(CLUSTER) up $(if $(NAME),--name $(NAME)) $(if $(PROFILE),--profile $(PROFILE))
 
 cluster-down: ## End it and leave nothing behind

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Builds the server, serves EfficientNet-Lite0 on this machine and classifies real photos by every form of body.
 
-    serve.py            serve until Ctrl-C
-    serve.py --once     stop after the photos; exit 1 where an answer is wrong
+    serve.py            serve until Ctrl-C; exit 1 where an answer is wrong
+    serve.py --once     stop after the photos
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def status_of(url: str) -> int:
         return 0
 
 
-def start(port: int, metrics_port: int) -> subprocess.Popen[bytes]:
+def start(port: int, grpc_port: int, metrics_port: int) -> subprocess.Popen[bytes]:
+    if status_of(f"http://127.0.0.1:{metrics_port}/health") != 0:
+        sys.exit(f"port {metrics_port} answers already; end that server, or give --port, --grpc-port and --metrics-port")
     subprocess.run(
         ["cargo", "build", "--quiet", "--release", "--locked", "--package", "inference-pod"], cwd=ROOT, check=True
     )
@@ -70,11 +72,15 @@ def start(port: int, metrics_port: int) -> subprocess.Popen[bytes]:
     environment = os.environ | {
         "ORT_DYLIB_PATH": str(CACHE / "onnxruntime" / "lib" / "libonnxruntime.so"),
         "ORTOLAN__SERVER__PORT": str(port),
+        "ORTOLAN__SERVER__GRPC_PORT": str(grpc_port),
         "ORTOLAN__SERVER__METRICS_PORT": str(metrics_port),
     }
-    configs = [f"--config={ROOT / 'deploy' / 'configs' / name}.yaml" for name in ("base", "dev")]
-    # Models are named relative to the folder that holds the cache.
-    return subprocess.Popen([target / "release" / "inference-pod", "serve", *configs], cwd=CACHE.parent, env=environment)
+    configs = ROOT / "deploy" / "configs"
+    # The cache may be elsewhere than where the file for a laptop has it.
+    base = CACHE / "serve.yaml"
+    base.write_text((configs / "base.yaml").read_text().replace("path: .cache/", f"path: {CACHE.resolve()}/"))
+    layers = [f"--config={layer}" for layer in (base, configs / "dev.yaml")]
+    return subprocess.Popen([target / "release" / "inference-pod", "serve", *layers], env=environment)
 
 
 def wait_until_ready(server: subprocess.Popen[bytes], metrics_port: int) -> None:
@@ -102,9 +108,9 @@ def classify(url: str) -> bool:
     return good
 
 
-def hint(port: int, metrics_port: int) -> str:
+def hint(port: int, grpc_port: int, metrics_port: int) -> str:
     return f"""
-Serving on http://127.0.0.1:{port}, metrics on http://127.0.0.1:{metrics_port}/metrics. Try next:
+Serving on http://127.0.0.1:{port}, gRPC on {grpc_port}, metrics on http://127.0.0.1:{metrics_port}/metrics. Try next:
   curl -H 'content-type: image/png' --data-binary @deploy/samples/photos/camera.png http://127.0.0.1:{port}/predict/espresso
   curl http://127.0.0.1:{port}/info
   curl http://127.0.0.1:{metrics_port}/metrics
@@ -117,14 +123,15 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--once", action="store_true")
     arguments.add_argument("--port", type=int, default=8080)
+    arguments.add_argument("--grpc-port", type=int, default=8081)
     arguments.add_argument("--metrics-port", type=int, default=9090)
     args = arguments.parse_args()
-    server = start(args.port, args.metrics_port)
+    server = start(args.port, args.grpc_port, args.metrics_port)
     try:
         wait_until_ready(server, args.metrics_port)
         good = classify(f"http://127.0.0.1:{args.port}/predict/espresso")
-        if not args.once:
-            print(hint(args.port, args.metrics_port), flush=True)
+        if good and not args.once:
+            print(hint(args.port, args.grpc_port, args.metrics_port), flush=True)
             return server.wait()
     except KeyboardInterrupt:
         # The terminal has told the server too.

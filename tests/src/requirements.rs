@@ -125,7 +125,9 @@ pub fn missing(purposes: &[Purpose]) -> Vec<Missing> {
 /// [`RequirementError::Missing`] lists what is missing still.
 pub fn ensure(purposes: &[Purpose], report: Report) -> Result<(), RequirementError> {
     let packages = missing_packages(purposes);
-    if !packages.is_empty() && is_root() && find("apt-get").is_some() {
+    // Whoever has to see to something else hears of all of it first, before minutes of downloads.
+    let only_packages = missing(purposes).iter().all(|missing| matches!(missing, Missing::Package(_)));
+    if !packages.is_empty() && only_packages && is_root() && find("apt-get").is_some() {
         let step = report.step(format!("install {}", packages.join(", ")));
         install(&packages)?;
         step.done();

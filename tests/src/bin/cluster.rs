@@ -158,6 +158,7 @@ async fn up(arguments: Up) -> Outcome {
     let mut options = Options::named(&arguments.named.name);
     options.profile = Profile::named(&arguments.of.profile)?;
     options.node = !arguments.control_plane_only;
+    Cluster::must_be_ours("start a cluster")?;
     let cluster = Cluster::up(&options).await?;
     if arguments.kwok_nodes > 0 {
         cluster.add_kwok_nodes(arguments.kwok_nodes).await?;

@@ -56,6 +56,7 @@ async fn main() -> ExitCode {
 }
 
 async fn demo(name: &str, report: Report) -> Outcome {
+    Cluster::must_be_ours("show the demo")?;
     let pod = build(&images::POD, report)?;
     let operator = build(&images::OPERATOR, report)?;
     let probe = probe::archive(report)?;

@@ -225,6 +225,9 @@ pub enum ClusterError {
     /// The control plane alone has no node to do this on.
     #[error("cannot {0}: this cluster has no node of ours")]
     NoNode(&'static str),
+    /// A second process of a part would stand in the way of the first.
+    #[error("{0} runs already; end it first, or restart it")]
+    RunsAlready(Part),
     /// Somebody else's cluster.
     #[error("cannot {0}: the cluster is not ours (CONTEXT is set); {1}")]
     NotOurs(&'static str, String),
@@ -293,6 +296,17 @@ impl Cluster {
                 remove(&folder, true)?;
                 Err(error)
             }
+        }
+    }
+
+    /// For commands that start a cluster of their own.
+    ///
+    /// # Errors
+    /// If the environment variable `CONTEXT` names another one: whoever set it would wait for the wrong cluster.
+    pub fn must_be_ours(attempt: &'static str) -> Result<(), ClusterError> {
+        match std::env::var("CONTEXT") {
+            Ok(context) => Err(ClusterError::NotOurs(attempt, format!("unset it, or use `{context}` as it is"))),
+            Err(_) => Ok(()),
         }
     }
 
@@ -382,6 +396,14 @@ impl Cluster {
         machinery.owned.store(false, Ordering::Relaxed);
         let _lock = machinery.folder.lock()?;
         remove(&machinery.folder, keep_logs)
+    }
+
+    /// The end of each part's log and where all of it is, for somebody who asks why a test failed.
+    pub fn ends_of_logs(&self) -> String {
+        let Host::Ours(machinery) = &self.host else { return String::new() };
+        let logs = Part::ALL.map(|part| machinery.folder.log(part.name()));
+        let ends = logs.iter().filter(|log| log.exists());
+        ends.map(|log| format!("the end of {}:\n{}\n", log.display(), start::tail_of(log))).collect()
     }
 
     /// Lets the cluster run on after this value, until `cluster down`.
@@ -531,9 +553,16 @@ impl Cluster {
     /// Starts a part that has ended.
     ///
     /// # Errors
-    /// If it cannot be started.
+    /// If it runs, or cannot be started.
     pub fn start(&self, part: Part) -> Result<(), ClusterError> {
-        self.ours("start a part")?.launch(part).map(drop)
+        let machinery = self.ours("start a part")?;
+        if machinery.living(part)?.is_some() {
+            return Err(ClusterError::RunsAlready(part));
+        }
+        if part.belongs_to_a_node() && !machinery.place.has_node() {
+            return Err(ClusterError::NoNode("start a part of a node"));
+        }
+        machinery.launch(part).map(drop)
     }
 
     /// Kills a part, if it runs, and starts it again.
@@ -611,7 +640,10 @@ impl Cluster {
         let machinery = self.ours("play nodes")?;
         let step = self.report.step(format!("{count} nodes played by kwok"));
         if machinery.living(Part::Kwok)?.is_none() {
-            machinery.launch_kwok(self.report).await?;
+            // Built in a thread of its own, for that may take minutes the first time.
+            let (profile, report) = (machinery.profile, self.report);
+            blocking(move || programs::ensure(profile, &[Purpose::Kwok], report)).await?;
+            machinery.launch(Part::Kwok)?;
         }
         ready::add_kwok_nodes(machinery, &self.client, count).await?;
         step.done();
@@ -666,15 +698,14 @@ impl Drop for Cluster {
 
 impl Machinery {
     fn launch(&self, part: Part) -> Result<Process, ClusterError> {
-        start::launch(&self.folder, &self.place, &self.programs, part)
-    }
-
-    async fn launch_kwok(&self, report: Report) -> Result<Process, ClusterError> {
-        let profile = self.profile;
-        let programs = blocking(move || programs::ensure(profile, &[Purpose::Kwok], report)).await?;
+        if part != Part::Kwok {
+            return start::launch(&self.folder, &self.place, &self.programs, part);
+        }
+        // Few clusters want it, so it is not among the programs of each.
+        let programs = programs::ensure(self.profile, &[Purpose::Kwok], Report::silent())?;
         let stages = run::output(&mut Command::new(programs.path("kwok-stages")?))?;
         self.folder.write("config/kwok.yaml", &stages)?;
-        start::launch(&self.folder, &self.place, &programs, Part::Kwok)
+        start::launch(&self.folder, &self.place, &programs, part)
     }
 
     fn living(&self, part: Part) -> Result<Option<Process>, ClusterError> {

@@ -80,6 +80,11 @@ impl Part {
         }
     }
 
+    /// Whether it is there only where pods really run.
+    pub(crate) const fn belongs_to_a_node(self) -> bool {
+        matches!(self, Self::Containerd | Self::Kubelet | Self::KubeProxy | Self::CoreDns)
+    }
+
     /// What the part is started with.
     pub(crate) fn arguments(self, folder: &Folder, place: &Place) -> Vec<String> {
         let plan = Plan { folder, addresses: Addresses::of(place) };

@@ -49,6 +49,7 @@ fn read(repository: &Path, spec: &ImageSpec) -> Result<String, ImageError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{POD, POD_CUDA};
     use super::*;
 
     #[test]
@@ -64,5 +65,16 @@ mod tests {
             with_arguments("ARG RUNTIME=cpu\nARG RUNTIME\nRUN x\n", &[("RUNTIME", "cuda")]),
             "ARG RUNTIME=cuda\nARG RUNTIME\nRUN x\n"
         );
+    }
+
+    #[test]
+    fn both_images_of_the_server_come_out_of_one_file() {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let text = read(&repository, &POD_CUDA).unwrap();
+        let rendered = with_arguments(&text, POD_CUDA.arguments);
+        let others: Vec<_> = text.lines().zip(rendered.lines()).filter(|(before, after)| before != after).collect();
+        assert_eq!(others, [("ARG RUNTIME=cpu", "ARG RUNTIME=cuda")]);
+        assert_eq!(with_arguments(&text, POD.arguments), text);
+        assert_eq!(bases_of(&rendered), bases_of(&text));
     }
 }

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
-use ortolan_tests::cluster::{Cluster, Options, Part};
+use ortolan_tests::cluster::{Cluster, ClusterError, Options, Part};
 use serde_json::json;
 
 use crate::fixture::{Fixture, Outcome, ready_pod};
@@ -33,6 +33,13 @@ pub(crate) async fn kwok_plays_nodes(fixture: &Fixture) -> Outcome {
     let node = ready_pod(&pods, "played").await?.spec.unwrap_or_default().node_name.unwrap_or_default();
     assert!(node.starts_with("kwok-"), "the pod is on {node}");
     pods.delete("played", &DeleteParams::default()).await?;
+
+    cluster.restart(Part::Kwok)?;
+    assert!(cluster.is_running(Part::Kwok)?);
+    let said = |refused: Result<(), ClusterError>| refused.map_err(|error| error.to_string());
+    assert_eq!(said(cluster.start(Part::Kwok)), Err("kwok runs already; end it first, or restart it".to_owned()));
+    let of_no_node = "cannot start a part of a node: this cluster has no node of ours";
+    assert_eq!(said(cluster.start(Part::Kubelet)), Err(of_no_node.to_owned()));
     Ok(())
 }
 
