@@ -191,13 +191,14 @@ fn bomb() -> Vec<u8> {
 
 #[test]
 fn a_png_bomb_is_413_and_costs_no_memory() {
-    let server = Server::start(&classifier());
+    // One of its own: what others ask at the same time would count.
+    let server = Unharmed(Arc::new(Server::start(&classifier())));
     let bomb = bomb();
     assert!(bomb.len() < 2_000_000, "{}", bomb.len());
-    assert_error(&server.post(PATH, "image/png", &bomb), 413, &["20000x20000", "at most 50000000"]);
+    assert_eq!(server.post(PATH, "image/png", &photo("coffee.png")).status, 200);
     let before = server.memory_kib("VmHWM:");
     for _ in 0..20 {
-        assert_error(&server.post(PATH, "image/png", &bomb), 413, &["20000x20000"]);
+        assert_error(&server.post(PATH, "image/png", &bomb), 413, &["20000x20000", "at most 50000000"]);
     }
     let grown = server.memory_kib("VmHWM:") - before;
     assert!(grown < 32 << 10, "the peak grew by {grown} KiB; decoding one would take 400 MB");
