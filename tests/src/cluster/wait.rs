@@ -8,11 +8,14 @@ use futures::{Stream, StreamExt as _};
 /// 100 ms: soon enough for a person.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 
+/// 1 s: what comes late should be seen soon then.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
 /// A look that is costly is repeated seldom.
 const PAUSE_PER_LOOK: u32 = 4;
 
-/// 1 s: most that take long do so because something is not there yet, and it should be seen soon when it is.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// The longer it takes, the less a moment more matters, and dozens that wait at once would keep the API busy.
+const PAUSE_PER_WAIT: f64 = 0.1;
 
 /// What was waited for did not come.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +47,7 @@ pub async fn until<T, Seen: std::fmt::Display>(
                 Ok(found) => return found,
                 Err(seen) => last = seen.to_string(),
             }
-            let pause = looked.elapsed() * PAUSE_PER_LOOK;
+            let pause = (looked.elapsed() * PAUSE_PER_LOOK).max(begun.elapsed().mul_f64(PAUSE_PER_WAIT));
             tokio::time::sleep(pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE)).await;
         }
     };
