@@ -126,13 +126,13 @@ impl Sources {
 pub fn observe(model: Arc<InferenceModel>, sources: &Sources, now: Timestamp) -> Observed {
     let (name, namespace) = (model.name_any(), model.namespace().unwrap_or_default());
     let uid = model.uid().unwrap_or_default();
-    let pods = sources.pods.of(&namespace, &name);
+    let deployments = owned(sources.deployments.of(&namespace, &name), &uid);
+    let pods = of_this_life(sources.pods.of(&namespace, &name), &model, &deployments);
     let reference = ObjectRef::from_obj(&*model);
     let ready = pods.iter().filter(|(_, pod)| ready_since(pod).is_some());
     let infos = ready.filter_map(|(name, pod)| Some((name.clone(), sources.infos.of(pod, &reference)?))).collect();
     let stuck = pods.iter().filter(|(_, pod)| crate::stuck::is_stuck(pod, now));
     let warnings = stuck.filter_map(|(name, pod)| Some((name.clone(), sources.stuck.of(pod, &reference)?))).collect();
-    let deployments = owned(sources.deployments.of(&namespace, &name), &uid);
     let has_keda = sources.kinds.is_served(OptionalKind::ScaledObject);
     let scaled_objects = if has_keda { sources.scaled_objects.of(&namespace, &name) } else { BTreeMap::new() };
     Observed {
@@ -153,6 +153,20 @@ pub fn observe(model: Arc<InferenceModel>, sources: &Sources, now: Timestamp) ->
         namespace,
         name,
     }
+}
+
+/// Pods that are older than the InferenceModel are those of a deleted one of its name, on their way out, and must not make it ready;
+/// unless its Deployments are as old, which were kept when theirs was deleted.
+fn of_this_life(
+    mut pods: BTreeMap<String, Arc<Pod>>,
+    model: &InferenceModel,
+    deployments: &BTreeMap<String, Arc<Deployment>>,
+) -> BTreeMap<String, Arc<Pod>> {
+    let births = deployments.values().filter_map(|it| it.creation_timestamp()).chain(model.creation_timestamp());
+    if let Some(since) = births.map(|birth| birth.0).min() {
+        pods.retain(|_, pod| pod.creation_timestamp().is_none_or(|birth| birth.0 >= since));
+    }
+    pods
 }
 
 /// A Deployment that is only named like a revision of ours is none of our business.
@@ -193,4 +207,29 @@ pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
 pub fn has_ended(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     matches!(phase, Some("Failed" | "Succeeded"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn born<K: serde::de::DeserializeOwned>(name: &str, second: u32) -> (String, Arc<K>) {
+        let metadata = serde_json::json!({"name": name, "creationTimestamp": format!("2026-01-02T03:04:{second:02}Z")});
+        let spec = serde_json::json!({"models": [], "containers": [], "selector": {}, "template": {}});
+        let object = serde_json::json!({"metadata": metadata, "spec": spec});
+        (name.to_owned(), Arc::new(serde_json::from_value(object).unwrap()))
+    }
+
+    #[test]
+    fn pods_of_a_deleted_model_of_the_same_name_are_not_the_new_ones() {
+        let (_, model) = born::<InferenceModel>("phoenix", 20);
+        let pods = BTreeMap::from([born("former", 10), born("own", 20), born("later", 30)]);
+        let counted = |deployments: &[(&str, u32)]| -> Vec<String> {
+            let deployments = deployments.iter().map(|(name, second)| born(name, *second)).collect();
+            of_this_life(pods.clone(), &model, &deployments).into_keys().collect()
+        };
+        assert_eq!(counted(&[]), ["later", "own"]);
+        assert_eq!(counted(&[("made-again", 25)]), ["later", "own"], "its pods were kept when it was deleted");
+        assert_eq!(counted(&[("adopted", 5)]), ["former", "later", "own"]);
+    }
 }

@@ -401,7 +401,7 @@ pub fn item(name: &str, folder: &str, more: &str) -> String {
 
 /// Its tests ask what the answer is and not when it comes, and on a machine full of other tests it comes late.
 pub fn classifier() -> String {
-    item("espresso", "efficientnet-lite0", "task: image-classification, max_queue_ms: 20000")
+    item("espresso", "efficientnet-lite0", "task: image-classification, max_queue_ms: 60000, request_timeout_ms: 60000")
 }
 
 /// The models `tiny` and `mini`, a MiniLM that was warmed up with 16 tokens.

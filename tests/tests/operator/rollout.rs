@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use ortolan_tests::cluster::wait;
 use serde_json::{Value, json};
 
-use crate::fixture::{LIMIT, Outcome, tell, tell_time};
+use crate::fixture::{Failure, LIMIT, Outcome, tell, tell_time};
 use crate::models::{DOUBLED, NO_DIGEST, UNCHANGED, from_web, inference_model, small, with};
 use crate::space::{Space, no, yes};
 use crate::traffic::Traffic;
@@ -146,7 +146,11 @@ pub(crate) async fn rolls_back(space: &Space) -> Outcome {
     space.shows("steady", yes("Stalled", "RolledBack")).await?;
     space.shows("steady", yes("Available", "MinimumReplicas")).await?;
     assert_eq!(space.active_revision("steady").await?, good);
-    assert_eq!(space.pods("steady").await?.iter().map(ResourceExt::name_any).collect::<Vec<_>>(), [pod]);
+    let only_the_old_one = async || {
+        let left: Vec<_> = space.pods("steady").await?.iter().map(ResourceExt::name_any).collect();
+        if left == [pod.as_str()] { Ok(()) } else { Err(Failure::new(format!("{left:?}"))) }
+    };
+    wait::until("the broken revision's pod to go", LIMIT, only_the_old_one).await?;
     assert_eq!(space.numbers("steady").await?, DOUBLED);
 
     space.apply_until_ready(&small("steady")).await?;
