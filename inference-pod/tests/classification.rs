@@ -16,8 +16,8 @@ static SHARED: SharedServer = SharedServer::new(|| {
 
 fn top(answer: &Value) -> (u64, f64) {
     let top = &answer["predictions"][0];
-    let number = |field: &str| top[field].as_f64().unwrap_or_else(|| panic!("expected predictions, got {answer}"));
-    (number("class_id") as u64, number("confidence"))
+    let both = top["class_id"].as_u64().zip(top["confidence"].as_f64());
+    both.unwrap_or_else(|| panic!("expected predictions, got {answer}"))
 }
 
 fn assert_espresso(answer: &Value) {

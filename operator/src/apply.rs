@@ -216,11 +216,11 @@ impl Writer {
             {"op": "test", "path": "/metadata/uid", "value": model.uid()},
             {"op": "add", "path": "/status", "value": status},
         ]);
-        // Such a list is a patch.
-        let patch = Patch::Json::<()>(serde_json::from_value(patch).unwrap_or_default());
+        let patch = serde_json::from_value(patch).map_err(kube::Error::SerdeError);
+        let patch = patch.map_err(|source| self.failed::<InferenceModel>("write the status of", &name, source))?;
         let params = PatchParams { field_manager: Some(names::STATUS_MANAGER.to_owned()), ..PatchParams::default() };
         self.leadership.check()?;
-        match api.patch_status(&name, &params, &patch).await {
+        match api.patch_status(&name, &params, &Patch::Json::<()>(patch)).await {
             Ok(_) => {
                 self.metrics.wrote("InferenceModel", WriteResult::ok);
                 Ok(())
@@ -297,7 +297,6 @@ impl Writer {
                 applied.written.push(format!("{kind} {name}"));
                 Ok(())
             }
-            Err(kube::Error::Api(status)) if ends_with_its_namespace(&status) => Err(ApplyError::NamespaceEnds),
             Err(kube::Error::Api(status)) if reason_of_refusal(&status).is_some() => {
                 self.metrics.wrote(&kind, WriteResult::refused);
                 applied.refusals.push(refused(&kind, &name, &status));
@@ -577,6 +576,7 @@ fn is_of_another(status: &Status) -> bool {
 #[must_use]
 pub fn reason_of_refusal(status: &Status) -> Option<&'static str> {
     match status.code {
+        403 if ends_with_its_namespace(status) => None,
         // The operator's own rights are missing: an error of whoever installed it, not of the spec.
         403 if status.message.contains("User \"") && status.message.contains("cannot ") => None,
         403 if status.message.contains("exceeded quota") => Some(accepted::QUOTA_EXCEEDED),

@@ -124,9 +124,11 @@ pub fn missing(purposes: &[Purpose]) -> Vec<Missing> {
 /// # Errors
 /// [`RequirementError::Missing`] lists what is missing still.
 pub fn ensure(purposes: &[Purpose], report: Report) -> Result<(), RequirementError> {
-    let packages = missing_packages(purposes);
+    let missing_now = missing(purposes);
+    let package = |missing: &Missing| if let Missing::Package(name) = missing { Some(*name) } else { None };
+    let packages: Vec<_> = missing_now.iter().filter_map(package).collect();
     // Whoever has to see to something else hears of all of it first, before minutes of downloads.
-    let only_packages = missing(purposes).iter().all(|missing| matches!(missing, Missing::Package(_)));
+    let only_packages = packages.len() == missing_now.len();
     if !packages.is_empty() && only_packages && is_root() && find("apt-get").is_some() {
         let step = report.step(format!("install {}", packages.join(", ")));
         install(&packages)?;

@@ -387,23 +387,20 @@ impl Cluster {
     }
 
     /// Ends the cluster while others may still hold this value, as a fixture that tests share does; with `keep_logs` the logs of its
-    /// parts stay, since somebody will ask why.
+    /// parts stay, and their ends are shown, since somebody will ask why.
     ///
     /// # Errors
     /// Says what could not be removed.
     pub fn end(&self, keep_logs: bool) -> Result<(), ClusterError> {
         let Host::Ours(machinery) = &self.host else { return Ok(()) };
         machinery.owned.store(false, Ordering::Relaxed);
+        for log in
+            Part::ALL.map(|part| machinery.folder.log(part.name())).iter().filter(|log| keep_logs && log.exists())
+        {
+            self.report.say(&format!("the end of {}:\n{}", log.display(), start::tail_of(log)));
+        }
         let _lock = machinery.folder.lock()?;
         remove(&machinery.folder, keep_logs)
-    }
-
-    /// The end of each part's log and where all of it is, for somebody who asks why a test failed.
-    pub fn ends_of_logs(&self) -> String {
-        let Host::Ours(machinery) = &self.host else { return String::new() };
-        let logs = Part::ALL.map(|part| machinery.folder.log(part.name()));
-        let ends = logs.iter().filter(|log| log.exists());
-        ends.map(|log| format!("the end of {}:\n{}\n", log.display(), start::tail_of(log))).collect()
     }
 
     /// Lets the cluster run on after this value, until `cluster down`.

@@ -86,9 +86,6 @@ impl Fixture {
     /// Ends what was started; the logs stay if a test failed.
     pub(crate) fn end(&self, failed: bool) -> Outcome {
         for cluster in [&self.node, &self.control_plane].into_iter().filter_map(OnceCell::get) {
-            if failed {
-                tell(&cluster.ends_of_logs());
-            }
             if let Err(error) = cluster.end(failed) {
                 tell(&chain(&error));
                 return Err(error.into());

@@ -7,6 +7,8 @@
 #![allow(clippy::disallowed_methods, reason = "a harness is told by its environment what to use")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "../../../crds/tests/resource/refusals.rs"]
+mod refusals;
 mod writer;
 
 use std::{io::Write, process::ExitCode, time::Duration};
@@ -20,18 +22,9 @@ use kube::{
 };
 use libtest_mimic::{Arguments, Trial};
 use ortolan_tests::cluster::{Cluster, Options, wait};
-use serde::Deserialize;
+use refusals::{object, refusals};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
-
-/// One rule: its sentence, the field it speaks of, and objects on both sides of it.
-#[derive(Deserialize)]
-struct Refusal {
-    message: String,
-    field: String,
-    accepted: Vec<Value>,
-    refused: Vec<Value>,
-}
 
 /// The longest that any state is waited for.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -202,33 +195,4 @@ fn causes(error: kube::Error) -> Vec<(String, String)> {
     let kube::Error::Api(status) = error else { panic!("{error}") };
     let causes = status.details.map(|details| details.causes).unwrap_or_default();
     causes.into_iter().map(|cause| (cause.field, cause.message)).collect()
-}
-
-fn refusals() -> Vec<Refusal> {
-    serde_saphyr::from_str(include_str!("../../../crds/tests/resource/refusals.yaml")).unwrap()
-}
-
-/// The least that an object must say, with `patch` laid on it.
-fn object(patch: &Value) -> Value {
-    let mut object = json!({
-        "apiVersion": "ortolan.dev/v1alpha1",
-        "kind": "InferenceModel",
-        "metadata": {"name": "least", "namespace": "default"},
-        "spec": {"models": [{"name": "espresso", "source": {"pvc": {"claimName": "shelf"}}}]},
-    });
-    lay(&mut object, patch);
-    object
-}
-
-fn lay(base: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *base = patch.clone();
-        return;
-    };
-    if !base.is_object() {
-        *base = json!({});
-    }
-    for (key, value) in patch {
-        lay(&mut base[key], value);
-    }
 }

@@ -16,7 +16,7 @@ use ortolan_tests::cluster::wait;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::{LIMIT, Shared, installed, object};
+use crate::{LIMIT, Shared, installed, refusals::object};
 
 /// A writer of an operator that leads for as long as the sender is there.
 async fn writer(client: &Client) -> (Writer, watch::Sender<bool>) {

@@ -83,9 +83,6 @@ impl Fixture {
         let stages = stages.into_iter().filter_map(|stage| stage.get()?.as_ref().ok());
         let ends = stages.map(|stage| {
             self.runtime.block_on(stage.operator.lock()).take();
-            if failed {
-                tell(&stage.cluster.ends_of_logs());
-            }
             stage.cluster.end(failed).inspect_err(|error| tell(&chain(error)))
         });
         // Each is ended, whether or not another could be.
