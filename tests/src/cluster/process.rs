@@ -5,7 +5,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,9 @@ pub(crate) const MARK: &str = "ORTOLAN_CLUSTER";
 /// How often nothing must be found before there is nothing, and how long between: an exec takes a fraction of it.
 const LOOKS: u32 = 5;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+
+/// 2 s: a large program comes from a busy disk, and one that really has ended is told of soon enough.
+const LONGEST_EXEC: Duration = Duration::from_secs(2);
 
 /// A process that lives, or did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -98,14 +101,16 @@ pub(crate) fn marked(folder: &Path) -> Vec<Process> {
 ///
 /// The variable's value is given to one process alone, which may have children.
 pub(crate) fn leader_born_with(variable: &str, value: &str) -> Option<Process> {
-    // A process in the middle of an exec shows no environment: one look that finds nothing is no proof.
-    let mut misses = 0;
-    while misses < LOOKS {
+    // A process in the middle of an exec shows no environment: looks that find nothing are no proof until that must be over.
+    let mut seen = Instant::now();
+    while seen.elapsed() < LONGEST_EXEC {
         let found: Vec<Process> = born_with(variable, OsStr::new(value)).collect();
         if let Some(leader) = found.iter().find(|process| process.leads_a_session()) {
             return Some(*leader);
         }
-        misses = if found.is_empty() { misses + 1 } else { 0 };
+        if !found.is_empty() {
+            seen = Instant::now();
+        }
         thread::sleep(BETWEEN_LOOKS);
     }
     None
