@@ -38,7 +38,7 @@ use crate::{
     autoscalers,
     build::{self, Images, Objects, Revisions, revision},
     cache::{Key, Scope},
-    diagnose::{Finding, diagnose, waits_for_room_since},
+    diagnose::{Finding, diagnose, progress, waits_for_room_since},
     keda,
     kinds::{Kinds, OptionalKind},
     leader::Leadership,
@@ -421,9 +421,12 @@ fn situation(
     findings: &BTreeMap<String, Finding>,
 ) -> Situation {
     let spec = &observed.model.spec;
-    let of_target = |name: &String| {
-        let revision = observed.pods.get(name).and_then(|pod| pod.labels().get(names::REVISION_LABEL));
-        revision.is_some_and(|revision| revision == target)
+    let is_of_target = |pod: &Pod| pod.labels().get(names::REVISION_LABEL).is_some_and(|revision| revision == target);
+    let found = findings.iter().find(|(name, _)| observed.pods.get(*name).is_some_and(|pod| is_of_target(pod)));
+    // Nothing is wrong, but it may take too long.
+    let still_at = || {
+        let mut pods = observed.pods.iter().filter(|(_, pod)| is_of_target(pod) && ready_since(pod).is_none());
+        pods.next().map(|(name, pod)| progress(pod).sentence(name))
     };
     Situation {
         target: target.to_owned(),
@@ -436,7 +439,7 @@ fn situation(
         strategy: spec.rollout.strategy,
         surge_timeout: spec.rollout.surge_timeout.length(),
         progress_deadline: spec.rollout.progress_deadline.length(),
-        cause: findings.iter().find(|(name, _)| of_target(name)).map(|(_, finding)| finding.message()),
+        cause: found.map(|(_, finding)| finding.message()).or_else(still_at),
         now: observed.now,
     }
 }

@@ -44,6 +44,19 @@ pub enum Progress {
     Ready,
 }
 
+impl Progress {
+    /// Says it of a pod.
+    #[must_use]
+    pub fn sentence(&self, pod: &str) -> String {
+        match self {
+            Self::Unscheduled => format!("pod {pod} has no node yet"),
+            Self::Fetching { model } => format!("pod {pod} fetches model {model}"),
+            Self::Loading => format!("pod {pod} starts its server and loads the models"),
+            Self::Ready => format!("pod {pod} is ready"),
+        }
+    }
+}
+
 /// What a container of ours writes when it ends because of an error.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]

@@ -31,7 +31,7 @@ pub struct Situation {
     pub surge_timeout: Duration,
     /// How long the target may take without progress.
     pub progress_deadline: Duration,
-    /// What is wrong with the target's pods right now, for the record if it is given up.
+    /// What is wrong with the target's pods right now, or what they are at, for the record if it is given up.
     pub cause: Option<String>,
     /// The time.
     pub now: Timestamp,

@@ -175,7 +175,7 @@ fn scheduled(facts: &Facts<'_>) -> Verdict {
         return Verdict::yes(scheduled::SCHEDULED, "the pods have nodes");
     }
     match pods.iter().find(|pod| progress(pod) == Progress::Unscheduled) {
-        Some(pod) => Verdict::unknown(format!("pod {} has no node yet", pod.name_any())),
+        Some(pod) => Verdict::unknown(Progress::Unscheduled.sentence(&pod.name_any())),
         None if pods.is_empty() => Verdict::unknown("no pod is there yet"),
         None => Verdict::yes(scheduled::SCHEDULED, "the pods have nodes"),
     }
@@ -194,19 +194,13 @@ fn model_loaded(facts: &Facts<'_>) -> Verdict {
         return loaded(facts, pod);
     }
     for pod in &pods {
-        let name = pod.name_any();
-        match progress(pod) {
-            Progress::Fetching { model } => {
-                return Verdict::no(model_loaded::FETCHING, format!("pod {name} fetches model {model}"));
-            }
-            Progress::Loading => {
-                return Verdict::no(
-                    model_loaded::LOADING,
-                    format!("pod {name} starts its server and loads the models"),
-                );
-            }
-            Progress::Unscheduled | Progress::Ready => {}
-        }
+        let progress = progress(pod);
+        let reason = match progress {
+            Progress::Fetching { .. } => model_loaded::FETCHING,
+            Progress::Loading => model_loaded::LOADING,
+            Progress::Unscheduled | Progress::Ready => continue,
+        };
+        return Verdict::no(reason, progress.sentence(&pod.name_any()));
     }
     Verdict::unknown("no pod has begun with the models")
 }

@@ -62,7 +62,7 @@ pub(crate) async fn a_broken_change_is_taken_back(space: &Space) -> Outcome {
     let good = space.active_revision("only").await?;
     let mut broken = from_web("tiny", "tiny")?;
     broken["files"][0]["sha256"] = NO_DIGEST.into();
-    let rollout = json!({"models": [broken], "rollout": {"progressDeadline": "25s"}});
+    let rollout = json!({"models": [broken], "rollout": {"progressDeadline": "45s"}});
     space.apply(&with(on_device("only", DEVICE), &rollout)).await?;
     let (_, time) = space.shows("only", no("RolledOut", "TerminatingFirst")).await?;
     tell_time("from a broken change to TerminatingFirst", time);

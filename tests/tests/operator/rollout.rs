@@ -137,12 +137,12 @@ pub(crate) async fn rolls_back(space: &Space) -> Outcome {
     let (good, pod) = (space.active_revision("steady").await?, space.pods("steady").await?[0].name_any());
     let mut model = from_web("tiny", "tiny")?;
     model["files"][0]["sha256"] = NO_DIGEST.into();
-    let broken = with(inference_model("steady", &[model]), &json!({"rollout": {"progressDeadline": "10s"}}));
+    let broken = with(inference_model("steady", &[model]), &json!({"rollout": {"progressDeadline": "30s"}}));
     space.apply(&broken).await?;
     let (rolled_back, time) = space.shows("steady", no("RolledOut", "RolledBack")).await?;
-    tell_time("from a broken change with a deadline of 10 s to RolledBack", time);
+    tell_time("from a broken change with a deadline of 30 s to RolledBack", time);
     assert!(rolled_back.message.contains("sha256") && rolled_back.message.contains(&good), "{}", rolled_back.message);
-    assert!(time > Duration::from_secs(9), "{time:?}: before the deadline");
+    assert!(time > Duration::from_secs(29), "{time:?}: before the deadline");
     space.shows("steady", yes("Stalled", "RolledBack")).await?;
     space.shows("steady", yes("Available", "MinimumReplicas")).await?;
     assert_eq!(space.active_revision("steady").await?, good);
