@@ -34,7 +34,7 @@ pub(crate) async fn side_by_side(fixture: &Fixture) -> Outcome {
 }
 
 pub(crate) async fn nothing_is_left(_: &Fixture) -> Outcome {
-    let before = Machine::now("test-trace")?;
+    let before = Machine::without("test-trace")?;
     let cluster = Cluster::up(&Options::named("test-trace")).await?;
     cluster.import_image(&probe_archive()?).await?;
     create_server(&cluster, "running", "to the end").await?;
@@ -47,7 +47,7 @@ pub(crate) async fn nothing_is_left(_: &Fixture) -> Outcome {
 
 /// Kills the harness at several points on its way up, and once when it is done.
 pub(crate) async fn killed_harness(_: &Fixture) -> Outcome {
-    let before = Machine::now("test-killed")?;
+    let before = Machine::without("test-killed")?;
     for delay in [50, 150, 300, 1000, 4500].map(Duration::from_millis) {
         let mut harness = up_command("test-killed").stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         tokio::time::sleep(delay).await;
@@ -95,6 +95,12 @@ struct Machine {
 }
 
 impl Machine {
+    /// Before the cluster of this name comes. A run of the tests that was killed may have left one.
+    fn without(name: &str) -> Result<Self, Failure> {
+        Cluster::remove(&clusters_folder(), name)?;
+        Self::now(name)
+    }
+
     /// With the groups of the cluster of this name; others may come and go beside it.
     fn now(name: &str) -> Result<Self, Failure> {
         let settings = ["vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops"];
