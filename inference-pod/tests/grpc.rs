@@ -377,3 +377,30 @@ async fn accepted_calls_are_answered_while_the_server_stops() {
     drop(client);
     assert!(server.wait().0.success());
 }
+
+/// Callers and connections on one thread: on several, the client's library itself loses a call now and then (docs/api.md).
+#[tokio::test]
+async fn old_connections_are_left_and_no_call_is_lost() {
+    const CONNECTIONS: usize = 25;
+    let server = Server::start_with("max_connection_age_ms: 50", &item("tiny", "tiny", ""));
+    let caller = async || {
+        let mut answered = 0;
+        for _ in 0..CONNECTIONS {
+            let client = Client::new(&server).await;
+            while !client.0.is_closed() {
+                let call = client.infer(raw("tiny", 1, floats(&[1.0, 2.0, 3.0, 4.0])));
+                match tokio::time::timeout(Duration::from_secs(60), call).await.expect("no answer") {
+                    Ok(answer) => {
+                        assert_eq!(answer.raw_output_contents, [floats(&[2.0, 4.0, 6.0, 8.0])]);
+                        answered += 1;
+                    }
+                    // Not sent, for the connection had been told to leave.
+                    Err(status) => assert!(client.0.is_closed(), "{status:?}"),
+                }
+            }
+        }
+        answered
+    };
+    let (one, two, three, four) = tokio::join!(caller(), caller(), caller(), caller());
+    assert!(one.min(two).min(three).min(four) >= CONNECTIONS, "each connection has answered");
+}

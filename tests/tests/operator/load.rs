@@ -1,4 +1,4 @@
-//! Clients that ask as fast as they are answered, and keep their connections: by HTTP/1, and in the long suite half of them by gRPC.
+//! Clients that ask as fast as they are answered, and keep their connections: half of them by HTTP/1, half by gRPC.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -103,14 +103,12 @@ impl Load {
     pub(crate) fn start(address: IpAddr, http_port: u16, count: usize) -> Self {
         let (stop, seen) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Seen>>::default());
         let mut clients = JoinSet::new();
-        // Once in some thousands a call by gRPC gets no answer; why is not known yet. The long suite would tell where it waits.
-        let is_long = std::env::var_os("ORTOLAN_SCALE_TRIES").is_some();
         for client in 0..count {
             let (stop, seen) = (Arc::clone(&stop), Arc::clone(&seen));
-            if client % 2 == 0 || !is_long {
+            if client % 2 == 0 {
                 clients.spawn_blocking(move || ask_by_http((address, http_port).into(), &stop, &seen));
             } else {
-                clients.spawn(async move { ask_by_grpc((address, GRPC_PORT).into(), &stop, &seen).await });
+                clients.spawn_blocking(move || ask_by_grpc((address, GRPC_PORT).into(), &stop, &seen));
             }
         }
         Self { stop, seen, clients }
@@ -171,7 +169,20 @@ const NOT_SEEN: &str = "not a result of an error";
 /// Connections that a request is tried on; a server that wants no more of them is met now and then, and not again and again.
 const TRIES: usize = 3;
 
-async fn ask_by_grpc(address: SocketAddr, stop: &AtomicBool, seen: &Mutex<Seen>) {
+/// On a thread of its own, request and connection together. The h2 crate (0.4) may close a connection that its server asked to
+/// leave while another thread hands it a request, which is then never sent and never failed: one of some thousands of closed
+/// connections, whatever the server does.
+fn ask_by_grpc(address: SocketAddr, stop: &AtomicBool, seen: &Mutex<Seen>) {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(ask_until(stop, address, seen)),
+        Err(error) => {
+            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.count(Err(format!("gRPC: no thread to ask on: {error}")), Duration::ZERO);
+        }
+    }
+}
+
+async fn ask_until(stop: &AtomicBool, address: SocketAddr, seen: &Mutex<Seen>) {
     let mut kept = None;
     let message = infer_request();
     while !stop.load(Ordering::Relaxed) {
