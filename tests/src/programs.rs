@@ -489,7 +489,8 @@ impl<'a> Shelf<'a> {
         fs::create_dir_all(&workshop).map_err(file_error("create", &workshop))?;
         let mut go = Command::new("go");
         go.current_dir(&self.source).env("CGO_ENABLED", "0").env("GOWORK", "off").env("GOFLAGS", "-buildvcs=false");
-        go.args(["build", "-trimpath", "-tags", self.module.build_tags]);
+        // The linker drops debug information, so it is not made first: a seventh of the time.
+        go.args(["build", "-trimpath", "-gcflags=all=-dwarf=false", "-tags", self.module.build_tags]);
         go.args(["-ldflags", &self.module.linker_flags(), "-o"]).arg(workshop.join(""));
         go.args(missing.iter().map(|program| program.package));
         let module = self.module.folder.to_owned();
