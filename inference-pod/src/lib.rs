@@ -17,6 +17,7 @@ pub mod bench;
 pub mod check;
 pub mod classify;
 pub mod cli;
+pub mod clock;
 pub mod connection;
 pub mod decode;
 pub mod fetch;

@@ -39,7 +39,7 @@ impl Default for Lifecycle {
         Self {
             phase: watch::Sender::new(Phase::Serving),
             started: Instant::now(),
-            started_at: Timestamp::now(),
+            started_at: crate::clock::timestamp(),
             beat: AtomicU64::new(0),
         }
     }

@@ -9,7 +9,6 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use k8s_openapi::jiff::Timestamp;
 
 use crate::{
     health::{self, Seen, Status},
@@ -59,7 +58,7 @@ async fn ready(State(admin): State<Admin>) -> Response {
 /// Health with the checks that it is made of; 503 where one of them is an error. For people: what restarts the operator is
 /// `/health`, since few of these errors would be cured by that.
 async fn detailed(State(admin): State<Admin>) -> Response {
-    let health = health::judge(&admin.seen(Instant::now()), Timestamp::now());
+    let health = health::judge(&admin.seen(Instant::now()), crate::clock::now());
     let code = if health.status == Status::Error { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     // Made of texts and numbers, it can always be written.
     let body = serde_json::to_string_pretty(&health).unwrap_or_default() + "\n";

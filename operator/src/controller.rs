@@ -295,7 +295,7 @@ async fn reconcile(model: Arc<InferenceModel>, context: Arc<Context>) -> Result<
 /// observe ▸ validate ▸ build ▸ apply ▸ status
 async fn bring_about(model: Arc<InferenceModel>, context: &Context) -> Result<Action, ReconcileError> {
     let mut steps = context.metrics.steps();
-    let observed = observe(model, &context.sources, Timestamp::now());
+    let observed = observe(model, &context.sources, crate::clock::now());
     let findings = findings(&observed);
     steps.ended(Step::observe);
     let checked = validate(&observed.model.spec, context.prometheus.as_deref());

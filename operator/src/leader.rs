@@ -16,7 +16,6 @@ use std::{
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::MicroTime,
-    jiff::Timestamp,
 };
 use kube::{
     Api, Client,
@@ -176,7 +175,7 @@ impl Candidate {
 
     /// The Lease as ours, after what it was before.
     fn spec(&self, before: Option<&LeaseSpec>) -> LeaseSpec {
-        let now = MicroTime(Timestamp::now());
+        let now = MicroTime(crate::clock::now());
         let kept = before.filter(|spec| spec.holder_identity.as_deref() == Some(self.identity.as_str()));
         let transitions = before.and_then(|spec| spec.lease_transitions).unwrap_or_default();
         LeaseSpec {

@@ -20,6 +20,7 @@ pub mod apply;
 pub mod autoscalers;
 pub mod build;
 pub mod cache;
+pub mod clock;
 pub mod controller;
 pub mod diagnose;
 pub mod digest;

@@ -76,7 +76,7 @@ impl Stuck {
             return;
         };
         events.items.sort_by_key(|event| event.metadata.resource_version.clone().and_then(|it| it.parse::<u64>().ok()));
-        let now = Timestamp::now();
+        let now = crate::clock::now();
         let current = events.items.iter().rev().find(|event| is_current(event, now));
         let Some(warning) = current.map(text) else { return };
         let changed = {

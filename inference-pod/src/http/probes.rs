@@ -84,7 +84,7 @@ pub fn health_report(app: &App) -> Report {
         disk: app.health.written.as_deref().and_then(disk),
         cut_off: app.observer.events.counts().filter(|(_, counts)| counts.is_open).map(|(name, _)| name).collect(),
         uptime: app.lifecycle.started().elapsed(),
-        timestamp: jiff::Timestamp::now().to_string(),
+        timestamp: crate::clock::timestamp().to_string(),
     };
     report(&facts, &app.health.criteria)
 }

@@ -25,7 +25,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use axum::http::{HeaderMap, HeaderName};
@@ -233,7 +233,7 @@ impl Observer {
     }
 
     fn tell(&self, kind: Kind, detail: impl FnOnce() -> Detail) {
-        self.events.emit(kind, false, || Event { kind, at: SystemTime::now(), model: "".into(), detail: detail() });
+        self.events.emit(kind, false, || Event { kind, at: crate::clock::now(), model: "".into(), detail: detail() });
     }
 
     /// Who asks: decides whether the request is traced.
@@ -380,7 +380,7 @@ impl ModelObserver {
         let model = &self.0.model;
         self.0.events.emit(kind, traced, || Event {
             kind,
-            at: SystemTime::now(),
+            at: crate::clock::now(),
             model: Arc::clone(model),
             detail: detail(),
         });

@@ -25,8 +25,9 @@ pub struct ProcessFacts {
 }
 
 /// When somebody asked first, which is when the process sets itself up.
-static STARTED: LazyLock<f64> =
-    LazyLock::new(|| SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()));
+static STARTED: LazyLock<f64> = LazyLock::new(|| {
+    crate::clock::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+});
 
 /// Of this process; `None` where there is no procfs.
 #[must_use]

@@ -300,7 +300,7 @@ impl Task {
         self.step = Some(ScalingStatus {
             desired: i32::try_from(desired).unwrap_or(i32::MAX),
             reason: format!("{} (there were {wanted})", decision.reason),
-            last_scale_time: Some(Time(whole_seconds(Timestamp::now()))),
+            last_scale_time: Some(Time(whole_seconds(crate::clock::now()))),
         });
         true
     }

@@ -279,10 +279,7 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::mpsc::{Receiver, SyncSender},
-        time::SystemTime,
-    };
+    use std::sync::mpsc::{Receiver, SyncSender};
 
     use super::*;
     use crate::observe::events::{Detail, Kind};
@@ -310,7 +307,7 @@ mod tests {
 
     fn event() -> Arc<Event> {
         let detail = Detail::Overload { refused: 1, lasted: Duration::ZERO };
-        Arc::new(Event { kind: Kind::OverloadBegun, at: SystemTime::now(), model: "m".into(), detail })
+        Arc::new(Event { kind: Kind::OverloadBegun, at: crate::clock::now(), model: "m".into(), detail })
     }
 
     /// Offers events, one after the other, until something holds; how many they were.
