@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Builds the server, serves EfficientNet-Lite0 on this machine and classifies real photos by every form of body.
 
-    serve.py            serve until Ctrl-C; exit 1 where an answer is wrong
-    serve.py --once     stop after the photos
+serve.py            serve until Ctrl-C; exit 1 where an answer is wrong
+serve.py --once     stop after the photos
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def status_of(url: str) -> int:
 
 def start(port: int, grpc_port: int, metrics_port: int) -> subprocess.Popen[bytes]:
     if status_of(f"http://127.0.0.1:{metrics_port}/health") != 0:
-        sys.exit(f"port {metrics_port} answers already; end that server, or give --port, --grpc-port and --metrics-port")
+        sys.exit(f"port {metrics_port} answers already; end that server or give --port, --grpc-port and --metrics-port")
     subprocess.run(
         ["cargo", "build", "--quiet", "--release", "--locked", "--package", "inference-pod"], cwd=ROOT, check=True
     )
@@ -103,7 +103,8 @@ def classify(url: str) -> bool:
             top = answer["predictions"][0]
             right = top["class_id"] in expected and (photo != "coffee" or top["confidence"] > 0.8)
             good &= right
-            line = f"{top['class_id']:>4} {top['label']:<16} {top['confidence']:.3f}  {answer['inference_time_ms']:6.1f} ms"
+            took = f"{answer['inference_time_ms']:6.1f} ms"
+            line = f"{top['class_id']:>4} {top['label']:<16} {top['confidence']:.3f}  {took}"
             print(f"  {photo + '.png':<11} {name:<17} {line}{'' if right else '  WRONG'}", flush=True)
     return good
 
@@ -114,7 +115,7 @@ Serving on http://127.0.0.1:{port}, gRPC on {grpc_port}, metrics on http://127.0
   curl -H 'content-type: image/png' --data-binary @deploy/samples/photos/camera.png http://127.0.0.1:{port}/predict/espresso
   curl http://127.0.0.1:{port}/info
   curl http://127.0.0.1:{metrics_port}/metrics
-  your own model: a folder with model.onnx, then `target/release/inference-pod check FOLDER`, then a line in deploy/configs
+  your own model: a folder with model.onnx, then `target/release/inference-pod check FOLDER`, a line in deploy/configs
 Ctrl-C stops the server; what was accepted is still answered.
 """
 

@@ -133,7 +133,7 @@ MODELS: dict[str, dict[str, File]] = {
     "not-a-model": {"model.onnx": not_a_model},
 }
 
-# Made only when named: the converter of one brings another 100 MB of packages, the others are for a long suite of tests.
+# Made only when named: the converter of one brings another 100 MB of packages, the others are for long suites of tests.
 ONLY_BY_NAME = {"clip-like", "obedient", "worn-out"}
 # Holds embeddings that were computed on the machine at hand, whose last bits depend on its processor: there is no one
 # digest. What goes in is pinned all the same.

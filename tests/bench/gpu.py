@@ -9,10 +9,11 @@
 It needs the driver of an NVIDIA GPU, and CUDA 13 with cuDNN 9: those of Python packages (an installation of PyTorch has
 them) are found by themselves, others by LD_LIBRARY_PATH. After `unpack` it needs Python and nothing else.
 
-For each model: the provider that the server says it uses; its answers beside the CPU's, for a request that fills a batch
-size and for one that is padded to it; how many samples it answers a second of more than it can, in requests of one and of
-many samples, divided by the samples a second of two loops over a bare session, each at its best batch size: the plain one,
-as most programs run a session, and ours, with everything bound and captured as a CUDA graph where the model allows it.
+For each model: the provider that the server says it uses; its answers beside the CPU's, for a request that fills a
+batch size and for one that is padded to it; how many samples it answers a second of more than it can, in requests of
+one and of many samples, divided by the samples a second of two loops over a bare session, each at its best batch size:
+the plain one, as most programs run a session, and ours, with everything bound and captured as a CUDA graph where the
+model allows it.
 """
 
 from __future__ import annotations
@@ -183,7 +184,7 @@ def distance(expected: list[float], got: list[float]) -> float:
     distances = [abs(mine - its) / scale for mine, its in zip(got, expected, strict=True)]
     # NaN is near nothing.
     if not all(distance <= TOLERANCE for distance in distances):
-        raise Failed(f"expected the CPU's answer within {TOLERANCE} of {scale:g}, got one that is {max(distances):.4f} away")
+        raise Failed(f"expected the CPU's answer within {TOLERANCE} of {scale:g}, got one {max(distances):.4f} away")
     return max(distances)
 
 

@@ -191,7 +191,7 @@ def open_loop(
     """Sends `rate` requests a second for `seconds`; a client that waited `timeout` seconds gives up and closes.
 
     Poisson arrivals come from `seed`. `max_connections` 0 opens as many as it takes, as a crowd of clients does. With
-    `workers` so many clients wait for their answers, whatever the rate: a closed loop where no other generator is at hand.
+    `workers` so many clients wait for their answers, whatever the rate: a closed loop without another generator.
     """
     with tempfile.TemporaryDirectory() as scratch:
         sent = Path(scratch, "sent")

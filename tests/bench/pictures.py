@@ -74,9 +74,7 @@ def times(photo: str, most: int) -> int:
 
 def our_program() -> str:
     command = ["cargo", "bench", "--quiet", "--package", "inference-pod", "--bench", "decode", "--no-run"]
-    built = subprocess.run(
-        [*command, "--message-format=json"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
-    )
+    built = subprocess.run([*command, "--message-format=json"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     artifacts = (json.loads(line) for line in built.stdout.splitlines())
     return next(
         artifact["executable"]

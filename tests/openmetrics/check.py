@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Reads OpenMetrics from standard input as its own parser does, which takes nothing that the format forbids.
 
     curl --header 'accept: application/openmetrics-text' localhost:9090/metrics | python3 tests/openmetrics/check.py

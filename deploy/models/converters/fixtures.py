@@ -70,8 +70,8 @@ def slow_step() -> onnx.GraphProto:
 def obedient() -> onnx.ModelProto:
     """Returns its input, and does what that says: so many steps, a product that large, a row that is not there.
 
-    The first number is how many steps of `slow` are taken, in a run that can be told to stop. The second is the size of a
-    product of two square matrices, which cannot. The third is a row of a table of one: any but 0 breaks the run. Of a
+    The first number is how many steps of `slow` are taken, in a run that can be told to stop. The second is the size of
+    a product of two square matrices, which cannot. The third is a row of a table of one: any but 0 breaks the run. Of a
     batch, the largest numbers count. Zeros cost nothing.
     """
     graph = Graph()

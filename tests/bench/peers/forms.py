@@ -114,5 +114,5 @@ def is_right(workload: Workload, values: list) -> bool:
         return len(values) == 5 and values[0]["class_id"] == ESPRESSO
     if workload.name == "tiny":
         return values == DOUBLED
-    near = all(abs(value - state) < TOLERANCE for value, state in zip(values, FIRST_STATES))
+    near = all(abs(value - state) < TOLERANCE for value, state in zip(values, FIRST_STATES, strict=False))
     return len(values) == HIDDEN_STATES and near and all(map(math.isfinite, values))

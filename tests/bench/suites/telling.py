@@ -1,4 +1,4 @@
-"""What it costs to be told: metrics, health, events and traces beside a build without them; and whether they are right."""
+"""What it costs to be told: metrics, health, events, traces beside a build without them; and whether they are right."""
 
 from __future__ import annotations
 
@@ -215,5 +215,3 @@ class Asking:
                 connection.getresponse().read()
                 times.append((time.perf_counter() - began) * 1000)
                 connection.close()
-
-
