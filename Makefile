@@ -10,7 +10,8 @@ export ORT_DISABLE_TELEMETRY := 1
 export ORTOLAN_CACHE ?= $(CURDIR)/.cache
 
 LIBRARY := $(ORTOLAN_CACHE)/onnxruntime/lib/libonnxruntime.so
-CLUSTER := cargo run --quiet --package ortolan-tests --bin cluster --
+# With the features that the whole workspace has, as the tests are built: of one package alone most libraries would be built again.
+program = cargo build --quiet --workspace --bin $(1) && $${CARGO_TARGET_DIR:-target}/debug/$(1)
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,7 +24,7 @@ serve: build-tools models ## Bring library and model, build the server, serve, c
 	@python3 deploy/serve.py $(ARGS)
 
 demo: models ## A local Kubernetes, Ortolan by Helm, a model applied, photos classified from inside; NAME=…
-	@cargo run --quiet --package ortolan-tests --bin demo -- $(if $(NAME),--name $(NAME))
+	@$(call program,demo) $(if $(NAME),--name $(NAME))
 
 test: build-tools ## Unit, contract, router and end-to-end tests on one local cluster
 	@tests/run.sh
@@ -33,8 +34,8 @@ ifndef ARGS
 	@for round in 1 2 3; do echo "round $$round of 3"; ORTOLAN_POD_ENDS=20 ORTOLAN_SCALE_TRIES=20 tests/run.sh; done
 endif
 	@python3 deploy/models/make.py tiny slow not-a-model obedient worn-out efficientnet-lite0 >/dev/null
-	@cargo test --quiet --package ortolan-tests --test accept -- $(ARGS)
-	@cargo test --quiet --package ortolan-tests --test autoscaling -- $(ARGS)
+	@cargo test --quiet --workspace --test accept -- $(ARGS)
+	@cargo test --quiet --workspace --test autoscaling -- $(ARGS)
 
 bench: build-tools models ## The server beside a bare session loop, cores pinned: ratios, latency, overload; ARGS="--quick" for a look
 	@PYTHONPATH=tests python3 -m bench $(ARGS)
@@ -65,17 +66,17 @@ lint: build-tools ## What CI checks besides the tests
 	$(ORTOLAN_CACHE)/bin/cargo-deny check bans licenses sources
 
 images: ## Build the images of the operator and of the server (cpu), and print their sizes
-	cargo run --quiet --package ortolan-tests --bin images -- build pod operator
+	@$(call program,images) build pod operator
 
 models: ## Make the models and bring ONNX Runtime, pinned by sha256
 	@python3 deploy/onnxruntime/get.py >/dev/null
 	@python3 deploy/models/make.py
 
 cluster-up: ## Start a local Kubernetes with a node, and end one of the same name first; NAME=…, PROFILE=…
-	@$(CLUSTER) up $(if $(NAME),--name $(NAME)) $(if $(PROFILE),--profile $(PROFILE))
+	@$(call program,cluster) up $(if $(NAME),--name $(NAME)) $(if $(PROFILE),--profile $(PROFILE))
 
 cluster-down: ## End it and leave nothing behind
-	@$(CLUSTER) down $(if $(NAME),--name $(NAME))
+	@$(call program,cluster) down $(if $(NAME),--name $(NAME))
 
 clean: ## Remove what was built; the cache stays
 	cargo clean

@@ -104,7 +104,7 @@ logs=$(mktemp -d)
 trap 'rm -r "$logs"' EXIT
 df -Pk . | awk 'NR == 2 { printf "%.0f GB are free here; the first time takes about 16\n", $4 / 1e6 }'
 step "library and models" make --no-print-directory models
-step "tools" cargo build --quiet --package ortolan-tests --bin cluster --bin images
+step "tools" cargo build --quiet --workspace --bin cluster --bin images
 step "build" build_beside
 suites 2>&1 | tee "$logs/all" || { what_failed && exit 1; }
 echo "all tests passed in $SECONDS s"
