@@ -115,7 +115,7 @@ Serving on http://127.0.0.1:{port}, gRPC on {grpc_port}, metrics on http://127.0
   curl -H 'content-type: image/png' --data-binary @deploy/samples/photos/camera.png http://127.0.0.1:{port}/predict/espresso
   curl http://127.0.0.1:{port}/info
   curl http://127.0.0.1:{metrics_port}/metrics
-  your own model: a folder with model.onnx, then `target/release/inference-pod check FOLDER`, a line in deploy/configs
+  your own model: a folder with model.onnx; `target/release/inference-pod check FOLDER`, then a line in deploy/configs
 Ctrl-C stops the server; what was accepted is still answered.
 """
 

@@ -391,11 +391,15 @@ fn scaled(observed: &Observed, plan: &Plan) -> Option<Target> {
 
 /// What is wrong with each pod that is not about to go.
 fn findings(observed: &Observed) -> BTreeMap<String, Finding> {
-    let staying = observed.pods.iter().filter(|(_, pod)| pod.metadata.deletion_timestamp.is_none());
-    let found = staying.filter_map(|(name, pod)| {
+    let found = staying(observed).filter_map(|(name, pod)| {
         Some((name.clone(), diagnose(pod, observed.warnings.get(name).map(String::as_str))?))
     });
     found.collect()
+}
+
+fn staying(observed: &Observed) -> impl Iterator<Item = (&String, &Pod)> {
+    let staying = observed.pods.iter().filter(|(_, pod)| pod.metadata.deletion_timestamp.is_none());
+    staying.map(|(name, pod)| (name, &**pod))
 }
 
 /// The revisions, with that of the spec, and the hash of the one that is asked for. While the spec cannot be acted on,
@@ -425,7 +429,7 @@ fn situation(
     let found = findings.iter().find(|(name, _)| observed.pods.get(*name).is_some_and(|pod| is_of_target(pod)));
     // Nothing is wrong, but it may take too long.
     let still_at = || {
-        let mut pods = observed.pods.iter().filter(|(_, pod)| is_of_target(pod) && ready_since(pod).is_none());
+        let mut pods = staying(observed).filter(|(_, pod)| is_of_target(pod) && ready_since(pod).is_none());
         pods.next().map(|(name, pod)| progress(pod).sentence(name))
     };
     Situation {

@@ -1,5 +1,6 @@
 //! Clients that ask as fast as they are answered, and keep their connections: half of them by HTTP/1, half by gRPC.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -187,13 +188,10 @@ async fn ask_until(stop: &AtomicBool, address: SocketAddr, seen: &Mutex<Seen>) {
     let message = infer_request();
     while !stop.load(Ordering::Relaxed) {
         let began = Instant::now();
-        let step = Mutex::new("nothing done");
+        let step = Cell::new("nothing done");
         let end = match tokio::time::timeout(PATIENCE, ask(&mut kept, address, &message, &step)).await {
             Ok(end) => end.map_err(|error| format!("gRPC: {error}")),
-            Err(_) => {
-                let step = step.into_inner().unwrap_or_else(PoisonError::into_inner);
-                Err(format!("gRPC: no answer within {PATIENCE:?}: {step}"))
-            }
+            Err(_) => Err(format!("gRPC: no answer within {PATIENCE:?}: {}", step.get())),
         };
         let pause = !matches!(end, Ok(End::Answered));
         seen.lock().unwrap_or_else(PoisonError::into_inner).count(end, began.elapsed());
@@ -211,19 +209,18 @@ async fn ask(
     kept: &mut Option<Sender>,
     address: SocketAddr,
     message: &Bytes,
-    step: &Mutex<&'static str>,
+    step: &Cell<&'static str>,
 ) -> Result<End, String> {
-    let now_waits_for = |what| *step.lock().unwrap_or_else(PoisonError::into_inner) = what;
     for _ in 0..TRIES {
         let open = kept.take().filter(|sender| !sender.is_closed());
         let mut sender = match open {
             Some(sender) => sender,
             None => {
-                now_waits_for("connecting");
+                step.set("connecting");
                 connect(address).await?
             }
         };
-        now_waits_for("waiting for the connection to take a request");
+        step.set("waiting for the connection to take a request");
         if sender.ready().await.is_err() {
             continue;
         }
@@ -232,10 +229,10 @@ async fn ask(
             .header("te", "trailers")
             .body(Full::new(message.clone()))
             .map_err(|error| error.to_string())?;
-        now_waits_for("waiting for the answer to begin");
+        step.set("waiting for the answer to begin");
         match sender.send_request(request).await {
             Ok(answer) => {
-                now_waits_for("waiting for the answer's end");
+                step.set("waiting for the answer's end");
                 let end = read(answer).await?;
                 *kept = Some(sender);
                 return Ok(end);
