@@ -10,8 +10,9 @@ export ORT_DISABLE_TELEMETRY := 1
 export ORTOLAN_CACHE ?= $(CURDIR)/.cache
 
 LIBRARY := $(ORTOLAN_CACHE)/onnxruntime/lib/libonnxruntime.so
-# With the features that the whole workspace has, as the tests are built: of one package alone most libraries would be built again.
-program = cargo build --quiet --workspace --bin $(1) && $${CARGO_TARGET_DIR:-target}/debug/$(1)
+# With a test beside it, for then libraries have the features that tests want, as they will have for all other tests: without it most
+# would be built twice. So they would be without the whole workspace.
+program = cargo build --quiet --workspace --test rollout --bin $(1) && $${CARGO_TARGET_DIR:-target}/debug/$(1)
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -31,7 +32,7 @@ test: build-tools ## Unit, contract, router and end-to-end tests on one local cl
 
 accept: build-tools ## Long suites: all tests three times over, then a real Prometheus with each alert by its cause, and real autoscalers; ARGS=… for the latter alone
 ifndef ARGS
-	@for round in 1 2 3; do echo "round $$round of 3"; ORTOLAN_POD_ENDS=20 ORTOLAN_SCALE_TRIES=20 tests/run.sh; done
+	@for round in 1 2 3; do echo "round $$round of 3"; ORTOLAN_PUBLISHED_IMAGES=1 ORTOLAN_POD_ENDS=20 ORTOLAN_SCALE_TRIES=20 tests/run.sh; done
 endif
 	@python3 deploy/models/make.py tiny slow not-a-model obedient worn-out efficientnet-lite0 >/dev/null
 	@cargo test --quiet --workspace --test accept -- $(ARGS)

@@ -38,8 +38,9 @@ bring_programs() {
     case ${GOCACHE:-} in "$ORTOLAN_CACHE"/*) chmod -R u+w "$GOCACHE" && rm -r "$GOCACHE" ;; esac
 }
 
-# Images need root, as the tests that want them do. The operator is tested as a process; its image is for the demo.
-bring_images() { test "$(id -u)" != 0 || "$tools/images" build pod >/dev/null; }
+# Images need root, as the tests that want them do. The server's has the program that is tested anyway, for an optimised one takes
+# longer to compile than all tests; the operator is tested as a process. Both images as they are published: make demo.
+bring_images() { test "$(id -u)" != 0 || "$tools/images" build --compiled pod >/dev/null; }
 
 # Compiling Go, compiling Rust and downloading what goes into images leave each other's gaps to be filled, so they run side
 # by side.
@@ -104,7 +105,8 @@ logs=$(mktemp -d)
 trap 'rm -r "$logs"' EXIT
 df -Pk . | awk 'NR == 2 { printf "%.0f GB are free here; the first time takes about 16\n", $4 / 1e6 }'
 step "library and models" make --no-print-directory models
-step "tools" cargo build --quiet --workspace --bin cluster --bin images
+# With a test beside them: see the Makefile.
+step "tools and server" cargo build --quiet --workspace --test rollout --bin cluster --bin images --bin inference-pod
 step "build" build_beside
 suites 2>&1 | tee "$logs/all" || { what_failed && exit 1; }
 echo "all tests passed in $SECONDS s"

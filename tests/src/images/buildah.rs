@@ -36,8 +36,9 @@ impl<'a> Buildah<'a> {
         (self.progress)(step);
     }
 
-    /// Builds the image from its Dockerfile, under its own name. Layers of unchanged steps are taken from the storage.
-    pub(super) fn build(&self, spec: &ImageSpec, place: &Place) -> Result<(), ImageError> {
+    /// Builds the image from its Dockerfile, under its own name. Layers of unchanged steps are taken from the storage. `further` is
+    /// one more argument.
+    pub(super) fn build(&self, spec: &ImageSpec, place: &Place, further: Option<String>) -> Result<(), ImageError> {
         let mut arguments = vec!["build".to_owned(), "--layers".to_owned(), "--pull-never".to_owned()];
         arguments.extend(["--isolation".to_owned(), "chroot".to_owned()]);
         arguments.extend(["--file".to_owned(), spec.dockerfile.to_owned(), "--tag".to_owned(), spec.reference()]);
@@ -50,6 +51,7 @@ impl<'a> Buildah<'a> {
             // The machine may stand behind a proxy with a certificate of its own.
             arguments.extend(["--secret".to_owned(), format!("id=ca-bundle,src={CA_BUNDLE}")]);
         }
+        arguments.extend(further);
         arguments.push(".".to_owned());
         self.buildah(&arguments)?;
         Ok(())

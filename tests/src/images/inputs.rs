@@ -10,14 +10,18 @@ use super::{ImageError, ImageSpec, bases};
 /// Enough hexadecimal digits that two states of a repository never meet.
 pub(super) const DIGEST_LENGTH: usize = 12;
 
-/// The digest of the image's inputs.
-pub(super) fn digest(repository: &Path, spec: &ImageSpec) -> Result<String, ImageError> {
+/// The digest of the image's inputs, and of files from elsewhere.
+pub(super) fn digest(repository: &Path, spec: &ImageSpec, others: &[&Path]) -> Result<String, ImageError> {
     let mut contents = Vec::new();
     for input in spec.inputs {
         for file in files(&repository.join(input))? {
             let data = fs::read(&file).map_err(ImageError::file("read", &file))?;
             contents.push((file.strip_prefix(repository).unwrap_or(&file).to_owned(), data));
         }
+    }
+    for file in others {
+        let data = fs::read(file).map_err(ImageError::file("read", file))?;
+        contents.push((PathBuf::from(file.file_name().unwrap_or_default()), data));
     }
     Ok(digest_of(spec, &contents))
 }
@@ -88,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_missing_input_is_named() {
-        let error = digest(Path::new("/"), &ImageSpec { inputs: &["nowhere"], ..POD }).unwrap_err();
+        let error = digest(Path::new("/"), &ImageSpec { inputs: &["nowhere"], ..POD }, &[]).unwrap_err();
         assert_eq!(error.to_string(), "cannot read /nowhere");
     }
 }

@@ -13,6 +13,7 @@
 
 mod bases;
 mod buildah;
+mod compiled;
 mod dockerfile;
 mod inputs;
 mod place;
@@ -39,6 +40,8 @@ pub struct ImageSpec {
     pub dockerfile: &'static str,
     /// The image's name in the repository.
     pub repository: &'static str,
+    /// The program that it runs.
+    pub program: &'static str,
     /// What follows the version in the tag.
     pub tag_suffix: &'static str,
     /// Arguments of the build.
@@ -67,6 +70,7 @@ pub const POD: ImageSpec = ImageSpec {
     name: "pod",
     dockerfile: "Dockerfile.pod",
     repository: "inference-pod",
+    program: "inference-pod",
     tag_suffix: "",
     arguments: &[("RUNTIME", "cpu")],
     inputs: POD_INPUTS,
@@ -81,6 +85,7 @@ pub const OPERATOR: ImageSpec = ImageSpec {
     name: "operator",
     dockerfile: "Dockerfile.operator",
     repository: "operator",
+    program: "ortolan-operator",
     tag_suffix: "",
     arguments: &[],
     inputs: &[
@@ -140,6 +145,14 @@ pub enum ImageError {
         /// The name after FROM.
         base: String,
     },
+    /// Cargo compiles it with the tests, if the whole workspace is asked for.
+    #[error("there is no {program} at {}: run `cargo build --workspace --bins` first", folder.display())]
+    NotCompiled {
+        /// The program.
+        program: &'static str,
+        /// Where it was looked for, and in the folder above.
+        folder: PathBuf,
+    },
     /// A command of the build failed.
     #[error("`{command}` failed; {} ends with\n{tail}", log.display())]
     Command {
@@ -171,7 +184,7 @@ impl ImageError {
     }
 }
 
-/// Builds the image, unless an archive of exactly these inputs is there already.
+/// Builds the image as it is published, unless an archive of exactly these inputs is there already.
 ///
 /// Two processes may ask at once: one builds, the other waits. `progress` is told every step that takes time.
 ///
@@ -179,31 +192,76 @@ impl ImageError {
 /// See [`ImageError`]. A failed build leaves no archive and nothing mounted; its log stays.
 pub fn build(spec: &ImageSpec, progress: &dyn Fn(&str)) -> Result<BuiltImage, ImageError> {
     let place = Place::find()?;
-    let archive = place.images.join(format!("{}-{}.tar", spec.name, inputs::digest(&place.repository, spec)?));
-    if !archive.exists() {
-        let _lock = lock(&place.images.join(".lock"))?;
-        // Whoever had the lock may have built it.
-        if !archive.exists() {
-            make(spec, &place, &archive, progress)?;
-        }
-    }
-    let bytes = fs::metadata(&archive).map_err(ImageError::file("read", &archive))?.len();
-    Ok(BuiltImage { reference: spec.reference(), archive, bytes })
+    let digest = inputs::digest(&place.repository, spec, &[])?;
+    Making { spec, place: &place, program: None, progress }.archive(spec.name, &digest)
 }
 
-fn make(spec: &ImageSpec, place: &Place, archive: &Path, progress: &dyn Fn(&str)) -> Result<(), ImageError> {
-    tools::require(progress)?;
-    let buildah = Buildah::new(place, &place.images.join(format!("{}.log", spec.name)), progress)?;
-    buildah.remove_leftovers()?;
-    for base in dockerfile::bases(&place.repository, spec)? {
-        bases::ensure(&buildah, place, &base)?;
+/// Builds the image with the program that was compiled with the tests, and so again within seconds; all else in it is as published.
+/// Where this machine's programs do not run in it, or the environment has `ORTOLAN_PUBLISHED_IMAGES`, it is [`build`].
+///
+/// # Errors
+/// As [`build`]; [`ImageError::NotCompiled`] if there is no such program.
+pub fn build_with_compiled(spec: &ImageSpec, progress: &dyn Fn(&str)) -> Result<BuiltImage, ImageError> {
+    if std::env::var_os("ORTOLAN_PUBLISHED_IMAGES").is_some() {
+        return build(spec, progress);
     }
-    progress(&format!("building {}", spec.reference()));
-    buildah.build(spec, place)?;
-    let partial = archive.with_extension("partial");
-    buildah.save(&spec.reference(), &partial)?;
-    remove_older(spec, &place.images)?;
-    fs::rename(&partial, archive).map_err(ImageError::file("rename", &partial))
+    let place = Place::find()?;
+    if !compiled::runs_in(spec, &place)? {
+        progress("this machine is another Debian than the image, so the image is built as it is published");
+        return build(spec, progress);
+    }
+    let program = compiled::find(spec)?;
+    let digest = inputs::digest(&place.repository, spec, &[&program])?;
+    let name = format!("{}-{COMPILED}", spec.name);
+    Making { spec, place: &place, program: Some(&program), progress }.archive(&name, &digest)
+}
+
+/// What an archive with a program from outside has in its name.
+const COMPILED: &str = "compiled";
+
+/// How one image is made.
+struct Making<'a> {
+    spec: &'a ImageSpec,
+    place: &'a Place,
+    /// Compiled already.
+    program: Option<&'a Path>,
+    progress: &'a dyn Fn(&str),
+}
+
+impl Making<'_> {
+    /// The archive of these inputs, made if it is not there.
+    fn archive(&self, name: &str, digest: &str) -> Result<BuiltImage, ImageError> {
+        let archive = self.place.images.join(format!("{name}-{digest}.tar"));
+        if !archive.exists() {
+            let _lock = lock(&self.place.images.join(".lock"))?;
+            // Whoever had the lock may have built it.
+            if !archive.exists() {
+                self.make(name, &archive)?;
+            }
+        }
+        let bytes = fs::metadata(&archive).map_err(ImageError::file("read", &archive))?.len();
+        Ok(BuiltImage { reference: self.spec.reference(), archive, bytes })
+    }
+
+    fn make(&self, name: &str, archive: &Path) -> Result<(), ImageError> {
+        tools::require(self.progress)?;
+        let log = self.place.images.join(format!("{name}.log"));
+        let buildah = Buildah::new(self.place, &log, self.progress)?;
+        buildah.remove_leftovers()?;
+        for base in dockerfile::bases(&self.place.repository, self.spec)? {
+            bases::ensure(&buildah, self.place, &base)?;
+        }
+        (self.progress)(&format!("building {}", self.spec.reference()));
+        let place_of_stage = match self.program {
+            Some(program) => Some(compiled::in_place_of_stage(&buildah, self.place, self.spec, program)?),
+            None => None,
+        };
+        buildah.build(self.spec, self.place, place_of_stage)?;
+        let partial = archive.with_extension("partial");
+        buildah.save(&self.spec.reference(), &partial)?;
+        remove_older(name, &self.place.images)?;
+        fs::rename(&partial, archive).map_err(ImageError::file("rename", &partial))
+    }
 }
 
 /// Waits until nobody else builds; the lock is released with the file.
@@ -214,16 +272,16 @@ fn lock(path: &Path) -> Result<File, ImageError> {
 }
 
 /// Archives of former inputs serve nobody and are large.
-fn remove_older(spec: &ImageSpec, images: &Path) -> Result<(), ImageError> {
+fn remove_older(name: &str, images: &Path) -> Result<(), ImageError> {
     for entry in fs::read_dir(images).map_err(ImageError::file("list", images))? {
         let path = entry.map_err(ImageError::file("list", images))?.path();
-        let digest = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".tar"));
+        let file = path.file_name().and_then(|file| file.to_str()).and_then(|file| file.strip_suffix(".tar"));
         // `pod-cuda-1a2b` is not one of `pod`.
-        let is_of_spec = digest
-            .and_then(|name| name.strip_prefix(spec.name))
+        let is_of_name = file
+            .and_then(|file| file.strip_prefix(name))
             .and_then(|rest| rest.strip_prefix('-'))
             .is_some_and(|digest| digest.len() == inputs::DIGEST_LENGTH && !digest.contains('-'));
-        if is_of_spec {
+        if is_of_name {
             fs::remove_file(&path).map_err(ImageError::file("remove", &path))?;
         }
     }

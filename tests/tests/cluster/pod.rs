@@ -51,7 +51,7 @@ async fn create_client(cluster: &Cluster) -> Outcome {
 
 pub(crate) async fn serves_a_photo_by_name(fixture: &Fixture) -> Outcome {
     let cluster = fixture.node().await?;
-    let image = images::build(&images::POD, &|step| tell(step))?;
+    let image = images::build_with_compiled(&images::POD, &|step| tell(step))?;
     tell(&format!("{} has {} MB", image.reference, image.bytes / 1_000_000));
     assert_eq!(cluster.import_image(&image.archive).await?, [image.reference]);
     let file = manifest(cluster)?.display().to_string();

@@ -109,7 +109,7 @@ impl Stage {
     async fn start() -> Outcome<Self> {
         let begun = Instant::now();
         operator::binary()?;
-        let pod = images::build(&images::POD, &|step| tell(step))?;
+        let pod = images::build_with_compiled(&images::POD, &|step| tell(step))?;
         let options = Options { audit: Some(audit::policy()), ..Options::named(crate::CLUSTER) };
         let cluster = Cluster::up(&options).await?;
         for archive in [&pod.archive, &probe::archive(Report::to_stderr())?] {
