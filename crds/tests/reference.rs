@@ -18,13 +18,18 @@ fn the_reference_of_the_config_is_up_to_date() {
 
 #[test]
 fn the_shipped_configs_are_read() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/configs");
-    for environment in ["dev", "prod"] {
-        let layers = ["base", environment].map(|name| {
-            let file = folder.join(format!("{name}.yaml"));
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    let shipped: [&[&str]; 3] = [
+        &["configs/base.yaml", "configs/dev.yaml"],
+        &["configs/base.yaml", "configs/prod.yaml"],
+        &["compose/config.yaml"],
+    ];
+    for files in shipped {
+        let layers = files.iter().map(|file| {
+            let file = folder.join(file);
             ortolan_crds::serving::Layer::yaml(file.display().to_string(), fs::read_to_string(file).unwrap())
         });
-        let config = ortolan_crds::serving::parse(&layers).unwrap();
+        let config = ortolan_crds::serving::parse(&layers.collect::<Vec<_>>()).unwrap();
         assert_eq!(config.models[0].name, "espresso");
     }
 }

@@ -231,18 +231,23 @@ impl Writer {
         }
     }
 
-    /// Writes how many replicas an InferenceModel should have.
+    /// Writes how many replicas the InferenceModel of this uid should have.
     ///
     /// # Errors
-    /// [`ApplyError`] where it was not written.
-    pub async fn write_scale(&self, namespace: &str, name: &str, replicas: u32) -> Result<(), ApplyError> {
+    /// [`ApplyError`] where it was not written: also where another one has the name now.
+    pub async fn write_scale(&self, namespace: &str, name: &str, uid: &str, replicas: u32) -> Result<(), ApplyError> {
         self.leadership.check()?;
         let api: Api<InferenceModel> = self.api(namespace);
         // A server-side apply of the scale of a custom resource fails in the API server ("failed to create manager for existing
-        // fields"); a merge names its manager as well, and takes the field over from whoever had it.
+        // fields"); this names its manager as well, and takes the field over from whoever had it. On the uid: see the status.
         let params = PatchParams { field_manager: Some(names::SCALER_MANAGER.to_owned()), ..PatchParams::default() };
-        let patch = serde_json::json!({"spec": {"replicas": replicas}});
-        let answer = api.patch_scale(name, &params, &Patch::Merge(&patch)).await;
+        let patch = serde_json::json!([
+            {"op": "test", "path": "/metadata/uid", "value": uid},
+            {"op": "add", "path": "/spec/replicas", "value": replicas},
+        ]);
+        let patch = serde_json::from_value(patch).map_err(kube::Error::SerdeError);
+        let patch = patch.map_err(|source| self.failed::<InferenceModel>("scale", name, source))?;
+        let answer = api.patch_scale(name, &params, &Patch::Json::<()>(patch)).await;
         answer.map_err(|source| self.failed::<InferenceModel>("scale", name, source))?;
         self.metrics.wrote("InferenceModel", WriteResult::ok);
         Ok(())

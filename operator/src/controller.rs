@@ -382,6 +382,7 @@ fn scaled(observed: &Observed, plan: &Plan) -> Option<Target> {
     let scales = spec.scaling.effective_mode() == Some(ScalingMode::Operator) && !spec.suspend && is_alone;
     let latency = spec.scaling.targets.as_ref().and_then(|targets| targets.latency.as_ref());
     scales.then(|| Target {
+        uid: observed.model.uid().unwrap_or_default(),
         policy: (&spec.scaling).into(),
         within: latency.map(|latency| latency.target.length()),
         wanted: u32::try_from(spec.replicas).unwrap_or_default(),

@@ -55,6 +55,8 @@ const LIMITED_FOR: Duration = Duration::from_secs(60);
 /// What the spec says of a model that is scaled.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Target {
+    /// Which InferenceModel of the name it is.
+    pub uid: String,
     /// Bounds, targets and speeds.
     pub policy: Policy,
     /// The latency that answers are counted by.
@@ -144,10 +146,14 @@ impl Scaler {
     pub fn follow(&self, key: &Key, target: Option<Target>) {
         let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
         match (target, followed.get(key)) {
-            (Some(target), Some(task)) => {
+            (Some(target), Some(task)) if task.borrow().uid == target.uid => {
                 task.send_if_modified(|known| std::mem::replace(known, target.clone()) != target);
             }
-            (Some(target), None) => {
+            (Some(target), former) => {
+                if former.is_some() {
+                    // What was seen of another one of the name says nothing of this one. Its task ends with its other end.
+                    self.common.outcomes.forget(key);
+                }
                 let (sender, receiver) = watch::channel(target);
                 followed.insert(key.clone(), sender);
                 tokio::spawn(Task::new(self, key.clone(), receiver).run());
@@ -272,7 +278,8 @@ impl Task {
     async fn write(&mut self, wanted: u32, decision: &Decision) -> bool {
         let (namespace, inference_model) = (&self.key.0, &self.key.1);
         let (reason, desired) = (decision.reason.as_str(), decision.desired);
-        let written = self.common.writer.write_scale(namespace, inference_model, desired);
+        let uid = self.target.borrow().uid.clone();
+        let written = self.common.writer.write_scale(namespace, inference_model, &uid, desired);
         let error: Box<dyn std::error::Error> = match time::timeout(WRITE_TIMEOUT, written).await {
             Ok(Ok(())) => return self.wrote(wanted, decision),
             Ok(Err(error)) => Box::new(error),

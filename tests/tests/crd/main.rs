@@ -67,6 +67,7 @@ fn trials(shared: Option<&'static Shared>) -> Vec<Trial> {
         trial("a_null_is_as_good_as_nothing", drops_nulls),
         trial("what_is_open_keeps_its_keys_and_the_scale_is_served", keeps_open_parts),
         trial("a_status_is_told_to_the_object_that_it_is_of_and_to_no_other", writer::tells_no_other),
+        trial("an_object_is_scaled_and_no_other_of_its_name", writer::scales_no_other),
         trial("in_a_namespace_that_ends_nothing_is_made_and_nothing_has_failed", writer::leaves_an_ending_namespace),
     ]
 }

@@ -11,6 +11,7 @@ use kube::{
 use ortolan_operator::{
     apply::{ApplyError, Writer},
     leader::{Candidate, Leadership},
+    names::SCALER_MANAGER,
 };
 use ortolan_tests::cluster::wait;
 use serde_json::{Value, json};
@@ -62,6 +63,38 @@ pub(crate) fn tells_no_other(shared: &Shared) {
         writer.write_status(&former, &status("of another")).await.unwrap();
         assert_eq!(said().await, None);
         models.delete("phoenix", &DeleteParams::default()).await.unwrap();
+    });
+}
+
+/// Nor would one that is made again have the replicas that the load of the former asked for.
+pub(crate) fn scales_no_other(shared: &Shared) {
+    let client = shared.cluster.client();
+    shared.runtime.block_on(async {
+        installed(&client).await;
+        let (writer, _leads) = writer(&client).await;
+        let models: Api<InferenceModel> = Api::namespaced(client.clone(), "default");
+        let create = || async {
+            let object = of_json(&object(&json!({"metadata": {"name": "twin"}})));
+            models.create(&PostParams::default(), &object).await.unwrap()
+        };
+        let write = |model: &InferenceModel, replicas| {
+            let (writer, uid) = (&writer, model.uid().unwrap());
+            async move { writer.write_scale("default", "twin", &uid, replicas).await }
+        };
+        let former = create().await;
+        write(&former, 3).await.unwrap();
+        let scaled = models.get("twin").await.unwrap();
+        assert_eq!(scaled.spec.replicas, 3);
+        let managers = scaled.metadata.managed_fields.unwrap_or_default();
+        let scaler = managers.iter().find(|it| it.subresource.as_deref() == Some("scale")).unwrap();
+        assert_eq!(scaler.manager.as_deref(), Some(SCALER_MANAGER));
+        models.delete("twin", &DeleteParams::default()).await.unwrap();
+        let later = create().await;
+        assert!(matches!(write(&former, 4).await, Err(ApplyError::Api { .. })));
+        assert_eq!(models.get("twin").await.unwrap().spec.replicas, later.spec.replicas);
+        write(&later, 2).await.unwrap();
+        assert_eq!(models.get("twin").await.unwrap().spec.replicas, 2);
+        models.delete("twin", &DeleteParams::default()).await.unwrap();
     });
 }
 
