@@ -38,8 +38,8 @@ bring_programs() {
     case ${GOCACHE:-} in "$ORTOLAN_CACHE"/*) chmod -R u+w "$GOCACHE" && rm -r "$GOCACHE" ;; esac
 }
 
-# Images need root, as the tests that want them do. The server's has the program that is tested anyway, for an optimised one takes
-# longer to compile than all tests; the operator is tested as a process. Both images as they are published: make demo.
+# Images need root, as the tests that want them do. The server's has the program that is tested anyway, for an optimised one nearly
+# doubles what is compiled in Rust; the operator is tested as a process. Both images as they are published: make demo.
 bring_images() { test "$(id -u)" != 0 || "$tools/images" build --compiled pod >/dev/null; }
 
 # Compiling Go, compiling Rust and downloading what goes into images leave each other's gaps to be filled, so they run side

@@ -27,9 +27,9 @@ fn tries() -> usize {
     std::env::var("ORTOLAN_SCALE_TRIES").ok().and_then(|text| text.parse().ok()).unwrap_or(1).max(1)
 }
 
-/// A model that takes tens of milliseconds of a whole processor for each request, beside which the server's own work is nothing, whose
-/// pods have a fifth of one, and which is scaled between one and four. Fewer come a few seconds after the load has fallen. Nobody is refused, however slow the machine: refusals would ask
-/// for replicas too.
+/// A model that takes tens of milliseconds of a whole processor for each request, beside which the server's own work is little,
+/// whose pods have a fifth of one, and which is scaled between one and four. Fewer come a few seconds after the load has fallen.
+/// Nobody is refused, however slow the machine: refusals would ask for replicas too.
 fn scaled(name: &str) -> Value {
     let model = with_fields(on_volume("tiny", "slow"), &json!({"batching": {"batchSize": 1, "maxQueueTime": "9s"}}));
     let spec = json!({
