@@ -21,7 +21,7 @@ use kube::{
     core::{Status, response::StatusCause},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     build::{Objects, Scaler},
@@ -210,17 +210,11 @@ impl Writer {
     pub async fn write_status(&self, model: &InferenceModel, status: &Value) -> Result<(), ApplyError> {
         let api: Api<InferenceModel> = self.api(&model.namespace().unwrap_or_default());
         let name = model.name_any();
-        // The API server does not look at the uid of a custom resource's status that is applied or merged, so another InferenceModel
-        // of the same name would get this one's.
-        let patch = serde_json::json!([
-            {"op": "test", "path": "/metadata/uid", "value": model.uid()},
-            {"op": "add", "path": "/status", "value": status},
-        ]);
-        let patch = serde_json::from_value(patch).map_err(kube::Error::SerdeError);
+        let patch = only_of(&model.uid().unwrap_or_default(), "/status", status);
         let patch = patch.map_err(|source| self.failed::<InferenceModel>("write the status of", &name, source))?;
         let params = PatchParams { field_manager: Some(names::STATUS_MANAGER.to_owned()), ..PatchParams::default() };
         self.leadership.check()?;
-        match api.patch_status(&name, &params, &Patch::Json::<()>(patch)).await {
+        match api.patch_status(&name, &params, &patch).await {
             Ok(_) => {
                 self.metrics.wrote("InferenceModel", WriteResult::ok);
                 Ok(())
@@ -239,15 +233,11 @@ impl Writer {
         self.leadership.check()?;
         let api: Api<InferenceModel> = self.api(namespace);
         // A server-side apply of the scale of a custom resource fails in the API server ("failed to create manager for existing
-        // fields"); this names its manager as well, and takes the field over from whoever had it. On the uid: see the status.
+        // fields"); this names its manager as well, and takes the field over from whoever had it.
         let params = PatchParams { field_manager: Some(names::SCALER_MANAGER.to_owned()), ..PatchParams::default() };
-        let patch = serde_json::json!([
-            {"op": "test", "path": "/metadata/uid", "value": uid},
-            {"op": "add", "path": "/spec/replicas", "value": replicas},
-        ]);
-        let patch = serde_json::from_value(patch).map_err(kube::Error::SerdeError);
+        let patch = only_of(uid, "/spec/replicas", &replicas.into());
         let patch = patch.map_err(|source| self.failed::<InferenceModel>("scale", name, source))?;
-        let answer = api.patch_scale(name, &params, &Patch::Json::<()>(patch)).await;
+        let answer = api.patch_scale(name, &params, &patch).await;
         answer.map_err(|source| self.failed::<InferenceModel>("scale", name, source))?;
         self.metrics.wrote("InferenceModel", WriteResult::ok);
         Ok(())
@@ -351,8 +341,8 @@ impl Writer {
     {
         let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
         // One empty entry is how the API server is told to forget them all.
-        let metadata = serde_json::json!({"uid": wanted["metadata"]["uid"], "managedFields": [{}]});
-        let patch = serde_json::json!({"metadata": metadata, "spec": wanted["spec"]});
+        let metadata = json!({"uid": wanted["metadata"]["uid"], "managedFields": [{}]});
+        let patch = json!({"metadata": metadata, "spec": wanted["spec"]});
         self.permit()?;
         api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
         self.metrics.wrote(&K::kind(&()), WriteResult::ok);
@@ -569,6 +559,16 @@ fn ends_with_its_namespace(status: &Status) -> bool {
     let details = status.details.as_ref();
     let is_cause = |cause: &StatusCause| cause.reason == "NamespaceTerminating";
     details.is_some_and(|it| it.causes.iter().any(is_cause) || (status.is_not_found() && it.kind == "namespaces"))
+}
+
+/// A patch of one value that another InferenceModel of the same name does not take: the API server does not look at the uid of a
+/// custom resource's status or scale that is applied or merged.
+fn only_of(uid: &str, path: &str, value: &Value) -> Result<Patch<()>, kube::Error> {
+    let operations = json!([
+        {"op": "test", "path": "/metadata/uid", "value": uid},
+        {"op": "add", "path": path, "value": value},
+    ]);
+    serde_json::from_value(operations).map(Patch::Json).map_err(kube::Error::SerdeError)
 }
 
 /// Whether a patch found another object than the one that it was meant for: its test did not pass, which the API server answers

@@ -23,18 +23,19 @@ fn with_arguments(text: &str, arguments: &[(&str, &str)]) -> String {
     lines.join("\n") + "\n"
 }
 
-/// The images that the Dockerfile starts from: not `scratch`, and not its own stages.
-pub(super) fn bases(repository: &Path, spec: &ImageSpec) -> Result<Vec<String>, ImageError> {
-    Ok(bases_of(&read(repository, spec)?))
+/// The images that the Dockerfile starts from, but for a stage that is not built: not `scratch`, and not its own stages.
+pub(super) fn bases(repository: &Path, spec: &ImageSpec, unbuilt: Option<&str>) -> Result<Vec<String>, ImageError> {
+    Ok(bases_of(&read(repository, spec)?, unbuilt))
 }
 
-fn bases_of(text: &str) -> Vec<String> {
+fn bases_of(text: &str, unbuilt: Option<&str>) -> Vec<String> {
     let mut bases = Vec::new();
     let mut stages = vec!["scratch"];
     for line in text.lines() {
         let Some(("FROM", rest)) = line.split_once(' ') else { continue };
         let (base, stage) = rest.split_once(" AS ").unwrap_or((rest, ""));
-        if !stages.contains(&base) && !bases.iter().any(|known| known == base) {
+        let is_built = unbuilt != Some(stage);
+        if is_built && !stages.contains(&base) && !bases.iter().any(|known| known == base) {
             bases.push(base.to_owned());
         }
         stages.push(stage);
@@ -56,7 +57,9 @@ mod tests {
     fn bases_are_what_a_dockerfile_starts_from_and_does_not_define() {
         let text =
             "FROM rust:1 AS builder\nRUN x\nFROM debian:a AS one\nFROM debian:a\nFROM one AS two\nFROM scratch\n";
-        assert_eq!(bases_of(text), ["rust:1", "debian:a"]);
+        assert_eq!(bases_of(text, None), ["rust:1", "debian:a"]);
+        assert_eq!(bases_of(text, Some("builder")), ["debian:a"]);
+        assert_eq!(bases_of(text, Some("one")), ["rust:1", "debian:a"]);
     }
 
     #[test]
@@ -75,6 +78,6 @@ mod tests {
         let others: Vec<_> = text.lines().zip(rendered.lines()).filter(|(before, after)| before != after).collect();
         assert_eq!(others, [("ARG RUNTIME=cpu", "ARG RUNTIME=cuda")]);
         assert_eq!(with_arguments(&text, POD.arguments), text);
-        assert_eq!(bases_of(&rendered), bases_of(&text));
+        assert_eq!(bases_of(&rendered, None), bases_of(&text, None));
     }
 }

@@ -13,10 +13,10 @@
 
 mod bases;
 mod buildah;
-mod compiled;
 mod dockerfile;
 mod inputs;
 mod place;
+mod stage;
 mod tools;
 
 use std::fs::{self, File};
@@ -25,6 +25,8 @@ use std::path::{Path, PathBuf};
 
 use buildah::Buildah;
 use place::Place;
+
+use crate::compiled::{self, NotCompiled};
 
 pub use dockerfile::render;
 
@@ -145,14 +147,9 @@ pub enum ImageError {
         /// The name after FROM.
         base: String,
     },
-    /// Cargo compiles it with the tests, if the whole workspace is asked for.
-    #[error("there is no {program} at {}: run `cargo build --workspace --bins` first", folder.display())]
-    NotCompiled {
-        /// The program.
-        program: &'static str,
-        /// Where it was looked for, and in the folder above.
-        folder: PathBuf,
-    },
+    /// The image is to have a program that cargo compiled.
+    #[error(transparent)]
+    NotCompiled(#[from] NotCompiled),
     /// A command of the build failed.
     #[error("`{command}` failed; {} ends with\n{tail}", log.display())]
     Command {
@@ -206,11 +203,11 @@ pub fn build_with_compiled(spec: &ImageSpec, progress: &dyn Fn(&str)) -> Result<
         return build(spec, progress);
     }
     let place = Place::find()?;
-    if !compiled::runs_in(spec, &place)? {
+    if !stage::runs_in(spec, &place)? {
         progress("this machine is another Debian than the image, so the image is built as it is published");
         return build(spec, progress);
     }
-    let program = compiled::find(spec)?;
+    let program = compiled::find(spec.program)?;
     let digest = inputs::digest(&place.repository, spec, &[&program])?;
     let name = format!("{}-{COMPILED}", spec.name);
     Making { spec, place: &place, program: Some(&program), progress }.archive(&name, &digest)
@@ -248,12 +245,13 @@ impl Making<'_> {
         let log = self.place.images.join(format!("{name}.log"));
         let buildah = Buildah::new(self.place, &log, self.progress)?;
         buildah.remove_leftovers()?;
-        for base in dockerfile::bases(&self.place.repository, self.spec)? {
+        let unbuilt = self.program.map(|_| stage::BUILDER);
+        for base in dockerfile::bases(&self.place.repository, self.spec, unbuilt)? {
             bases::ensure(&buildah, self.place, &base)?;
         }
         (self.progress)(&format!("building {}", self.spec.reference()));
         let place_of_stage = match self.program {
-            Some(program) => Some(compiled::in_place_of_stage(&buildah, self.place, self.spec, program)?),
+            Some(program) => Some(stage::in_place_of_stage(&buildah, self.place, self.spec, program)?),
             None => None,
         };
         buildah.build(self.spec, self.place, place_of_stage)?;

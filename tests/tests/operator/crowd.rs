@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
-use ortolan_tests::cluster::wait;
+use ortolan_tests::{cluster::wait, compiled};
 use serde_json::{Value, json};
 
 use crate::fixture::{Failure, Outcome, tell};
 use crate::models::{small, with};
-use crate::operator;
 use crate::space::{MODEL_LABEL, Space};
 use crate::web;
 
@@ -41,7 +40,7 @@ impl Drop for StandIn {
 
 /// Answers under the addresses of all played pods, inside of the cluster.
 fn stand_in(space: &Space) -> Outcome<StandIn> {
-    let program = operator::binary()?.with_file_name("load-stand-in");
+    let program = compiled::find("load-stand-in")?;
     let inside = |program: &str, arguments: &str| {
         let mut command = Command::new(program);
         command.args(arguments.split(' ')).stdin(Stdio::null());

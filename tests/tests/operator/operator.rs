@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::Api;
 use ortolan_tests::cluster::{Cluster, wait};
-use ortolan_tests::images;
+use ortolan_tests::{compiled, images};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::access::{ACCOUNT, NAMESPACE};
@@ -55,15 +55,7 @@ pub(crate) struct Operator {
 
 /// The operator that was built last.
 pub(crate) fn binary() -> Outcome<PathBuf> {
-    // target/debug/deps/operator-1a2b…
-    let test = std::env::current_exe()?;
-    let folder = test.ancestors().nth(2).unwrap_or(Path::new("."));
-    let binary = folder.join("ortolan-operator");
-    if binary.exists() {
-        return Ok(binary);
-    }
-    let build = "cargo build --package ortolan-operator";
-    Err(Failure::new(format!("there is no operator at {}: run `{build}` first", binary.display())))
+    Ok(compiled::find("ortolan-operator")?)
 }
 
 impl Operator {
