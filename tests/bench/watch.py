@@ -13,8 +13,6 @@ from .load import percentile
 from .server import Server
 
 PAUSE_SECONDS = 0.02
-# Reading the memory map of a process costs that process time, so not at every look.
-LOOKS_PER_MEMORY = 15
 
 
 class Watch:
@@ -23,7 +21,7 @@ class Watch:
     def __init__(self, server: Server) -> None:
         self.server = server
         self.health_ms: list[float] = []
-        self.pss_mib: list[float] = []
+        self.resident_mib: list[float] = []
         self.unhealthy = 0
         self.over = threading.Event()
         self.thread = threading.Thread(target=self.look_on, daemon=True)
@@ -43,12 +41,10 @@ class Watch:
 
     def look_on(self) -> None:
         self.go_first()
-        looks = 0
         while not self.over.wait(PAUSE_SECONDS):
             self.ask_health()
-            if looks % LOOKS_PER_MEMORY == 0:
-                self.pss_mib.append(self.server.pss_mib())
-            looks += 1
+            # Not its part of shared pages: to walk the memory map takes milliseconds, of the server's memory and of the load's core.
+            self.resident_mib.append(self.server.resident_mib())
 
     def go_first(self) -> None:
         """The load on the same core would be in the way, and is not what is timed. Without root it is."""

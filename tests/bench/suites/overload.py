@@ -73,21 +73,20 @@ def claims_of(case: Case) -> list[Claim]:
 def measured(bench: Bench, case: Case, claims: list[Claim]) -> list[Row]:
     with bench.serve(case.entry) as server:
         earlier = bench.closed(server, case.request, clients=case.clients).per_second
-        before = server.pss_mib()
+        before = server.resident_mib()
         with Watch(server) as watch:
             found = bench.open(server, case.request, case.times * earlier, "poisson", 2 * bench.seconds)
         recovery = until_answered(server, case.request)
         # Peak before and after: a machine's speed drifts.
         peak = mean([earlier, bench.closed(server, case.request, clients=case.clients).per_second])
     kept, lost, refused, accepted, health, memory, first = claims
-    late = {"generator_late_p99_ms": found.late["p99_ms"]}
     return [
-        kept.row(found.per_second / peak, peak_per_s=peak, answered_per_s=found.per_second, sent=found.sent, **late),
+        kept.row(found.per_second / peak, peak_per_s=peak, answered_per_s=found.per_second, sent=found.sent, **found.lateness),
         lost.row(found.sent - found.ok - found.counts.get("429", 0), **unwanted(found)),
         of_answers(refused, found, "429"),
         of_answers(accepted, found, "200"),
         health.row(watch.health_p99_ms, looks=len(watch.health_ms), not_200=watch.unhealthy),
-        memory.row(max([before, *watch.pss_mib]) - before, before_mib=before),
+        memory.row(max([before, *watch.resident_mib]) - before, before_mib=before),
         first.row(recovery),
     ]
 
@@ -116,7 +115,7 @@ def of_answers(claim: Claim, found: Open, status: str) -> Row:
     if status not in found.counts:
         return claim.missing(f"no answer was {status}")
     figures = {name: found.of(status, name.partition("_")[0]) for name in ("p50_ms", "max_ms")}
-    return claim.row(found.of(status, "p99"), count=found.counts[status], **figures)
+    return claim.row(found.of(status, "p99"), count=found.counts[status], **figures, **found.lateness)
 
 
 def until_answered(server: Server, request: Request) -> float:

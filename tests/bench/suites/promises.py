@@ -42,7 +42,8 @@ def deadlines(bench: Bench, claim: Claim) -> Row:
         raise LoadError(f"no job passed its deadline: {found.counts}")
     late = {name: found.of("504", name) - DEADLINE_MS for name in ("p1", "p50", "p99", "max")}
     figures = {f"{name}_ms": late[name] for name in ("p1", "p50", "max")}
-    return claim.row(late["p99"], deadline_ms=DEADLINE_MS, expired=found.counts["504"], answered=found.ok, **figures)
+    figures |= {"expired": found.counts["504"], "answered": found.ok, **found.lateness}
+    return claim.row(late["p99"], deadline_ms=DEADLINE_MS, **figures)
 
 
 def cancelled(bench: Bench, claim: Claim) -> Row:
