@@ -174,6 +174,16 @@ pub(super) fn of_rollout() -> Value {
     json!([within("surgeTimeout", "1s", "24h"), within("progressDeadline", "1s", "24h")])
 }
 
+/// `spec.scaling.behavior.scaleUp` and `scaleDown`: what a HorizontalPodAutoscaler takes, too.
+pub(super) fn of_stabilization() -> Value {
+    json!([rule(
+        "!has(self.stabilization) || duration(self.stabilization) >= duration('0s') && \
+         duration(self.stabilization) <= duration('1h')",
+        ".stabilization",
+        "stabilization is between 0s and 1h",
+    )])
+}
+
 /// A duration between two others, both allowed.
 fn within(field: &str, least: &str, most: &str) -> Value {
     rule(

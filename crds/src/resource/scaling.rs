@@ -150,6 +150,7 @@ pub struct Behavior {
 /// How fast replicas come.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::of_stabilization()))]
 pub struct ScaleUp {
     /// The least that was recommended within this time is done.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -163,6 +164,7 @@ pub struct ScaleUp {
 /// How fast replicas go.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::of_stabilization()))]
 pub struct ScaleDown {
     /// The most that was recommended within this time is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
