@@ -1,6 +1,6 @@
 //! Under load, one autoscaler hands over to the next, and there are never fewer replicas.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use kube::api::Api;
@@ -15,6 +15,9 @@ use crate::watch::Watch;
 /// The modes after Operator, and who scales then: how many HorizontalPodAutoscalers there are, whoever made them.
 const STEPS: [(&str, &str, usize); 4] =
     [("HPA", "Active", 1), ("KEDA", "Active", 1), ("External", "ExternalOwner", 0), ("Operator", "Active", 0)];
+
+/// Two looks of a HorizontalPodAutoscaler, and longer than any of them keeps replicas: a number that is too low would be seen by then.
+const STAY: Duration = Duration::from_secs(30);
 
 pub(crate) async fn never_dips(space: &Space, installed: &Installed) -> Outcome {
     space.claim_models().await?;
@@ -33,6 +36,7 @@ pub(crate) async fn never_dips(space: &Space, installed: &Installed) -> Outcome 
         let (condition, time) = space.shows(NAME, Verdict { reason, ..yes("ScalingActive", "") }).await?;
         tell_time(&format!("to mode {mode}: {}", condition.message), time);
         until_scaled_by(space, autoscalers).await?;
+        tokio::time::sleep(STAY).await;
     }
     let (answers, failures) = load.stop()?;
     tell(&format!("{answers} answers, {} failures", failures.len()));
