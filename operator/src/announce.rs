@@ -10,7 +10,7 @@ use kube::{
     runtime::events::{Event, EventType, Recorder},
 };
 
-use crate::{apply::Applied, status::find};
+use crate::{apply::Applied, causes::chain, status::find};
 
 /// An Event's note has at most this many bytes.
 const LONGEST_NOTE_BYTES: usize = 1024;
@@ -51,7 +51,7 @@ pub async fn announce(recorder: &Recorder, model: &InferenceModel, status: &Infe
         let event = Event { action, ..event };
         if let Err(error) = recorder.publish(&event, &model.object_ref(&())).await {
             let (namespace, inference_model) = (model.namespace(), model.name_any());
-            let error = &error as &dyn std::error::Error;
+            let error = chain(&error);
             tracing::warn!(namespace, inference_model, reason = event.reason, error, "an event is lost");
         }
     }

@@ -27,6 +27,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     cache::{Key, Scope},
+    causes::chain,
     keda,
     metrics::Metrics,
     names,
@@ -309,7 +310,7 @@ impl Autoscalers {
             let event = match event {
                 Ok(event) => event,
                 Err(error) => {
-                    tracing::warn!(kind = KIND, error = &error as &dyn std::error::Error, "a watch is begun again");
+                    tracing::warn!(kind = KIND, error = chain(&error), "a watch is begun again");
                     metrics.watch_restarted(KIND);
                     continue;
                 }

@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
+    causes::chain,
     metrics::Metrics,
     waiting::{Change, Marks},
 };
@@ -158,7 +159,7 @@ where
                 Ok(event) => event,
                 Err(error) if self.is_optional && is_not_served(&error) => return,
                 Err(error) => {
-                    tracing::warn!(kind, error = &error as &dyn std::error::Error, "a watch is begun again");
+                    tracing::warn!(kind, error = chain(&error), "a watch is begun again");
                     metrics.watch_restarted(&kind);
                     continue;
                 }

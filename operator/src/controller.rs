@@ -38,6 +38,7 @@ use crate::{
     autoscalers,
     build::{self, Images, Objects, Revisions, revision},
     cache::{Key, Scope},
+    causes::chain,
     diagnose::{Finding, diagnose, progress, waits_for_room_since},
     keda,
     kinds::{Kinds, OptionalKind},
@@ -174,7 +175,7 @@ fn not_reconciled<E: std::error::Error + 'static>(error: &controller::Error<Reco
     if let controller::Error::ObjectNotFound(model) = error {
         waiting.leaves(&ObjectRef::new(&model.name).within(model.namespace.as_deref().unwrap_or_default()));
     }
-    tracing::debug!(error = error as &dyn std::error::Error, "nothing was reconciled");
+    tracing::debug!(error = chain(error), "nothing was reconciled");
 }
 
 /// Whom an event concerns. What is listed anew can be read only when the list is complete.
@@ -204,7 +205,7 @@ fn touched(
         Ok(watcher::Event::Init) => return Vec::new(),
         Ok(watcher::Event::InitApply(_)) => Vec::new(),
         Err(error) => {
-            tracing::warn!(kind = KIND, error = &error as &dyn std::error::Error, "a watch is begun again");
+            tracing::warn!(kind = KIND, error = chain(&error), "a watch is begun again");
             context.metrics.watch_restarted(KIND);
             return Vec::new();
         }
@@ -507,19 +508,61 @@ fn next_look(observed: &Observed, plan: Option<&Plan>, applied: &Applied, refusa
 
 /// Twice as long after each failure in a row, with jitter.
 fn pause_after(model: &InferenceModel, error: &ReconcileError, context: &Context) -> Action {
-    let (namespace, inference_model) = key_of(model);
     let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
     let count = failures.entry(ObjectRef::from_obj(model)).and_modify(|count| *count += 1).or_insert(1);
     let pause = SHORTEST_PAUSE.saturating_mul(1 << (*count - 1).min(16)).min(LONGEST_PAUSE);
     let pause = pause.mul_f64(fastrand::f64().mul_add(0.5, 0.75));
+    tell_failure(model, error, *count, pause);
+    Action::requeue(pause)
+}
+
+fn tell_failure(model: &InferenceModel, error: &ReconcileError, failures: u32, pause: Duration) {
+    let (namespace, inference_model) = key_of(model);
     tracing::warn!(
         namespace,
         inference_model,
         revision = model.status.as_ref().and_then(|status| status.active_revision.as_deref()),
-        failures = *count,
+        failures,
         pause_seconds = pause.as_secs_f64(),
-        error = error as &dyn std::error::Error,
+        error = chain(error),
         "a reconcile failed and is tried again"
     );
-    Action::requeue(pause)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    fn model(replicas: i32) -> InferenceModel {
+        let model = serde_json::json!({
+            "apiVersion": "ortolan.dev/v1alpha1",
+            "kind": "InferenceModel",
+            "metadata": {"name": "espresso", "namespace": "coffee"},
+            "spec": {"models": [{"name": "a", "source": {"uri": "file:///a.onnx"}}], "replicas": replicas},
+        });
+        serde_json::from_value(model).unwrap()
+    }
+
+    #[test]
+    fn a_line_of_the_log_names_what_caused_an_error() {
+        let (reader, writer) = io::pipe().unwrap();
+        let logs = tracing_subscriber::fmt().json().flatten_event(true).with_writer(Mutex::new(writer)).finish();
+        tracing::subscriber::with_default(logs, || {
+            let cause = kube::Error::Service(Box::new(io::Error::other("connection reset")));
+            let error = ApplyError::Api {
+                action: "apply",
+                kind: "Deployment".to_owned(),
+                name: "espresso-1".to_owned(),
+                source: Box::new(cause),
+            };
+            tell_failure(&model(1), &error.into(), 2, Duration::from_secs(3));
+        });
+        let line: serde_json::Value = serde_json::from_str(&io::read_to_string(reader).unwrap()).unwrap();
+        let error = line["error"].as_str().unwrap();
+        assert!(error.starts_with("cannot apply Deployment espresso-1: "), "{error}");
+        assert!(error.ends_with(": connection reset"), "{error}");
+        assert_eq!((line["inference_model"].as_str(), line["failures"].as_u64()), (Some("espresso"), Some(2)));
+    }
 }

@@ -13,6 +13,7 @@ use tokio::{sync::watch, time};
 
 use crate::{
     cache::{Audience, Cache, Scope},
+    causes::chain,
     keda,
     metrics::Metrics,
     prometheus,
@@ -120,11 +121,7 @@ impl Kinds {
             // Nothing of this group is installed. That answer is no object of Kubernetes, so it has a code and no reason.
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => Some(Served::new()),
             Ok(Err(error)) => {
-                tracing::debug!(
-                    api_version,
-                    error = &error as &dyn std::error::Error,
-                    "the API server does not tell what it serves"
-                );
+                tracing::debug!(api_version, error = chain(&error), "the API server does not tell what it serves");
                 None
             }
             Err(_) => None,

@@ -23,6 +23,8 @@ use kube::{
 };
 use tokio::{sync::watch, time};
 
+use crate::causes::chain;
+
 /// How long a Lease is respected without being renewed.
 pub const LEASE_DURATION: Duration = Duration::from_secs(10);
 
@@ -136,7 +138,7 @@ impl Candidate {
                 self.leadership.allow_from(asked);
             }
             Ok(Ok(false)) => self.leadership.forbid(),
-            Ok(Err(error)) => tracing::warn!(error = &error as &dyn std::error::Error, "the lease cannot be renewed"),
+            Ok(Err(error)) => tracing::warn!(error = chain(&error), "the lease cannot be renewed"),
             Err(_) => tracing::warn!("the lease cannot be renewed: no answer within {REQUEST_TIMEOUT:?}"),
         }
         // Without an answer the leadership runs out by itself; those who wait for it must be told.
@@ -205,7 +207,7 @@ impl Candidate {
         };
         match time::timeout(REQUEST_TIMEOUT, release).await {
             Ok(Ok(())) => tracing::info!("the lease is released"),
-            Ok(Err(error)) => tracing::warn!(error = &error as &dyn std::error::Error, "the lease cannot be released"),
+            Ok(Err(error)) => tracing::warn!(error = chain(&error), "the lease cannot be released"),
             Err(_) => tracing::warn!("the lease cannot be released: no answer within {REQUEST_TIMEOUT:?}"),
         }
     }

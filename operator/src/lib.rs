@@ -20,6 +20,7 @@ pub mod apply;
 pub mod autoscalers;
 pub mod build;
 pub mod cache;
+pub mod causes;
 pub mod clock;
 pub mod controller;
 pub mod diagnose;

@@ -36,6 +36,7 @@ use crate::{
     apply::{ApplyError, Writer, is_shared},
     build::{self, monitoring},
     cache::{Audience, Cache, Key, Scope},
+    causes::chain,
     kinds::{Kinds, OptionalKind, Served},
     leader::Leadership,
     names,
@@ -392,8 +393,7 @@ impl Shared {
         if !self.kinds.is_served(kind) {
             return (Place::NotInstalled, false);
         }
-        let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-        let text = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        let text = chain(error);
         tracing::warn!(namespace, error = text, "a shared object cannot be written and is tried again");
         let place = if matches!(seen, Place::There(_)) { seen } else { Place::Missing(Some(text)) };
         (place, true)

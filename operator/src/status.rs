@@ -18,6 +18,7 @@ use kube::ResourceExt as _;
 use crate::{
     apply::{Applied, ApplyError, reason_of_refusal},
     build::{Revisions, config},
+    causes::chain,
     diagnose::{Finding, Progress, progress},
     kinds::OptionalKind,
     names,
@@ -359,9 +360,7 @@ fn as_kstatus_reads_it(facts: &Facts<'_>, verdicts: &[(&str, Verdict)]) -> (Verd
         return (settled(), Verdict::yes(reason, message.clone()));
     }
     if let Some(error) = facts.failure {
-        let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-        let message: Vec<String> = causes.map(ToString::to_string).collect();
-        return (Verdict::yes(APPLY_FAILED, format!("{}; it is tried again", message.join(": "))), settled());
+        return (Verdict::yes(APPLY_FAILED, format!("{}; it is tried again", chain(error))), settled());
     }
     match (facts.plan.map(|plan| plan.stage), rollout) {
         (Some(Stage::RolledBack | Stage::ProgressDeadlineExceeded), Some(verdict)) => {

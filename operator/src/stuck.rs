@@ -16,7 +16,7 @@ use k8s_openapi::{
 use kube::{Api, Client, ResourceExt as _, api::ListParams, runtime::reflector::ObjectRef};
 use tokio::sync::mpsc;
 
-use crate::waiting::Change;
+use crate::{causes::chain, waiting::Change};
 
 /// How often the Events of one pod are listed at most.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -70,7 +70,7 @@ impl Stuck {
         let events: Api<Event> = Api::namespaced(self.client.clone(), namespace);
         let about = ListParams::default().fields(&format!("involvedObject.uid={uid},type=Warning"));
         let Ok(mut events) = events.list(&about).await.inspect_err(|error| {
-            let error = error as &dyn std::error::Error;
+            let error = chain(error);
             tracing::debug!(namespace, inference_model = model.name, error, "the events of a pod cannot be listed");
         }) else {
             return;

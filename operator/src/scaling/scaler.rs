@@ -29,6 +29,7 @@ use super::{
 use crate::{
     apply::Writer,
     cache::{Cache, Key},
+    causes::chain,
     leader::Leadership,
     metrics::Metrics,
     waiting::Change,
@@ -291,7 +292,7 @@ impl Task {
             from = wanted,
             to = desired,
             reason,
-            error = &*error,
+            error = chain(&*error),
             "cannot scale"
         );
         false
