@@ -207,6 +207,13 @@ pub fn is_clear(observed: &Observed) -> bool {
     conflicting(observed).is_empty() && leaving(observed).is_empty()
 }
 
+/// Whether nobody scales although the spec names a mode: of no replicas there should be none, until the spec asks for one.
+#[must_use]
+pub fn is_off(observed: &Observed) -> bool {
+    let replicas = observed.model.spec.replicas;
+    replicas == 0 && matches!(mode(observed), Some(ScalingMode::Operator | ScalingMode::Hpa | ScalingMode::Keda))
+}
+
 /// The autoscaler that the spec wants, if it is there.
 #[must_use]
 pub fn wanted(observed: &Observed) -> Option<&Autoscaler> {

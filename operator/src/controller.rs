@@ -376,11 +376,12 @@ fn tell_readiness(model: &InferenceModel, status: &InferenceModelStatus, metrics
     metrics.readiness(&(namespace, inference_model), (!is_ready).then_some(reason.as_str()));
 }
 
-/// What the operator scales the model by, if it does: not beside another that writes the same number, be it one of a mode before.
+/// What the operator scales the model by, if it does: not beside another that writes the same number, be it one of a mode before,
+/// and not where none are wanted.
 fn scaled(observed: &Observed, plan: &Plan) -> Option<Target> {
     let spec = &observed.model.spec;
-    let is_alone = autoscalers::is_clear(observed);
-    let scales = spec.scaling.effective_mode() == Some(ScalingMode::Operator) && !spec.suspend && is_alone;
+    let is_ours = spec.scaling.effective_mode() == Some(ScalingMode::Operator) && autoscalers::is_clear(observed);
+    let scales = is_ours && !spec.suspend && !autoscalers::is_off(observed);
     let latency = spec.scaling.targets.as_ref().and_then(|targets| targets.latency.as_ref());
     scales.then(|| Target {
         uid: observed.model.uid().unwrap_or_default(),
@@ -534,15 +535,55 @@ mod tests {
     use std::io;
 
     use super::*;
+    use crate::shared::{Place, Places};
 
     fn model(replicas: i32) -> InferenceModel {
         let model = serde_json::json!({
             "apiVersion": "ortolan.dev/v1alpha1",
             "kind": "InferenceModel",
             "metadata": {"name": "espresso", "namespace": "coffee"},
-            "spec": {"models": [{"name": "a", "source": {"uri": "file:///a.onnx"}}], "replicas": replicas},
+            "spec": {
+                "models": [{"name": "a", "source": {"uri": "file:///a.onnx"}}],
+                "replicas": replicas,
+                "scaling": {"minReplicas": 2, "maxReplicas": 7},
+            },
         });
         serde_json::from_value(model).unwrap()
+    }
+
+    fn observed(model: InferenceModel) -> Observed {
+        Observed {
+            namespace: "coffee".to_owned(),
+            name: "espresso".to_owned(),
+            model: Arc::new(model),
+            config_maps: BTreeMap::new(),
+            deployments: BTreeMap::new(),
+            services: BTreeMap::new(),
+            autoscalers: Vec::new(),
+            horizontal_pod_autoscalers: BTreeMap::new(),
+            scaled_objects: BTreeMap::new(),
+            has_keda: false,
+            pods: BTreeMap::new(),
+            infos: BTreeMap::new(),
+            warnings: BTreeMap::new(),
+            shared: Places { service_monitor: Place::There(None), rules: Place::There(None) },
+            scaling: None,
+            now: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn a_model_is_scaled_unless_none_are_wanted() {
+        let plan = Plan {
+            replicas: BTreeMap::new(),
+            weights: BTreeMap::new(),
+            active: "abc".to_owned(),
+            stage: Stage::Complete,
+            records: BTreeMap::new(),
+            look_again: None,
+        };
+        assert_eq!(scaled(&observed(model(1)), &plan).map(|target| target.wanted), Some(1));
+        assert_eq!(scaled(&observed(model(0)), &plan), None);
     }
 
     #[test]

@@ -22,6 +22,9 @@ use crate::{
 /// What the schema allows.
 const LONGEST_REASON_BYTES: usize = 1024;
 
+/// None are wanted, and none of our modes begins from there.
+const AT_NONE: &str = "spec.replicas is 0, so nobody scales. Set it to 1 to begin again";
+
 /// The condition.
 pub(crate) fn verdict(facts: &Facts<'_>) -> Verdict {
     let observed = facts.observed;
@@ -40,6 +43,7 @@ pub(crate) fn verdict(facts: &Facts<'_>) -> Verdict {
             Verdict::unknown(format!("the operator scales when {} is gone", leaving.join(" and ")))
         }
         None => Verdict::yes(OFF, "nobody scales, as the spec wants it"),
+        Some(_) if autoscalers::is_off(observed) => Verdict::yes(OFF, AT_NONE),
         Some(ScalingMode::Operator) => operator_mode(facts),
         Some(ScalingMode::Hpa) => hpa_mode(facts),
         Some(ScalingMode::Keda) => keda_mode(facts),
@@ -201,7 +205,7 @@ fn standing(observed: &Observed, autoscaler: &Autoscaler) -> Verdict {
     }
     if let Some(inactive) = told("ScalingActive", "False") {
         return match inactive.reason.as_str() {
-            "ScalingDisabled" => Verdict::yes(OFF, "spec.replicas is 0, so nobody scales. Set it to 1 to begin again"),
+            "ScalingDisabled" => Verdict::yes(OFF, AT_NONE),
             // Its list of them is in another order each time.
             "AmbiguousSelector" => Verdict::no(
                 CONFLICTING_AUTOSCALER,

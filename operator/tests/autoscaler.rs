@@ -396,6 +396,23 @@ fn a_tolerance_that_the_cluster_drops_is_told() {
 }
 
 #[test]
+fn nobody_scales_while_the_spec_wants_none() {
+    let none = |mut observed: Observed| {
+        Arc::make_mut(&mut observed.model).spec.replicas = 0;
+        observed
+    };
+    for wanted in ["Operator", "HPA", "KEDA"] {
+        is(&none(observed(mode(wanted))), "True", "Off", &["spec.replicas is 0, so nobody scales"]);
+    }
+    // KEDA would bring it back to minReplicas; a HorizontalPodAutoscaler lets 0 be.
+    let by_keda = none(observed(mode("KEDA")).with_scaled_object(json!([])).with(kedas()));
+    assert_eq!(decided(&by_keda), Scaler::Nothing);
+    is(&by_keda, "True", "Off", &["Set it to 1"]);
+    assert!(matches!(decided(&none(observed(mode("HPA")).with(ours()))), Scaler::Hpa(_)));
+    is(&none(observed(mode("External"))), "True", "ExternalOwner", &[]);
+}
+
+#[test]
 fn a_suspended_model_is_scaled_by_nobody() {
     let mut suspended = observed(mode("HPA")).with(telling(ours(), &[WORKS]));
     Arc::make_mut(&mut suspended.model).spec.suspend = true;

@@ -68,12 +68,14 @@ pub fn scaler(observed: &Observed, checked: Option<&Checked<'_>>) -> Scaler {
     let Some(checked) = checked else { return Scaler::AsBefore };
     let model = &observed.model;
     let is_clear = autoscalers::is_clear(observed);
+    // KEDA brings a number below its smallest back to that, 0 as well. A HorizontalPodAutoscaler lets 0 be.
+    let is_off = autoscalers::is_off(observed);
     match (checked.spec.scaling.effective_mode(), checked.prometheus) {
         (Some(ScalingMode::Hpa), _) if is_clear || !observed.horizontal_pod_autoscalers.is_empty() => {
             Scaler::Hpa(Box::new(horizontal_pod_autoscaler(model)))
         }
         (Some(ScalingMode::Keda), Some(prometheus))
-            if observed.has_keda && (is_clear || !observed.scaled_objects.is_empty()) =>
+            if observed.has_keda && !is_off && (is_clear || !observed.scaled_objects.is_empty()) =>
         {
             Scaler::Keda(Box::new(scaled_object(model, prometheus)))
         }
