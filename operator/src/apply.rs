@@ -70,6 +70,26 @@ pub struct Applied {
     pub written: Vec<String>,
 }
 
+/// Another number of replicas.
+#[derive(Debug, Clone, Copy)]
+pub struct Scale<'a> {
+    /// Which InferenceModel of the name it is for.
+    pub uid: &'a str,
+    /// The number that it was decided from. From 0 nothing is written: the API server's Scale leaves 0 out, so the test of that
+    /// number cannot pass, and at 0 nobody scales.
+    pub from: u32,
+    /// The number that there should be.
+    pub to: u32,
+}
+
+impl Scale<'_> {
+    fn patch(&self) -> Result<Patch<()>, kube::Error> {
+        const REPLICAS: &str = "/spec/replicas";
+        let is_same = [("/metadata/uid", self.uid.into()), (REPLICAS, self.from.into())];
+        only_if(&is_same, REPLICAS, &self.to.into())
+    }
+}
+
 /// Why a write is to be tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
@@ -210,7 +230,8 @@ impl Writer {
     pub async fn write_status(&self, model: &InferenceModel, status: &Value) -> Result<(), ApplyError> {
         let api: Api<InferenceModel> = self.api(&model.namespace().unwrap_or_default());
         let name = model.name_any();
-        let patch = only_of(&model.uid().unwrap_or_default(), "/status", status);
+        let is_same = [("/metadata/uid", model.uid().into())];
+        let patch = only_if(&is_same, "/status", status);
         let patch = patch.map_err(|source| self.failed::<InferenceModel>("write the status of", &name, source))?;
         let params = PatchParams { field_manager: Some(names::STATUS_MANAGER.to_owned()), ..PatchParams::default() };
         self.leadership.check()?;
@@ -220,27 +241,31 @@ impl Writer {
                 Ok(())
             }
             // Deleted in the meantime, or made anew: there is nothing to tell it.
-            Err(kube::Error::Api(status)) if status.is_not_found() || is_of_another(&status) => Ok(()),
+            Err(kube::Error::Api(status)) if status.is_not_found() || is_another(&status) => Ok(()),
             Err(source) => Err(self.failed::<InferenceModel>("write the status of", &name, source)),
         }
     }
 
-    /// Writes how many replicas the InferenceModel of this uid should have.
+    /// Writes how many replicas an InferenceModel should have, and tells whether it did: not where another one has the name now,
+    /// nor where somebody has written another number than the one that was decided from.
     ///
     /// # Errors
-    /// [`ApplyError`] where it was not written: also where another one has the name now.
-    pub async fn write_scale(&self, namespace: &str, name: &str, uid: &str, replicas: u32) -> Result<(), ApplyError> {
+    /// [`ApplyError`] where it is not known to be written.
+    pub async fn write_scale(&self, namespace: &str, name: &str, scale: &Scale<'_>) -> Result<bool, ApplyError> {
         self.leadership.check()?;
         let api: Api<InferenceModel> = self.api(namespace);
         // A server-side apply of the scale of a custom resource fails in the API server ("failed to create manager for existing
         // fields"); this names its manager as well, and takes the field over from whoever had it.
         let params = PatchParams { field_manager: Some(names::SCALER_MANAGER.to_owned()), ..PatchParams::default() };
-        let patch = only_of(uid, "/spec/replicas", &replicas.into());
-        let patch = patch.map_err(|source| self.failed::<InferenceModel>("scale", name, source))?;
-        let answer = api.patch_scale(name, &params, &patch).await;
-        answer.map_err(|source| self.failed::<InferenceModel>("scale", name, source))?;
-        self.metrics.wrote("InferenceModel", WriteResult::ok);
-        Ok(())
+        let patch = scale.patch().map_err(|source| self.failed::<InferenceModel>("scale", name, source))?;
+        match api.patch_scale(name, &params, &patch).await {
+            Ok(_) => {
+                self.metrics.wrote("InferenceModel", WriteResult::ok);
+                Ok(true)
+            }
+            Err(kube::Error::Api(status)) if status.is_not_found() || is_another(&status) => Ok(false),
+            Err(source) => Err(self.failed::<InferenceModel>("scale", name, source)),
+        }
     }
 
     /// Forgets children of InferenceModels, by their uid, that are gone. What namespaces share is little.
@@ -561,19 +586,17 @@ fn ends_with_its_namespace(status: &Status) -> bool {
     details.is_some_and(|it| it.causes.iter().any(is_cause) || (status.is_not_found() && it.kind == "namespaces"))
 }
 
-/// A patch of one value that another InferenceModel of the same name does not take: the API server does not look at the uid of a
-/// custom resource's status or scale that is applied or merged.
-fn only_of(uid: &str, path: &str, value: &Value) -> Result<Patch<()>, kube::Error> {
-    let operations = json!([
-        {"op": "test", "path": "/metadata/uid", "value": uid},
-        {"op": "add", "path": path, "value": value},
-    ]);
+/// A patch of one value that only an object takes that has these values: the API server does not look at the uid of a custom
+/// resource's status or scale that is applied or merged.
+fn only_if(is_same: &[(&str, Value)], path: &str, value: &Value) -> Result<Patch<()>, kube::Error> {
+    let tests = is_same.iter().map(|(path, value)| json!({"op": "test", "path": path, "value": value}));
+    let operations: Value = tests.chain([json!({"op": "add", "path": path, "value": value})]).collect();
     serde_json::from_value(operations).map(Patch::Json).map_err(kube::Error::SerdeError)
 }
 
-/// Whether a patch found another object than the one that it was meant for: its test did not pass, which the API server answers
-/// without a word on what was wrong. An object that the schema refuses is named.
-fn is_of_another(status: &Status) -> bool {
+/// Whether a patch found another object than the one that it was meant for, or another number: a test did not pass, which the API
+/// server answers without a word on what was wrong. An object that the schema refuses is named.
+fn is_another(status: &Status) -> bool {
     status.code == 422 && status.details.as_ref().is_none_or(|it| it.name.is_empty() && it.causes.is_empty())
 }
 
@@ -597,4 +620,32 @@ fn refused(kind: &str, name: &str, status: &Status) -> Refusal {
         _ => "Change the spec so that it is allowed, or the policy that forbids it",
     };
     Refusal { reason, message: format!("{kind} {name} is refused: {}. {remedy}", status.message) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_written_only_over_the_one_that_it_was_decided_from() {
+        let patch = Scale { uid: "6ad4", from: 3, to: 5 }.patch().unwrap();
+        let operations = json!([
+            {"op": "test", "path": "/metadata/uid", "value": "6ad4"},
+            {"op": "test", "path": "/spec/replicas", "value": 3},
+            {"op": "add", "path": "/spec/replicas", "value": 5},
+        ]);
+        let Patch::Json::<()>(patch) = patch else { panic!("{patch:?}") };
+        assert_eq!(serde_json::to_value(patch).unwrap(), operations);
+    }
+
+    #[test]
+    fn a_test_that_does_not_pass_is_told_from_an_object_that_is_refused() {
+        let status = |details: Value| -> Status {
+            serde_json::from_value(json!({"status": "Failure", "code": 422, "message": "no", "details": details}))
+                .unwrap()
+        };
+        assert!(is_another(&status(Value::Null)));
+        assert!(is_another(&status(json!({}))));
+        assert!(!is_another(&status(json!({"name": "espresso", "causes": [{"reason": "FieldValueInvalid"}]}))));
+    }
 }

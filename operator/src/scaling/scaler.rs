@@ -27,7 +27,7 @@ use super::{
     reader::{Reader, Told},
 };
 use crate::{
-    apply::Writer,
+    apply::{Scale, Writer},
     cache::{Cache, Key},
     causes::chain,
     leader::Leadership,
@@ -186,6 +186,7 @@ struct Task {
     common: Arc<Common>,
     key: Key,
     target: watch::Receiver<Target>,
+    leads: watch::Receiver<bool>,
     began: Instant,
     told: Told,
     /// None while this process does not lead.
@@ -208,6 +209,7 @@ impl Task {
         Self {
             reader: scaler.reader.clone(),
             common: Arc::clone(&scaler.common),
+            leads: scaler.common.leadership.subscribe(),
             key,
             target,
             began: Instant::now(),
@@ -236,8 +238,13 @@ impl Task {
 
     /// Whether the next one should come soon.
     async fn round(&mut self) -> bool {
+        // Between two rounds another may have led.
+        if self.leads.has_changed().unwrap_or_default() {
+            self.leads.mark_unchanged();
+            self.forget();
+        }
         if self.common.leadership.check().is_err() {
-            (self.history, self.told) = (None, Told::default());
+            self.forget();
             return false;
         }
         let target = self.target.borrow_and_update().clone();
@@ -268,6 +275,13 @@ impl Task {
         decision.soon
     }
 
+    /// Forgets what was seen and done: whoever leads in between may do otherwise, and what the status says is that one's.
+    fn forget(&mut self) {
+        (self.history, self.told) = (None, Told::default());
+        (self.written, self.limited_until, self.step) = (None, None, None);
+        self.common.outcomes.forget(&self.key);
+    }
+
     /// What is asked for: what we wrote, until the watch shows it or shows something else.
     fn wanted(&mut self, shown: u32) -> u32 {
         let now = self.began.elapsed();
@@ -280,9 +294,22 @@ impl Task {
         let (namespace, inference_model) = (&self.key.0, &self.key.1);
         let (reason, desired) = (decision.reason.as_str(), decision.desired);
         let uid = self.target.borrow().uid.clone();
-        let written = self.common.writer.write_scale(namespace, inference_model, &uid, desired);
+        let scale = Scale { uid: &uid, from: wanted, to: desired };
+        let written = self.common.writer.write_scale(namespace, inference_model, &scale);
         let error: Box<dyn std::error::Error> = match time::timeout(WRITE_TIMEOUT, written).await {
-            Ok(Ok(())) => return self.wrote(wanted, decision),
+            Ok(Ok(true)) => return self.wrote(wanted, decision),
+            Ok(Ok(false)) => {
+                tracing::debug!(
+                    namespace,
+                    inference_model,
+                    from = wanted,
+                    to = desired,
+                    "another number is there by now"
+                );
+                // The watch knows better than we do.
+                self.written = None;
+                return false;
+            }
             Ok(Err(error)) => Box::new(error),
             Err(elapsed) => Box::new(elapsed),
         };
@@ -334,4 +361,52 @@ impl Task {
 /// The API server keeps no fractions.
 fn whole_seconds(time: Timestamp) -> Timestamp {
     time.round(Unit::Second).unwrap_or(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names;
+
+    fn target() -> Target {
+        Target {
+            uid: "6ad4".to_owned(),
+            policy: Policy::from(&crds::resource::Scaling::default()),
+            within: None,
+            wanted: 3,
+            in_rollout: false,
+        }
+    }
+
+    /// The scaling of one model by a process that does not lead.
+    fn task() -> Task {
+        let leadership = Leadership::default();
+        let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
+        let scaler = Scaler::new(Common {
+            pods: Cache::by(names::MODEL_LABEL),
+            writer: Arc::new(Writer::new(client, leadership.clone(), Arc::default())),
+            leadership,
+            metrics: Arc::default(),
+            changed: mpsc::channel(8).0,
+            outcomes: Outcomes::default(),
+        });
+        Task::new(&scaler, ("coffee".to_owned(), "espresso".to_owned()), watch::channel(target()).1)
+    }
+
+    #[tokio::test]
+    async fn whoever_leads_no_more_forgets_what_it_did() {
+        let mut task = task();
+        let step =
+            ScalingStatus { desired: 5, reason: "the load is over the target".to_owned(), last_scale_time: None };
+        task.history = Some(History::begin(Duration::ZERO, 3));
+        task.written = Some(Written { at: Duration::ZERO, shown: 3, replicas: 5 });
+        task.limited_until = Some(LIMITED_FOR);
+        task.step = Some(step.clone());
+        let outcome = Outcome { step: Some(step), state: State::LimitedByMax };
+        task.common.outcomes.put(&task.key, outcome);
+        assert!(!task.round().await);
+        assert!(task.history.is_none() && task.written.is_none());
+        assert_eq!((task.limited_until, task.step), (None, None));
+        assert_eq!(task.common.outcomes.of("coffee", "espresso"), None, "what the status says is the other's");
+    }
 }

@@ -9,7 +9,7 @@ use kube::{
     api::{Api, DeleteParams, Patch, PatchParams, PostParams},
 };
 use ortolan_operator::{
-    apply::{ApplyError, Writer},
+    apply::{ApplyError, Scale, Writer},
     leader::{Candidate, Leadership},
     names::SCALER_MANAGER,
 };
@@ -66,7 +66,7 @@ pub(crate) fn tells_no_other(shared: &Shared) {
     });
 }
 
-/// Nor would one that is made again have the replicas that the load of the former asked for.
+/// Nor would one that is made again have the replicas that the load of the former asked for, nor one of another number.
 pub(crate) fn scales_no_other(shared: &Shared) {
     let client = shared.cluster.client();
     shared.runtime.block_on(async {
@@ -77,12 +77,12 @@ pub(crate) fn scales_no_other(shared: &Shared) {
             let object = of_json(&object(&json!({"metadata": {"name": "twin"}})));
             models.create(&PostParams::default(), &object).await.unwrap()
         };
-        let write = |model: &InferenceModel, replicas| {
+        let write = |model: &InferenceModel, from, to| {
             let (writer, uid) = (&writer, model.uid().unwrap());
-            async move { writer.write_scale("default", "twin", &uid, replicas).await }
+            async move { writer.write_scale("default", "twin", &Scale { uid: &uid, from, to }).await.unwrap() }
         };
         let former = create().await;
-        write(&former, 3).await.unwrap();
+        assert!(write(&former, 1, 3).await);
         let scaled = models.get("twin").await.unwrap();
         assert_eq!(scaled.spec.replicas, 3);
         let managers = scaled.metadata.managed_fields.unwrap_or_default();
@@ -90,10 +90,17 @@ pub(crate) fn scales_no_other(shared: &Shared) {
         assert_eq!(scaler.manager.as_deref(), Some(SCALER_MANAGER));
         models.delete("twin", &DeleteParams::default()).await.unwrap();
         let later = create().await;
-        assert!(matches!(write(&former, 4).await, Err(ApplyError::Api { .. })));
+        assert!(!write(&former, 1, 4).await);
         assert_eq!(models.get("twin").await.unwrap().spec.replicas, later.spec.replicas);
-        write(&later, 2).await.unwrap();
+        assert!(write(&later, 1, 2).await);
         assert_eq!(models.get("twin").await.unwrap().spec.replicas, 2);
+        // Whoever writes in between wins, be it that none are wanted.
+        for by_hand in [6, 0] {
+            let spec = json!({"spec": {"replicas": by_hand}});
+            models.patch("twin", &PatchParams::default(), &Patch::Merge(&spec)).await.unwrap();
+            assert!(!write(&later, 2, 4).await, "over {by_hand}");
+            assert_eq!(models.get("twin").await.unwrap().spec.replicas, by_hand);
+        }
         models.delete("twin", &DeleteParams::default()).await.unwrap();
     });
 }
