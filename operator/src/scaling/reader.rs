@@ -39,6 +39,10 @@ const CONCURRENT: usize = 256;
 /// An answer is never longer than this.
 const LONGEST_BYTES: usize = 64 << 10;
 
+/// A pod that has been silent for longer than numbers last is asked once in so many readings: each question to it takes up the
+/// whole time-out, and there may be a namespace full of them behind a NetworkPolicy.
+const SILENT_ASKED_EVERY: u32 = 5;
+
 /// Connections are kept over a few periods.
 const KEPT_IDLE: Duration = Duration::from_secs(30);
 
@@ -51,7 +55,18 @@ pub struct Reader {
 
 /// What the pods of one model have told so far, by the life of their container.
 #[derive(Debug, Default)]
-pub struct Told(HashMap<Life, Answer>);
+pub struct Told {
+    answers: HashMap<Life, Answer>,
+    silent: HashMap<Life, Silence>,
+    last_reading: Option<Instant>,
+}
+
+/// Readings in a row in which a ready pod told nothing.
+#[derive(Debug, Clone, Copy)]
+struct Silence {
+    since: Instant,
+    readings: u32,
+}
 
 /// A pod's last answer, and what happened between the one before it and this.
 #[derive(Debug, Clone)]
@@ -99,11 +114,14 @@ impl Reader {
     ) -> Reading {
         let ready = pods.filter(|pod| ready_since(pod).is_some() && pod.metadata.deletion_timestamp.is_none());
         let asked = ready.filter_map(|pod| Some((life(pod)?, address(pod)?)));
+        let (now, silent) = (Instant::now(), &told.silent);
         let answers = join_all(asked.map(|(life, address)| async move {
-            let load = self.ask(&address, within).await;
+            let is_asked = silent.get(&life).is_none_or(|silence| silence.is_asked(now, stale_after));
+            let load = if is_asked { self.ask(&address, within).await } else { None };
             (life, load)
         }));
-        told.take(answers.await, Instant::now(), at, stale_after)
+        let answers = answers.await;
+        told.take(answers, Instant::now(), at, stale_after)
     }
 
     async fn ask(&self, address: &str, within: Option<Duration>) -> Option<Load> {
@@ -126,6 +144,12 @@ impl Reader {
     }
 }
 
+impl Silence {
+    fn is_asked(self, now: Instant, stale_after: Duration) -> bool {
+        now.duration_since(self.since) <= stale_after || self.readings.is_multiple_of(SILENT_ASKED_EVERY)
+    }
+}
+
 impl Told {
     /// Takes what the ready pods said, or did not; pods that are not among them are forgotten.
     fn take(
@@ -135,21 +159,27 @@ impl Told {
         at: Duration,
         stale_after: Duration,
     ) -> Reading {
-        let mut before = std::mem::take(&mut self.0);
+        let (mut before, mut silent) = (std::mem::take(&mut self.answers), std::mem::take(&mut self.silent));
         let mut reading = Reading { at, ready: u32::try_from(answers.len()).unwrap_or(u32::MAX), ..Reading::default() };
         for (life, load) in answers {
             let last = before.remove(&life);
+            if load.is_none() {
+                let silence = silent.remove(&life).unwrap_or(Silence { since: now, readings: 0 });
+                self.silent.insert(life.clone(), Silence { readings: silence.readings + 1, ..silence });
+            }
             let answer = match load {
                 Some(load) => Some(Answer::after(last.as_ref(), load, now)),
                 None => last.filter(|last| now.duration_since(last.at) <= stale_after).map(Answer::repeated),
             };
             if let Some(answer) = answer {
-                self.0.insert(life, answer);
+                self.answers.insert(life, answer);
             }
         }
-        let span = self.0.values().map(|answer| answer.span).max().unwrap_or_default();
-        for answer in self.0.values_mut() {
-            answer.average_over(span);
+        // A pod that was silent in between has a longer span of its own, which is not the reading's.
+        let last_reading = self.last_reading.replace(now).filter(|_| self.answers.values().any(Answer::has_span));
+        reading.span = last_reading.map(|last| now.duration_since(last)).unwrap_or_default();
+        for answer in self.answers.values_mut() {
+            answer.average_over(reading.span);
             reading.add(answer);
         }
         reading
@@ -159,7 +189,6 @@ impl Told {
 impl Reading {
     fn add(&mut self, answer: &Answer) {
         self.counted += 1;
-        self.span = self.span.max(answer.span);
         self.load += answer.average.load;
         self.queued += answer.average.queued;
         self.load_now += answer.now.load;
@@ -221,7 +250,7 @@ impl Answer {
     /// A pod that answers for the first time, and others have before, has become ready since: what it has had, it had in that
     /// time. What there is now would count those twice that went from the others to it.
     fn average_over(&mut self, span: Duration) {
-        if self.span.is_zero() && !span.is_zero() {
+        if !self.has_span() && !span.is_zero() {
             let seconds = span.as_secs_f64();
             let had = largest(self.load.models.iter().map(|model| {
                 let (queued, running) =
@@ -231,6 +260,10 @@ impl Answer {
             // Never more than now: it may have answered others before.
             self.average = Samples { load: had.load.min(self.now.load), queued: had.queued.min(self.now.queued) };
         }
+    }
+
+    fn has_span(&self) -> bool {
+        !self.span.is_zero()
     }
 
     /// What it told last, once more; what it counted is not counted again.
@@ -249,7 +282,7 @@ impl Told {
     /// Time that loading took, in the pod where it took longest.
     #[must_use]
     pub fn load_time(&self) -> Duration {
-        self.0.values().map(Answer::load_time).max().unwrap_or_default()
+        self.answers.values().map(Answer::load_time).max().unwrap_or_default()
     }
 }
 
@@ -364,5 +397,39 @@ mod tests {
         assert_eq!((stale.ready, stale.counted, stale.load), (2, 1, 4.0));
         let gone = take(&mut told, 20, vec![("b", Some(steady(28.0, 4)))], began);
         assert_eq!((gone.ready, gone.counted, gone.load), (1, 1, 4.0));
+    }
+
+    #[test]
+    fn a_pod_that_was_silent_makes_no_reading_longer() {
+        let (mut told, began) = (Told::default(), Instant::now());
+        take(&mut told, 0, vec![("a", Some(steady(8.0, 8))), ("b", Some(steady(8.0, 4)))], began);
+        for second in (2..14).step_by(2) {
+            let uptime = 8.0 + second as f64;
+            take(&mut told, second, vec![("a", None), ("b", Some(steady(uptime, 4)))], began);
+        }
+        let again = take(&mut told, 14, vec![("a", Some(steady(22.0, 8))), ("b", Some(steady(22.0, 4)))], began);
+        assert_eq!((again.counted, again.load, again.span), (2, 12.0, Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn who_has_been_silent_for_long_is_asked_every_fifth_time() {
+        let (mut told, began) = (Told::default(), Instant::now());
+        let is_asked = |told: &Told, second| {
+            let now = began + Duration::from_secs(second);
+            told.silent.get(&life("a")).is_none_or(|silence| silence.is_asked(now, STALE_AFTER))
+        };
+        let mut asked = Vec::new();
+        for second in (0..60).step_by(2) {
+            if is_asked(&told, second) {
+                asked.push(second);
+            }
+            take(&mut told, second, vec![("a", None), ("b", Some(steady(8.0 + second as f64, 4)))], began);
+        }
+        assert_eq!(asked, [0, 2, 4, 6, 8, 10, 12, 14, 20, 30, 40, 50]);
+        take(&mut told, 60, vec![("a", Some(steady(1.0, 4)))], began);
+        assert!(told.silent.is_empty() && is_asked(&told, 62), "who answers is asked each time");
+        take(&mut told, 62, vec![("a", None)], began);
+        take(&mut told, 64, vec![], began);
+        assert!(told.silent.is_empty(), "who is gone is forgotten");
     }
 }
