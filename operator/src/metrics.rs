@@ -314,7 +314,7 @@ impl Metrics {
     /// A reconcile's steps are timed from now on.
     #[must_use]
     pub fn steps(&self) -> Steps<'_> {
-        Steps { metrics: self, began: Instant::now() }
+        Steps { metrics: self, running: STEPS.first().copied(), began: Instant::now() }
     }
 
     /// A change had waited that long when its reconcile began.
@@ -410,9 +410,11 @@ fn not_ready(model: &Key, reason: &str) -> NotReadyLabels {
     NotReadyLabels { namespace, inference_model, reason: reason.to_owned() }
 }
 
-/// Times the steps of one reconcile, one after another.
+/// Times the steps of one reconcile, one after another; also the one in which it is given up.
 pub struct Steps<'a> {
     metrics: &'a Metrics,
+    /// None after the last one.
+    running: Option<Step>,
     began: Instant,
 }
 
@@ -422,7 +424,16 @@ impl Steps<'_> {
         let now = Instant::now();
         let time = now.duration_since(self.began);
         self.metrics.step_time.get_or_create(&StepLabel { step }).observe(time.as_secs_f64());
+        self.running = STEPS.into_iter().skip_while(|it| *it != step).nth(1);
         self.began = now;
+    }
+}
+
+impl Drop for Steps<'_> {
+    fn drop(&mut self) {
+        if let Some(step) = self.running {
+            self.ended(step);
+        }
     }
 }
 
@@ -505,5 +516,23 @@ mod tests {
         assert!(metrics.openmetrics_text().ends_with("# EOF\n"));
         let text = metrics.prometheus_text();
         assert!(!text.contains("# EOF") && text.contains("# TYPE ortolan_operator_writes_total counter\n"), "{text}");
+    }
+
+    #[test]
+    fn the_step_in_which_a_reconcile_is_given_up_is_timed_and_none_twice() {
+        let metrics = Metrics::default();
+        let timed = |step: Step| {
+            let text = metrics.openmetrics_text();
+            let count = format!("ortolan_operator_reconcile_step_seconds_count{{step=\"{step:?}\"}} ");
+            text.lines().find_map(|line| line.strip_prefix(&count)).unwrap().to_owned()
+        };
+        let mut given_up = metrics.steps();
+        [Step::observe, Step::validate, Step::build].into_iter().for_each(|step| given_up.ended(step));
+        drop(given_up);
+        assert_eq!(STEPS.map(timed), ["1", "1", "1", "1", "0"]);
+        let mut whole = metrics.steps();
+        STEPS.into_iter().for_each(|step| whole.ended(step));
+        drop(whole);
+        assert_eq!(STEPS.map(timed), ["2", "2", "2", "2", "1"]);
     }
 }
