@@ -15,7 +15,7 @@ use crate::{
     keda::{self, ScaledObject},
     kinds::OptionalKind,
     observe::Observed,
-    scaling::scaler::State,
+    scaling::{Reason, scaler::State},
     status::{Facts, Verdict, cut, find},
 };
 
@@ -89,8 +89,42 @@ fn conflict(observed: &Observed, autoscaler: &Autoscaler) -> String {
     )
 }
 
+/// What mode Operator says while nothing is in the way.
+const FOLLOWS: &str = "the number of replicas follows the load";
+
+/// Where it keeps more replicas than the load asks for, after this comes why.
+const STAYS: &str = "the number of replicas stays: ";
+
+/// With what keeps replicas that the load does not ask for. While that is not known, what was said before still holds.
+fn active(facts: &Facts<'_>, lasting: Option<Reason>) -> Verdict {
+    match lasting {
+        Some(reason) if holds(reason) => Verdict::yes(ACTIVE, format!("{STAYS}{reason}")),
+        Some(_) => Verdict::yes(ACTIVE, FOLLOWS),
+        None => {
+            let before = facts.observed.model.status.as_ref().and_then(|status| find(status, scaling_active::TYPE));
+            let held = before.map(|it| it.message.as_str()).filter(|message| message.starts_with(STAYS));
+            Verdict::yes(ACTIVE, held.unwrap_or(FOLLOWS))
+        }
+    }
+}
+
+/// Whether fewer replicas would carry the load, but none goes.
+fn holds(reason: Reason) -> bool {
+    match reason {
+        Reason::Stabilizing | Reason::AfterBurst | Reason::Settling | Reason::Late | Reason::Rollout => true,
+        Reason::Steady
+        | Reason::Bounds
+        | Reason::Load
+        | Reason::Burst
+        | Reason::Refusals
+        | Reason::Latency
+        | Reason::Idle
+        | Reason::NoReplicaReady
+        | Reason::Stale => false,
+    }
+}
+
 fn operator_mode(facts: &Facts<'_>) -> Verdict {
-    let active = || Verdict::yes(ACTIVE, "the number of replicas follows the load");
     let limited = || {
         let max = facts.observed.model.spec.scaling.max_replicas.unwrap_or_default();
         let message = format!("the load asks for more than maxReplicas, which is {max}");
@@ -110,11 +144,11 @@ fn operator_mode(facts: &Facts<'_>) -> Verdict {
         return match before.map(|before| before.reason.as_str()) {
             Some(LIMITED_BY_MAX) => limited(),
             Some(METRICS_STALE) => stale(),
-            _ => active(),
+            _ => active(facts, None),
         };
     };
     match outcome.state {
-        State::Active => active(),
+        State::Active => active(facts, outcome.lasting),
         State::LimitedByMax => limited(),
         State::Stale => stale(),
         State::NoReplicaReady => Verdict::yes(ACTIVE, "no replica is ready, so the number of replicas stays"),

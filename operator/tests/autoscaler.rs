@@ -22,6 +22,10 @@ use ortolan_operator::{
     keda::ScaledObject,
     observe::Observed,
     rollout::{Plan, Stage},
+    scaling::{
+        Reason,
+        scaler::{Outcome, State},
+    },
     shared::{Place, Places},
     status::{Facts, find, status},
     validate::{Refusal, validate},
@@ -393,6 +397,30 @@ fn a_tolerance_that_the_cluster_drops_is_told() {
     }
     dropped.horizontal_pod_autoscalers.insert("espresso".to_owned(), Arc::new(object));
     is(&dropped, "True", "Active", &["spec.scaling.behavior.tolerancePercent has no effect"]);
+}
+
+#[test]
+fn what_keeps_replicas_that_the_load_does_not_ask_for_is_told() {
+    let scaled = |lasting| {
+        let outcome = Outcome { step: None, state: State::Active, lasting };
+        Observed { scaling: Some(outcome), ..observed(mode("Operator")) }
+    };
+    for reason in Reason::ALL {
+        let holds = [Reason::Stabilizing, Reason::AfterBurst, Reason::Settling, Reason::Late, Reason::Rollout];
+        let said = if holds.contains(&reason) {
+            format!("the number of replicas stays: {reason}")
+        } else {
+            "the number of replicas follows the load".to_owned()
+        };
+        assert_eq!(told(&scaled(Some(reason))), ("True".to_owned(), "Active".to_owned(), said));
+    }
+    // A process that has just begun to look says what the one before it did.
+    let mut after = scaled(None);
+    assert_eq!(told(&after).2, "the number of replicas follows the load");
+    Arc::make_mut(&mut after.model).status = Some(told_status(&scaled(Some(Reason::Rollout)), None));
+    assert!(told(&after).2.ends_with("but new pods are replacing old ones"));
+    after.scaling = None;
+    assert!(told(&after).2.ends_with("but new pods are replacing old ones"));
 }
 
 #[test]

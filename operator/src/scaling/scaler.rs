@@ -53,6 +53,9 @@ const SHOWN_WITHIN: Duration = Duration::from_secs(10);
 /// Once more replicas were wanted than maxReplicas, that is said for so long, lest it is said and taken back by the second.
 const LIMITED_FOR: Duration = Duration::from_secs(60);
 
+/// What holds the number is said once it has for so long: reasons may change with each reading.
+const LASTING: Duration = Duration::from_secs(10);
+
 /// What the spec says of a model that is scaled.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Target {
@@ -75,6 +78,8 @@ pub struct Outcome {
     pub step: Option<ScalingStatus>,
     /// How it stands.
     pub state: State,
+    /// The last reason that has lasted; none before one has.
+    pub lasting: Option<Reason>,
 }
 
 /// How it stands with a model that is scaled.
@@ -193,6 +198,9 @@ struct Task {
     history: Option<History>,
     written: Option<Written>,
     limited_until: Option<Duration>,
+    /// The reason of the last decision, and since when it has been that.
+    reason: Option<(Reason, Duration)>,
+    lasting: Option<Reason>,
     step: Option<ScalingStatus>,
 }
 
@@ -217,6 +225,8 @@ impl Task {
             history: None,
             written: None,
             limited_until: None,
+            reason: None,
+            lasting: None,
             step: None,
         }
     }
@@ -262,6 +272,16 @@ impl Task {
         let load_time = self.told.load_time();
         let now = Now { at, wanted, in_rollout: target.in_rollout, load_time };
         let decision = decide(history, policy, &now);
+        tracing::debug!(
+            namespace = self.key.0,
+            inference_model = self.key.1,
+            load = history.last().map(|reading| reading.load),
+            wanted,
+            recommended = decision.recommended,
+            desired = decision.desired,
+            reason = decision.reason.as_str(),
+            "decided"
+        );
         // Somebody may have said otherwise while the pods were asked.
         let is_current = self.target.has_changed().is_ok_and(|changed| !changed);
         if decision.desired != wanted && !(is_current && self.write(wanted, &decision).await) {
@@ -279,6 +299,7 @@ impl Task {
     fn forget(&mut self) {
         (self.history, self.told) = (None, Told::default());
         (self.written, self.limited_until, self.step) = (None, None, None);
+        (self.reason, self.lasting) = (None, None);
         self.common.outcomes.forget(&self.key);
     }
 
@@ -340,6 +361,15 @@ impl Task {
         true
     }
 
+    /// Takes the reason of a decision, which lasts once it has been the same for long.
+    fn note(&mut self, at: Duration, reason: Reason) {
+        let since = self.reason.filter(|(before, _)| *before == reason).map_or(at, |(_, since)| since);
+        self.reason = Some((reason, since));
+        if at >= since + LASTING {
+            self.lasting = Some(reason);
+        }
+    }
+
     async fn tell(&mut self, at: Duration, decision: &Decision) {
         if decision.is_limited {
             self.limited_until = Some(at + LIMITED_FOR);
@@ -350,7 +380,8 @@ impl Task {
             _ if self.limited_until.is_some_and(|until| at < until) => State::LimitedByMax,
             _ => State::Active,
         };
-        let outcome = Outcome { step: self.step.clone(), state };
+        self.note(at, decision.reason);
+        let outcome = Outcome { step: self.step.clone(), state, lasting: self.lasting };
         if self.common.outcomes.put(&self.key, outcome) {
             // The other end is gone when the process ends.
             let _ = self.common.changed.send(Change::from(self.key.clone())).await;
@@ -402,11 +433,29 @@ mod tests {
         task.written = Some(Written { at: Duration::ZERO, shown: 3, replicas: 5 });
         task.limited_until = Some(LIMITED_FOR);
         task.step = Some(step.clone());
-        let outcome = Outcome { step: Some(step), state: State::LimitedByMax };
+        task.lasting = Some(Reason::Settling);
+        let outcome = Outcome { step: Some(step), state: State::LimitedByMax, lasting: task.lasting };
         task.common.outcomes.put(&task.key, outcome);
         assert!(!task.round().await);
         assert!(task.history.is_none() && task.written.is_none());
-        assert_eq!((task.limited_until, task.step), (None, None));
+        assert_eq!((task.limited_until, task.step, task.lasting), (None, None, None));
         assert_eq!(task.common.outcomes.of("coffee", "espresso"), None, "what the status says is the other's");
+    }
+
+    #[tokio::test]
+    async fn a_reason_is_told_once_it_has_lasted_and_until_another_has() {
+        let mut task = task();
+        let told = |task: &mut Task, second, reason| {
+            task.note(Duration::from_secs(second), reason);
+            task.lasting
+        };
+        assert_eq!(told(&mut task, 0, Reason::Settling), None);
+        assert_eq!(told(&mut task, 8, Reason::Settling), None);
+        assert_eq!(told(&mut task, 10, Reason::Settling), Some(Reason::Settling));
+        for second in (12..40).step_by(4) {
+            assert_eq!(told(&mut task, second, Reason::Stabilizing), Some(Reason::Settling));
+            assert_eq!(told(&mut task, second + 2, Reason::Steady), Some(Reason::Settling));
+        }
+        assert_eq!(told(&mut task, 50, Reason::Steady), Some(Reason::Steady));
     }
 }
