@@ -36,7 +36,7 @@ use crate::{
     announce,
     apply::{Applied, ApplyError, Writer},
     autoscalers,
-    build::{self, Images, Objects, Revisions, revision},
+    build::{self, Images, Objects, Revisions, monitoring::Labels, revision},
     cache::{Key, Scope},
     causes::chain,
     diagnose::{Finding, diagnose, progress, waits_for_room_since},
@@ -90,6 +90,8 @@ pub struct Context {
     pub images: Images,
     /// Where KEDA finds Prometheus.
     pub prometheus: Option<String>,
+    /// What a Prometheus selects by, besides our labels.
+    pub monitoring_labels: Labels,
     /// Whether this process may write.
     pub leadership: Leadership,
     /// Where Events go.
@@ -150,6 +152,7 @@ pub async fn run(
         writer: &context.writer,
         leadership: &context.leadership,
         changed: context.changed.clone(),
+        labels: &context.monitoring_labels,
     };
     let sharing = context.sources.shared.run(rounds, stopped);
     let config = controller::Config::default().concurrency(CONCURRENT);

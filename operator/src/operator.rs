@@ -139,6 +139,7 @@ pub async fn run(settings: Settings) -> Result<(), OperatorError> {
             pull_policy: settings.pod_image_pull_policy,
         },
         prometheus,
+        monitoring_labels: settings.monitoring_labels,
         failures: std::sync::Mutex::default(),
         sources,
         leadership,

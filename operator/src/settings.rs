@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use clap::Parser;
 
+use crate::build::monitoring::Labels;
+
 /// Turns InferenceModels into pods that serve them.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "ortolan-operator", version)]
@@ -29,6 +31,10 @@ pub struct Settings {
     /// Address of Prometheus as KEDA reaches it, for scaling in mode KEDA; empty: that mode is refused.
     #[arg(long, env = "PROMETHEUS_URL", default_value = "", value_parser = address)]
     pub prometheus_url: String,
+    /// Labels by which a Prometheus selects ServiceMonitors and rules, for those that the operator makes: key=value, separated by
+    /// commas.
+    #[arg(long, env = "MONITORING_LABELS", default_value = "", value_parser = labels)]
+    pub monitoring_labels: Labels,
     /// Name of the Lease.
     #[arg(long, env = "LEASE_NAME", default_value = "ortolan-operator")]
     pub lease_name: String,
@@ -63,4 +69,81 @@ fn address(text: &str) -> Result<String, String> {
         return Ok(text.trim_end_matches('/').to_owned());
     }
     Err("expected an address that begins with http:// or https://".to_owned())
+}
+
+/// Prefixes of labels that say what an object is: to others, and to us.
+const TAKEN: [&str; 2] = ["app.kubernetes.io/", "ortolan.dev/"];
+
+fn labels(text: &str) -> Result<Labels, String> {
+    text.split(',').filter(|label| !label.is_empty()).map(label).collect()
+}
+
+/// A label as the API server takes it. One that it refuses would leave all models without monitoring.
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected key=value")?;
+    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    if !is_name(name) || !prefix.is_none_or(is_domain) {
+        return Err(format!("`{key}` is no key of a label"));
+    }
+    if !value.is_empty() && !is_name(value) {
+        return Err(format!("`{value}` is no value of a label"));
+    }
+    if let Some(taken) = TAKEN.into_iter().find(|taken| key.starts_with(taken)) {
+        return Err(format!("labels that begin with {taken} are set by the operator"));
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn is_name(text: &str) -> bool {
+    let is_inside = |char: char| char.is_ascii_alphanumeric() || "-_.".contains(char);
+    let ends_well = |char: Option<char>| char.is_some_and(|char| char.is_ascii_alphanumeric());
+    text.len() <= 63
+        && text.chars().all(is_inside)
+        && ends_well(text.chars().next())
+        && ends_well(text.chars().next_back())
+}
+
+/// Parts of lower case letters, digits and hyphens.
+fn is_domain(text: &str) -> bool {
+    let is_part = |part: &str| is_name(part) && !part.contains(|char: char| char == '_' || char.is_ascii_uppercase());
+    text.len() <= 253 && text.split('.').all(is_part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(flags: &[&str]) -> Result<Labels, String> {
+        let needed = ["operator", "--identity=a", "--pod-image=b", "--pod-image-cuda=c"];
+        let settings = Settings::try_parse_from(needed.iter().chain(flags));
+        settings.map(|settings| settings.monitoring_labels).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn labels_are_separated_by_commas() {
+        let pairs = |pairs: &[(&str, &str)]| -> Labels {
+            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        };
+        assert_eq!(told(&[]), Ok(Labels::new()));
+        assert_eq!(told(&["--monitoring-labels=release=watch"]), Ok(pairs(&[("release", "watch")])));
+        let two = told(&["--monitoring-labels=example.com/team=7,prometheus="]);
+        assert_eq!(two, Ok(pairs(&[("example.com/team", "7"), ("prometheus", "")])));
+    }
+
+    #[test]
+    fn labels_that_the_api_server_refuses_or_that_are_ours_are_refused_at_the_start() {
+        for (flag, says) in [
+            ("release", "expected key=value"),
+            ("=watch", "`` is no key"),
+            ("re lease=watch", "`re lease` is no key"),
+            ("a/b/c=d", "`a/b/c` is no key"),
+            ("Example.com/team=7", "`Example.com/team` is no key"),
+            ("release=-watch", "`-watch` is no value"),
+            ("app.kubernetes.io/name=other", "set by the operator"),
+            ("ortolan.dev/scraped=no", "set by the operator"),
+        ] {
+            let said = told(&[&format!("--monitoring-labels={flag}")]).unwrap_err();
+            assert!(said.contains(says), "{flag}: {said}");
+        }
+    }
 }

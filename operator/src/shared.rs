@@ -185,6 +185,8 @@ pub struct Rounds<'a> {
     pub leadership: &'a Leadership,
     /// Where InferenceModels are told that something has changed for them.
     pub changed: mpsc::Sender<Change>,
+    /// What a Prometheus selects by, besides our labels.
+    pub labels: &'a monitoring::Labels,
 }
 
 impl Shared {
@@ -369,7 +371,7 @@ impl Shared {
         if seen == Place::NotInstalled || !is_filled || rounds.leadership.check().is_err() {
             return (seen, false);
         }
-        let wanted = (!owners.is_empty()).then(|| build(namespace, &owners));
+        let wanted = (!owners.is_empty()).then(|| build(namespace, &owners, rounds.labels));
         let (is_wanted, is_there) = (wanted.is_some(), live.contains_key(names::SHARED));
         let applied = match rounds.writer.share(namespace, wanted, &live).await {
             Ok(applied) => applied,
@@ -449,7 +451,7 @@ struct Case<'a, K> {
     namespace: &'a str,
     /// Nothing is wanted where there are none.
     owners: Vec<OwnerReference>,
-    build: fn(&str, &[OwnerReference]) -> K,
+    build: fn(&str, &[OwnerReference], &monitoring::Labels) -> K,
     live: BTreeMap<String, Arc<K>>,
     /// Whether it is known what is there.
     is_filled: bool,

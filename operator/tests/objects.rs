@@ -133,10 +133,10 @@ fn the_objects_of_a_rich_spec() {
 #[test]
 fn what_the_models_of_a_namespace_share() {
     let owners = [build::shared_owner(&model(plain()))];
-    let mut rules = monitoring::prometheus_rule("coffee", &owners);
+    let mut rules = monitoring::prometheus_rule("coffee", &owners, &BTreeMap::new());
     // They are a file of their own, which changes for reasons of its own.
     rules.spec.groups.clear();
-    let monitor = monitoring::service_monitor("coffee", &owners);
+    let monitor = monitoring::service_monitor("coffee", &owners, &BTreeMap::new());
     check("shared.json", &json!({"serviceMonitor": monitor, "prometheusRule": rules}));
 }
 

@@ -32,9 +32,12 @@ const JOB_LABEL: &str = "app.kubernetes.io/name";
 /// By this label Grafana's sidecar finds dashboards.
 const DASHBOARD_LABEL: (&str, &str) = ("grafana_dashboard", "1");
 
+/// Labels of shared objects by which a Prometheus selects them, besides ours.
+pub type Labels = BTreeMap<String, String>;
+
 /// Scrapes the pods of all models of a namespace that want it. How often is left to Prometheus.
 #[must_use]
-pub fn service_monitor(namespace: &str, owners: &[OwnerReference]) -> ServiceMonitor {
+pub fn service_monitor(namespace: &str, owners: &[OwnerReference], labels: &Labels) -> ServiceMonitor {
     let spec = ServiceMonitorSpec {
         job_label: Some(JOB_LABEL.to_owned()),
         pod_target_labels: [names::MODEL_LABEL, names::REVISION_LABEL].map(str::to_owned).to_vec(),
@@ -44,23 +47,24 @@ pub fn service_monitor(namespace: &str, owners: &[OwnerReference]) -> ServiceMon
         },
         endpoints: vec![Endpoint { port: "metrics".to_owned(), path: "/metrics".to_owned(), honor_labels: false }],
     };
-    let metadata = shared(namespace, owners);
+    let metadata = shared(namespace, owners, labels);
     ServiceMonitor { metadata, spec, status: None }
 }
 
 /// Records and alerts for all models of a namespace.
 #[must_use]
-pub fn prometheus_rule(namespace: &str, owners: &[OwnerReference]) -> PrometheusRule {
+pub fn prometheus_rule(namespace: &str, owners: &[OwnerReference], labels: &Labels) -> PrometheusRule {
     let mut groups = RULES["groups"].as_array().cloned().unwrap_or_default();
     for rule in groups.iter_mut().filter_map(|group| group["rules"].as_array_mut()).flatten() {
         rule["expr"] = promql::within(rule["expr"].as_str().unwrap_or_default(), namespace).into();
     }
-    PrometheusRule { metadata: shared(namespace, owners), spec: PrometheusRuleSpec { groups }, status: None }
+    PrometheusRule { metadata: shared(namespace, owners, labels), spec: PrometheusRuleSpec { groups }, status: None }
 }
 
 /// Nobody controls what is shared: it is gone when the last of its owners is.
-fn shared(namespace: &str, owners: &[OwnerReference]) -> ObjectMeta {
-    let mut labels = unit::common_labels();
+fn shared(namespace: &str, owners: &[OwnerReference], labels: &Labels) -> ObjectMeta {
+    let mut labels = labels.clone();
+    labels.extend(unit::common_labels());
     labels.insert(names::SHARED_LABEL.to_owned(), names::SHARED.to_owned());
     ObjectMeta {
         name: Some(names::SHARED.to_owned()),
@@ -117,10 +121,24 @@ mod tests {
 
     #[test]
     fn every_rule_of_a_namespace_speaks_of_that_namespace_alone() {
-        let rule = prometheus_rule("coffee", &[]);
+        let rule = prometheus_rule("coffee", &[], &Labels::new());
         for rule in rule.spec.groups.iter().flat_map(|group| group["rules"].as_array().unwrap()) {
             let expression = rule["expr"].as_str().unwrap();
             assert!(expression.contains("namespace=\"coffee\""), "{expression}");
+        }
+    }
+
+    #[test]
+    fn what_is_shared_has_the_labels_that_a_prometheus_selects_by_and_ours() {
+        let labels = Labels::from([("release".to_owned(), "watch".to_owned())]);
+        let of = [
+            service_monitor("coffee", &[], &labels).metadata.labels.unwrap(),
+            prometheus_rule("coffee", &[], &labels).metadata.labels.unwrap(),
+        ];
+        for of in of {
+            assert_eq!(of["release"], "watch");
+            assert_eq!(of[names::SHARED_LABEL], names::SHARED);
+            assert_eq!(of["app.kubernetes.io/managed-by"], "ortolan");
         }
     }
 

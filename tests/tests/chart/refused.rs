@@ -18,6 +18,9 @@ pub(crate) fn values() {
         (&["podImage.tag=a/b"], "at '/podImage/tag': 'a/b' does not match pattern"),
         (&["resources.memory=1Gi"], "at '/resources': additional properties 'memory' not allowed"),
         (&["prometheus.url=prometheus:9090"], "at '/prometheus/url': 'prometheus:9090' does not match pattern"),
+        (&["monitoring.labels.release=a/b"], "at '/monitoring/labels/release': 'a/b' does not match pattern"),
+        (&["monitoring.labels.re lease=a"], "at '/monitoring/labels': additional properties 're lease' not allowed"),
+        (&["monitoring.labels.ortolan\\.dev/scraped=no"], "at '/monitoring/labels/ortolan.dev~1scraped': false schema"),
         (&["crds.install=maybe"], "at '/crds/install': got string, want boolean"),
         (&["serviceAccount.create=false"], "serviceAccount.name is needed where serviceAccount.create is false"),
         // All faults are told at once.
