@@ -35,6 +35,7 @@ pub mod metrics;
 pub mod names;
 pub mod observe;
 pub mod operator;
+pub mod process;
 pub mod prometheus;
 pub mod recent;
 pub mod rollout;

@@ -15,11 +15,12 @@ use prometheus_client::{
         family::Family,
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
+        info::Info,
     },
     registry::{Registry, Unit},
 };
 
-use crate::{cache::Key, kinds::OptionalKind, recent::Recent, scaling::Reason};
+use crate::{cache::Key, kinds::OptionalKind, process::Process, recent::Recent, scaling::Reason};
 
 /// The operator's metrics.
 #[derive(Debug)]
@@ -187,7 +188,7 @@ fn step_bounds() -> Histogram {
 impl Default for Metrics {
     fn default() -> Self {
         let mut metrics = Self {
-            registry: Registry::with_prefix("ortolan_operator"),
+            registry: Registry::default(),
             reconciles: Family::default(),
             reconcile_time: Histogram::new(RECONCILE_BOUNDS),
             step_time: Family::new_with_constructor(step_bounds),
@@ -213,7 +214,10 @@ impl Default for Metrics {
 
 impl Metrics {
     fn register(&mut self) {
-        let r = &mut self.registry;
+        self.registry.register_collector(Box::new(Process));
+        let r = self.registry.sub_registry_with_prefix("ortolan_operator");
+        let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        r.register("build", "Version of this program", version);
         r.register("reconciles", "Reconciles of InferenceModels, by result", self.reconciles.clone());
         r.register_with_unit("reconcile", "Time of a reconcile", Unit::Seconds, self.reconcile_time.clone());
         r.register_with_unit("reconcile_step", "Time of a step of a reconcile", Unit::Seconds, self.step_time.clone());
