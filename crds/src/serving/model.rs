@@ -37,7 +37,7 @@ pub struct ModelConfig {
     #[serde(default = "default_queue_size")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub queue_size: u32,
-    /// Most bytes of samples that wait.
+    /// Most bytes of bodies and samples that wait; a request that needs more than all of it gets 413.
     #[serde(default = "default_queue_bytes")]
     #[schemars(range(min = 1, max = 1_099_511_627_776_u64))]
     pub queue_bytes: u64,

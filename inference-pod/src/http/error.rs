@@ -29,6 +29,7 @@ pub struct ApiError {
     message: String,
     retry_after: Option<Duration>,
     allow: Option<&'static str>,
+    compressed: bool,
     caller_left: bool,
     /// What the client is not told: names of files and nodes, for example.
     failure: Option<String>,
@@ -36,7 +37,15 @@ pub struct ApiError {
 
 impl ApiError {
     fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), retry_after: None, allow: None, caller_left: false, failure: None }
+        Self {
+            status,
+            message: message.into(),
+            retry_after: None,
+            allow: None,
+            compressed: false,
+            caller_left: false,
+            failure: None,
+        }
     }
 
     /// 400: which field, what was expected, what came.
@@ -81,6 +90,11 @@ impl ApiError {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message)
     }
 
+    /// 415: what came is compressed; the answer says which encoding is taken.
+    pub fn compressed(message: impl Into<String>) -> Self {
+        Self { compressed: true, ..Self::unsupported_type(message) }
+    }
+
     /// 500.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
@@ -123,6 +137,12 @@ impl ApiError {
         self.retry_after
     }
 
+    /// Whether what came was refused because it is compressed.
+    #[must_use]
+    pub fn is_compressed(&self) -> bool {
+        self.compressed
+    }
+
     /// What the client is not told.
     #[must_use]
     pub fn failure(&self) -> Option<&str> {
@@ -150,8 +170,11 @@ impl ApiError {
         }
     }
 
-    fn queue_full(refused: &Refused) -> Self {
+    fn refused(refused: &Refused) -> Self {
         let message = match refused.bound {
+            Bound::Request { bytes, limit } => {
+                return Self::too_large(format!("request takes {bytes} bytes of the queue; expected at most {limit}"));
+            }
             Bound::Wait { predicted, limit } => format!(
                 "queue is full: a request would be answered after {} ms, the limit is {} ms",
                 predicted.as_millis(),
@@ -195,7 +218,7 @@ impl From<PredictError> for ApiError {
         match error {
             PredictError::Invalid(invalid) => invalid.into(),
             PredictError::TooManySamples { .. } => Self::too_large(error.to_string()),
-            PredictError::Refused(refused) => Self::queue_full(&refused),
+            PredictError::Refused(refused) => Self::refused(&refused),
             PredictError::Job(JobError::Expired) => {
                 Self::new(StatusCode::GATEWAY_TIMEOUT, JobError::Expired.to_string())
             }
@@ -230,6 +253,9 @@ impl IntoResponse for ApiError {
             // Whole seconds, rounded up.
             headers.insert(header::RETRY_AFTER, HeaderValue::from(millis.div_ceil(1000)));
             headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis));
+        }
+        if self.compressed {
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         if let Some(allow) = self.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));

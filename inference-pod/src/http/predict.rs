@@ -242,10 +242,13 @@ async fn classify(
         Ok((images, first))
     })
     .await?;
-    let mut groups = Vec::with_capacity(1 + images.files.len());
+    // Samples of a model are of one size: what does not fit is known before the others are decoded.
+    let count = images.files.len() + 1;
+    let bytes = decoded.as_ref().map_or(0, |sample| sample.data().len());
+    reservation.hold(bytes.saturating_mul(count)).map_err(PredictError::Refused)?;
+    let mut groups = Vec::with_capacity(count);
     // One at a time: a caller who leaves takes what is not decoded yet with them, and others get their turn in between.
     while let Some(sample) = decoded {
-        reservation.hold(sample.data().len()).map_err(PredictError::Refused)?;
         groups.push(vec![sample]);
         if images.files.is_empty() {
             break;

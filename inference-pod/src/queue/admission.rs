@@ -45,6 +45,13 @@ pub enum Bound {
     Samples(usize),
     /// The bytes of samples.
     Bytes(usize),
+    /// The same, by one request alone: it will never have room.
+    Request {
+        /// The bytes that it needs.
+        bytes: usize,
+        /// What is allowed.
+        limit: usize,
+    },
 }
 
 /// What was let in and has not left.
@@ -106,13 +113,13 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// Holds room for bytes of a body that is about to be read, so that bodies on their way are bounded like those that
-    /// wait. Give it back by [`Self::release`].
+    /// Holds room for more bytes of a request that holds some already, so that bodies on their way are bounded like those
+    /// that wait. Give it back by [`Self::release`].
     ///
     /// # Errors
-    /// [`Refused`] where the bytes are over their bound; a body larger than the whole bound gets in alone.
-    pub fn hold(&mut self, bytes: usize) -> Result<(), Refused> {
-        self.admit_bytes(bytes)?;
+    /// [`Refused`] where the bytes are over their bound.
+    pub fn hold(&mut self, bytes: usize, held_by_it: usize) -> Result<(), Refused> {
+        self.admit_bytes(bytes, held_by_it)?;
         self.admitted.held += bytes;
         Ok(())
     }
@@ -146,15 +153,20 @@ impl<T> Queue<T> {
             let retry_after = self.drain_time(wanted - self.limits.samples);
             return Err(Refused { bound: Bound::Samples(self.limits.samples), retry_after });
         }
-        self.admit_bytes(bytes)
+        self.admit_bytes(bytes, 0)
     }
 
-    fn admit_bytes(&self, bytes: usize) -> Result<(), Refused> {
+    fn admit_bytes(&self, bytes: usize, held_by_it: usize) -> Result<(), Refused> {
+        let limit = self.limits.bytes;
+        let wanted = held_by_it.saturating_add(bytes);
+        // Trying again would not help it: there is never more room than all of it.
+        if wanted > limit {
+            return Err(Refused { bound: Bound::Request { bytes: wanted, limit }, retry_after: Duration::ZERO });
+        }
         let known = self.admitted.bytes + self.admitted.held;
-        // A request larger than the whole bound gets in when nothing else is there; else it never could.
-        if known > 0 && known.saturating_add(bytes) > self.limits.bytes {
+        if known.saturating_add(bytes) > limit {
             let retry_after = self.drain_time(self.samples() + self.admitted.reserved);
-            return Err(Refused { bound: Bound::Bytes(self.limits.bytes), retry_after });
+            return Err(Refused { bound: Bound::Bytes(limit), retry_after });
         }
         Ok(())
     }

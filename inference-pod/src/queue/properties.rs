@@ -106,7 +106,7 @@ impl World {
             Ok(keys) => {
                 assert_eq!(keys.len(), jobs.len());
                 assert!(self.queue.samples() <= self.limits.samples, "the bound in samples");
-                assert!(had_bytes == 0 || self.queue.bytes() <= self.limits.bytes, "the bound in bytes");
+                assert!(self.queue.bytes() <= self.limits.bytes, "the bound in bytes");
                 self.waiting.extend(first..first + jobs.len());
                 let facts = jobs.iter().map(|(samples, length)| (*samples, *length, Shape::from_slice(&[shape])));
                 self.facts.extend(facts);
@@ -119,6 +119,7 @@ impl World {
                     Bound::Wait { predicted, limit } => predicted > limit && limit >= self.limits.max_wait,
                     Bound::Samples(limit) => self.queue.samples() + samples > limit,
                     Bound::Bytes(limit) => had_bytes + samples * 10 > limit,
+                    Bound::Request { bytes, limit } => bytes == samples * 10 && bytes > limit,
                 };
                 assert!(over, "{refused:?}");
             }

@@ -199,7 +199,7 @@ fn samples_and_bytes_are_hard_bounds_where_no_times_are_known() {
     assert_eq!(refused.bound, Bound::Samples(50));
     queue.clear(now);
     let big = |bytes| NewJob { bytes, ..job("big", 1, later(now, 500)) };
-    push(&mut queue, big(5_000), now);
+    push(&mut queue, big(1000), now);
     let (refused, _) = queue.push(vec![big(1)], now).unwrap_err();
     assert_eq!(refused.bound, Bound::Bytes(1000));
 }
@@ -258,11 +258,24 @@ fn bodies_on_their_way_are_bounded_in_bytes() {
     let now = Instant::now();
     let mut queue: Queue<&'static str> = Queue::new(limits(), Times::default(), 1);
     queue.reserve(now).unwrap();
-    queue.hold(900).unwrap();
-    assert_eq!(queue.hold(101).unwrap_err().bound, Bound::Bytes(1000));
+    queue.hold(900, 0).unwrap();
+    assert_eq!(queue.hold(101, 0).unwrap_err().bound, Bound::Bytes(1000));
     assert!(queue.push(vec![NewJob { bytes: 101, ..job("x", 1, later(now, 500)) }], now).is_err());
     queue.release(900, false);
-    queue.hold(5_000).unwrap();
+    queue.hold(1000, 0).unwrap();
+}
+
+#[test]
+fn a_request_that_never_has_room_is_told_so_whatever_others_hold() {
+    let now = Instant::now();
+    let mut queue: Queue<&'static str> = Queue::new(limits(), Times::default(), 1);
+    queue.reserve(now).unwrap();
+    queue.hold(600, 0).unwrap();
+    let too_large = Bound::Request { bytes: 1001, limit: 1000 };
+    assert_eq!(queue.hold(401, 600).unwrap_err().bound, too_large);
+    assert_eq!(queue.hold(401, 0).unwrap_err().bound, Bound::Bytes(1000), "another one, for which there may be room");
+    let push = queue.push(vec![NewJob { bytes: 1001, ..job("x", 1, later(now, 500)) }], now);
+    assert_eq!(push.unwrap_err().0.bound, too_large);
 }
 
 fn waiting_for_company(millis: u64) -> Queue<&'static str> {

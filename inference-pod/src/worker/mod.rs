@@ -160,10 +160,10 @@ impl Reservation {
     /// Holds room for bytes of the request's body before they are read.
     ///
     /// # Errors
-    /// [`Refused`] where the bytes of all requests together are over their bound.
+    /// [`Refused`] where the bytes of all requests together, or of this one, are over their bound.
     pub fn hold(&mut self, bytes: usize) -> Result<(), Refused> {
         if let Some(shared) = &self.shared {
-            shared.meeting.with(|queue| queue.hold(bytes))?;
+            shared.meeting.with(|queue| queue.hold(bytes, self.held))?;
             self.held += bytes;
         }
         Ok(())
