@@ -96,7 +96,9 @@ impl ModelFiles {
                 None => return Ok(Vec::new()),
             },
         };
-        Ok(read(&file)?.lines().map(|line| line.trim_end().to_owned()).collect())
+        let text = read(&file)?;
+        // Some editors put a byte order mark before the first label.
+        Ok(text.trim_start_matches('\u{feff}').lines().map(|line| line.trim_end().to_owned()).collect())
     }
 }
 
@@ -141,7 +143,7 @@ mod tests {
             ("10/model.onnx", ""),
             ("11/readme", ""),
             ("12", ""),
-            ("labels.txt", "cup\ncat\n"),
+            ("labels.txt", "\u{feff}cup\ncat\n"),
         ]);
         let files = ModelFiles::find(folder.path()).unwrap();
         assert_eq!(files.model, folder.path().join("10/model.onnx"));

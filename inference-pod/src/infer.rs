@@ -66,7 +66,22 @@ fn tensor<D>(
     let shape: Result<Vec<usize>, _> = input.shape.iter().map(|size| usize::try_from(*size)).collect();
     let shape = shape.map_err(|_| format!("expected sizes of 0 or more in shape, got {:?}", input.shape))?;
     let data = read(port.element, input.data)?;
+    check_bytes(port.element, &data)?;
     Tensor::new(port.element, shape, data).map_err(|error| error.to_string())
+}
+
+/// Whether bytes may be elements of that type.
+///
+/// # Errors
+/// The first that may not: BOOL is 0 or 1, and what ONNX Runtime makes of others is undefined.
+pub fn check_bytes(element: ElementType, data: &Chunks) -> Result<(), String> {
+    if element != ElementType::Bool {
+        return Ok(());
+    }
+    match data.pieces().iter().flat_map(|piece| piece.iter()).find(|byte| **byte > 1) {
+        Some(byte) => Err(format!("expected bytes of BOOL to be 0 or 1, got {byte}")),
+        None => Ok(()),
+    }
 }
 
 /// The outputs that a client asks for by name, as positions in the model's order; all of them where it names none.
@@ -88,7 +103,11 @@ pub fn outputs_named(ports: &[Port], wanted: &[&str]) -> Result<Vec<usize>, Inva
             .position(|port| port.name == *name)
             .ok_or_else(|| InvalidInput(format!("unknown output `{name}`; the model's outputs are {}", names(ports))))
     };
-    wanted.iter().map(position).collect()
+    let positions = wanted.iter().map(position).collect::<Result<Vec<_>, _>>()?;
+    match (1..positions.len()).find(|at| positions[..*at].contains(&positions[*at])) {
+        Some(at) => Err(InvalidInput(format!("output `{}`: comes twice", wanted[at]))),
+        None => Ok(positions),
+    }
 }
 
 /// Ways to send or get a tensor that other servers know. Ignored, they would bring something else than was asked for.
@@ -99,6 +118,17 @@ pub fn refuse_unsupported<'a>(mut parameters: impl Iterator<Item = &'a String>) 
     const UNSUPPORTED: [&str; 2] = ["shared_memory_region", "classification"];
     match parameters.find(|name| UNSUPPORTED.contains(&name.as_str())) {
         Some(name) => Err(format!("parameter {name} is not supported")),
+        None => Ok(()),
+    }
+}
+
+/// Parameters of requests that belong together, and whether each is set. Without their state the answer would be another.
+///
+/// # Errors
+/// Which of them there is.
+pub fn refuse_sequence<'a>(mut parameters: impl Iterator<Item = (&'a str, bool)>) -> Result<(), String> {
+    match parameters.find(|(name, is_set)| *is_set && name.starts_with("sequence_")) {
+        Some((name, _)) => Err(format!("parameters.{name}: sequences are not supported; expected none, 0 or empty")),
         None => Ok(()),
     }
 }
@@ -155,5 +185,13 @@ mod tests {
         assert_eq!(outputs_named(&ports(), &["mask"]).unwrap(), [1]);
         assert!(outputs_named(&ports(), &["x"]).unwrap_err().0.starts_with("unknown output `x`"));
         assert!(outputs_named(&ports(), &["ids", "ids", "ids"]).unwrap_err().0.contains("at most 2"));
+        assert_eq!(outputs_named(&ports(), &["ids", "ids"]).unwrap_err().0, "output `ids`: comes twice");
+    }
+
+    #[test]
+    fn bytes_that_are_neither_true_nor_false_are_refused() {
+        let bytes = Chunks::from(Bytes::from_static(&[0, 1, 2]));
+        assert_eq!(check_bytes(ElementType::Bool, &bytes).unwrap_err(), "expected bytes of BOOL to be 0 or 1, got 2");
+        assert_eq!(check_bytes(ElementType::U8, &bytes), Ok(()));
     }
 }

@@ -241,6 +241,11 @@ async fn every_mistake_says_what_was_expected_and_what_came() {
     let mut shared = raw("tiny", 1, four());
     shared.inputs[0].parameters.insert("shared_memory_region".to_owned(), region);
     assert_eq!(said(shared).await, invalid("input `input`: parameter shared_memory_region is not supported"));
+    let seven = InferParameter { parameter_choice: Some(ParameterChoice::Int64Param(7)) };
+    let mut sequence = raw("tiny", 1, four());
+    sequence.parameters.insert("sequence_id".to_owned(), seven);
+    let expected = "parameters.sequence_id: sequences are not supported; expected none, 0 or empty";
+    assert_eq!(said(sequence).await, invalid(expected));
     let unknown = (Code::NotFound, "Request for unknown model: 'none' is not found".to_owned());
     assert_eq!(said(raw("none", 1, four())).await, unknown);
     let version = ModelInferRequest { model_version: "2".to_owned(), ..raw("tiny", 1, four()) };

@@ -117,6 +117,11 @@ fn what_does_not_fit_the_model_is_named() {
         said(json!({"outputs": [{"name": "y"}], "inputs": input(json!({}))["inputs"]})).contains("unknown output `y`")
     );
     assert!(said(json!([])).starts_with("expected {\"inputs\""));
+    assert!(said(input(json!({"data": [1, 2, 3, 1e39]}))).contains("expected FP32, got 1e39"));
+    let twice = json!({"outputs": [{"name": "output"}, {"name": "output"}], "inputs": input(json!({}))["inputs"]});
+    assert!(said(twice).starts_with("outputs: expected at most 1"));
+    let sequence = json!({"parameters": {"sequence_id": 7}, "inputs": input(json!({}))["inputs"]});
+    assert!(said(sequence).starts_with("parameters.sequence_id: sequences are not supported"));
 }
 
 #[test]
@@ -137,6 +142,29 @@ fn a_shape_that_lies_about_its_size_costs_nothing() {
     let answer = server.post_json("/v2/models/tiny/infer", &long);
     assert_eq!(answer.status, 413, "{}", answer.text());
     assert_eq!(answer.error(), "request has 3000 samples; expected at most 1024");
+}
+
+#[test]
+fn what_libraries_write_for_what_nobody_set_is_taken_for_nothing() {
+    let body = json!({
+        "id": null,
+        "parameters": {"sequence_id": 0, "sequence_start": false, "binary_data_output": null},
+        "inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4], "parameters": null}],
+        "outputs": [{"name": "output", "parameters": null}],
+    });
+    let server = SHARED.get();
+    let doubled = json!([2.0, 4.0, 6.0, 8.0]);
+    assert_eq!(server.post_json("/v2/models/tiny/infer", &body).json()["outputs"][0]["data"], doubled);
+    let mut less = body.clone();
+    (less["parameters"], less["outputs"]) = (Value::Null, Value::Null);
+    assert_eq!(server.post_json("/v2/models/tiny/infer", &less).json()["outputs"][0]["data"], doubled);
+    // With a byte order mark, and the content type of plain text.
+    let marked = format!("\u{feff}{body}");
+    let answer = server.post("/v2/models/tiny/infer", "text/plain; charset=utf-8", marked.as_bytes());
+    assert_eq!(answer.json()["outputs"][0]["data"], doubled);
+    let answer = server.post("/v2/models/tiny/infer", "text/html", marked.as_bytes());
+    assert_eq!(answer.status, 415);
+    assert!(answer.error().contains("application/octet-stream, application/x-www-form-urlencoded, text/plain or none"));
 }
 
 #[test]

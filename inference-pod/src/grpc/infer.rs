@@ -18,7 +18,8 @@ use super::{
     message::{self, Incoming, Parted},
     model_name,
     protocol::{
-        InferTensorContents, ModelInferRequest, ModelInferResponse,
+        InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse,
+        infer_parameter::ParameterChoice,
         model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
         model_infer_response::InferOutputTensor,
     },
@@ -29,7 +30,7 @@ use crate::{
         error::ApiError,
         predict::{Admitted, SMALL_BYTES, find, measured, off_the_loop, timed},
     },
-    infer::{NamedInput, in_model_order, outputs_named, refuse_unsupported},
+    infer::{NamedInput, in_model_order, outputs_named, refuse_sequence, refuse_unsupported},
     model::Model,
     observe::events::Timings,
     tensor::{Chunks, ElementType, Tensor},
@@ -114,6 +115,8 @@ impl InferCall {
         let ModelInferRequest { model_name: _, model_version, id, parameters, inputs, outputs, raw_input_contents: _ } =
             request;
         refuse_unsupported(parameters.keys()).map_err(ApiError::bad_input)?;
+        refuse_sequence(parameters.iter().map(|(name, value)| (name.as_str(), is_set(value))))
+            .map_err(ApiError::bad_input)?;
         let is_raw = !raw.is_empty();
         let named = with_data(inputs, raw).map_err(ApiError::bad_input)?;
         let inputs = in_model_order(&model.signature.inputs, named, |element, data| match data {
@@ -123,6 +126,18 @@ impl InferCall {
         let names = outputs.iter().map(wanted).collect::<Result<Vec<_>, _>>().map_err(ApiError::bad_input)?;
         let outputs = outputs_named(&model.signature.outputs, &names)?;
         Ok(Self { inputs, form: AnswerForm { version: model_version, id, outputs, raw: is_raw } })
+    }
+}
+
+/// Whether a parameter says anything.
+fn is_set(parameter: &InferParameter) -> bool {
+    match &parameter.parameter_choice {
+        None => false,
+        Some(ParameterChoice::BoolParam(yes)) => *yes,
+        Some(ParameterChoice::Int64Param(number)) => *number != 0,
+        Some(ParameterChoice::Uint64Param(number)) => *number != 0,
+        Some(ParameterChoice::DoubleParam(number)) => *number != 0.0,
+        Some(ParameterChoice::StringParam(text)) => !text.is_empty(),
     }
 }
 

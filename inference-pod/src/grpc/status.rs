@@ -25,6 +25,9 @@ impl From<ApiError> for Status {
             }
             None => {}
         }
+        if error.is_compressed() {
+            metadata.insert("grpc-accept-encoding", MetadataValue::from_static("identity"));
+        }
         Self::with_metadata(code, error.message(), metadata)
     }
 }
@@ -56,5 +59,8 @@ mod tests {
         assert_eq!(large.code(), Code::ResourceExhausted);
         assert_eq!(large.metadata().get("grpc-retry-pushback-ms").unwrap(), "-1");
         assert!(Status::from(ApiError::bad_input("x")).metadata().is_empty());
+        let compressed = Status::from(ApiError::compressed("x"));
+        assert_eq!(compressed.code(), Code::Unimplemented);
+        assert_eq!(compressed.metadata().get("grpc-accept-encoding").unwrap(), "identity");
     }
 }

@@ -27,6 +27,11 @@ const IMAGE_TYPES: [&str; 5] = ["image/png", "image/jpeg", "image/jpg", "image/w
 const EXPECTED: &str = "expected content type application/json, multipart/form-data, image/png, image/jpeg, image/webp or \
                         application/octet-stream";
 
+/// Content types of a request of tensors. Clients often say none, or what their library says unless told otherwise; the
+/// body is JSON all the same.
+const TENSOR_TYPES: [&str; 4] =
+    ["application/json", "application/octet-stream", "application/x-www-form-urlencoded", "text/plain"];
+
 /// Judges a request by its headers alone, before the body is read.
 ///
 /// # Errors
@@ -49,21 +54,27 @@ pub fn kind_of(headers: &HeaderMap, max_body_bytes: u64) -> Result<BodyKind, Api
     }
 }
 
-/// Judges a request of tensors by its headers alone. Clients of the Open Inference Protocol often say no content type, or
-/// that of a form, which is what their library sends unless told otherwise; the body is JSON all the same.
+/// Judges a request of tensors by its headers alone.
 ///
 /// # Errors
-/// 413 where the announced length is over the limit, 415 where the content type is another than JSON.
+/// 413 where the announced length is over the limit, 415 where the content type is none that is taken for JSON.
 pub fn expect_json(headers: &HeaderMap, max_body_bytes: u64) -> Result<(), ApiError> {
     check_length(headers, max_body_bytes)?;
     check_encoding(headers)?;
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
     let text = value.to_str().unwrap_or_default();
     let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    match essence.as_str() {
-        "application/json" | "application/octet-stream" | "application/x-www-form-urlencoded" => Ok(()),
-        _ => Err(ApiError::unsupported_type(format!("expected content type application/json, got {text}"))),
+    if TENSOR_TYPES.contains(&essence.as_str()) {
+        return Ok(());
     }
+    let got: String = text.chars().take(100).collect();
+    Err(ApiError::unsupported_type(format!("expected content type {} or none, got {got}", TENSOR_TYPES.join(", "))))
+}
+
+/// Text without the byte order mark that some editors and libraries put before UTF-8.
+#[must_use]
+pub fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text)
 }
 
 fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
@@ -71,7 +82,7 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
         None | Some(b"identity") => Ok(()),
         Some(other) => {
             let got = String::from_utf8_lossy(other);
-            Err(ApiError::unsupported_type(format!("expected a body that is not compressed, got encoding {got}")))
+            Err(ApiError::compressed(format!("expected a body that is not compressed, got encoding {got}")))
         }
     }
 }
@@ -92,7 +103,8 @@ fn body_too_large(got: &str, max_body_bytes: u64) -> ApiError {
 /// pieces stay as they came.
 ///
 /// # Errors
-/// 413 where it is longer, however it was announced; 400 where it ends early; 429 where there is no room.
+/// 413 where it is longer, however it was announced, or longer than the queue has room; 400 where it ends early; 429 where
+/// others have the room.
 pub async fn read(body: Body, max_body_bytes: u64, reservation: &mut Reservation) -> Result<Chunks, ApiError> {
     let limit = usize::try_from(max_body_bytes).unwrap_or(usize::MAX);
     let mut body = Limited::new(body, limit);

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::VecDeque};
 use axum::body::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::error::ApiError;
+use super::{body::without_mark, error::ApiError};
 use crate::{
     classify::{Classes, Prediction},
     decode::ImageInput,
@@ -40,8 +40,8 @@ impl Images {
     /// 400 with the field, what was expected and what came.
     pub fn from_json(body: &[u8]) -> Result<Self, ApiError> {
         const EXPECTED: &str = r#"expected {"image": base64} or {"images": [base64, …]}"#;
-        let body: JsonBody<'_> =
-            serde_json::from_slice(body).map_err(|error| ApiError::bad_input(format!("{EXPECTED}; {error}")))?;
+        let body: JsonBody<'_> = serde_json::from_slice(without_mark(body))
+            .map_err(|error| ApiError::bad_input(format!("{EXPECTED}; {error}")))?;
         match (body.image, body.images) {
             (Some(image), None) => {
                 Ok(Self { files: [("image".to_owned(), decode_base64("image", &image.0)?)].into(), listed: false })
@@ -145,6 +145,7 @@ mod tests {
 
     #[test]
     fn every_common_way_to_write_base64_is_read() {
+        assert!(!Images::from_json(b"\xEF\xBB\xBF{\"image\": \"aGk=\"}").unwrap().listed, "with a byte order mark");
         for text in ["_-8_", "/+8/", "/+8/\\n", "data:image/png;base64,/+8/"] {
             let images = Images::from_json(format!(r#"{{"image": "{text}"}}"#).as_bytes()).unwrap();
             assert_eq!(images.files[0].1[..], [0xFF, 0xEF, 0x3F], "{text}");

@@ -7,12 +7,12 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, header},
     response::{IntoResponse, Response},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, value::RawValue};
 
-use super::{error::ApiError, numbers};
+use super::{body::without_mark, error::ApiError, numbers};
 use crate::{
-    infer::{NamedInput, in_model_order, outputs_named, refuse_unsupported},
+    infer::{NamedInput, check_bytes, in_model_order, outputs_named, refuse_sequence, refuse_unsupported},
     model::Model,
     probe::Batching,
     session::Port,
@@ -73,12 +73,17 @@ impl Framed {
 struct Request<'a> {
     #[serde(default)]
     id: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_absent")]
     parameters: Map<String, Value>,
     #[serde(borrow)]
     inputs: Vec<RequestInput<'a>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_absent")]
     outputs: Vec<RequestOutput>,
+}
+
+/// Many libraries write `null` for what nobody set.
+fn null_as_absent<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 #[derive(Deserialize)]
@@ -86,7 +91,7 @@ struct RequestInput<'a> {
     name: String,
     shape: Vec<i64>,
     datatype: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_absent")]
     parameters: Map<String, Value>,
     #[serde(borrow, default)]
     data: Option<&'a RawValue>,
@@ -95,7 +100,7 @@ struct RequestInput<'a> {
 #[derive(Deserialize)]
 struct RequestOutput {
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_absent")]
     parameters: Map<String, Value>,
 }
 
@@ -144,9 +149,11 @@ impl InferRequest {
     }
 
     fn from_json(json: &[u8], tensors: Option<Chunks>, model: &Model) -> Result<Self, ApiError> {
-        let request: Request<'_> = serde_json::from_slice(json).map_err(|error| {
+        let request: Request<'_> = serde_json::from_slice(without_mark(json)).map_err(|error| {
             ApiError::bad_input(format!(r#"expected {{"inputs": [{{"name", "shape", "datatype", "data"}}]}}; {error}"#))
         })?;
+        let parameters = request.parameters.iter().map(|(name, value)| (name.as_str(), is_set(value)));
+        refuse_sequence(parameters).map_err(ApiError::bad_input)?;
         let form = AnswerForm::of(request.id, &request.parameters, &request.outputs, &model.signature.outputs)?;
         let available = tensors.as_ref().map(Chunks::len);
         let tensors = tensors.unwrap_or_else(|| Chunks::from(Bytes::new()));
@@ -169,6 +176,7 @@ impl InferRequest {
         let batches = matches!(model.batching, Batching::On(_));
         let wrong = |message: String| ApiError::bad_input(format!("input `{}`: {message}", port.name));
         let shape = raw_shape(port, batches, tensor.len()).map_err(wrong)?;
+        check_bytes(port.element, &tensor).map_err(wrong)?;
         let tensor = Tensor::new(port.element, shape, tensor).map_err(|error| wrong(error.to_string()))?;
         let all = (0..model.signature.outputs.len()).map(|at| WantedOutput { at, binary: true });
         Ok(Self { inputs: vec![tensor], form: AnswerForm { id: None, outputs: all.collect() } })
@@ -199,13 +207,14 @@ fn with_data(inputs: Vec<RequestInput<'_>>, available: Option<usize>) -> Result<
     let mut named = Vec::with_capacity(inputs.len());
     for input in inputs {
         let RequestInput { name, shape, datatype, parameters, data } = input;
-        let data =
-            refuse_unsupported(parameters.keys()).and_then(|()| match (data, parameters.get("binary_data_size")) {
+        let data = refuse_unsupported(parameters.keys()).and_then(|()| {
+            match (data, present(&parameters, "binary_data_size")) {
                 (Some(numbers), None) => Ok(Data::Numbers(numbers)),
                 (None, Some(size)) => behind.next(size).map(Data::Bytes),
                 (Some(_), Some(_)) => Err("expected `data` or `binary_data_size`, got both".to_owned()),
                 (None, None) => Err("expected `data` or `binary_data_size`, got neither".to_owned()),
-            });
+            }
+        });
         let data = data.map_err(|message| format!("input `{name}`: {message}"))?;
         named.push(NamedInput { name, datatype, shape, data });
     }
@@ -246,9 +255,18 @@ impl Behind {
     }
 }
 
+fn present<'a>(parameters: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    parameters.get(name).filter(|value| !value.is_null())
+}
+
+/// Whether a parameter says anything: nothing, zero, no and an empty text are what libraries send for what nobody set.
+fn is_set(value: &Value) -> bool {
+    !matches!(value, Value::Null | Value::Bool(false)) && value.as_f64() != Some(0.0) && value.as_str() != Some("")
+}
+
 /// A parameter that says yes or no.
 fn switch(parameters: &Map<String, Value>, name: &str) -> Result<Option<bool>, String> {
-    match parameters.get(name) {
+    match present(parameters, name) {
         None => Ok(None),
         Some(Value::Bool(value)) => Ok(Some(*value)),
         Some(other) => Err(format!("{name}: expected true or false, got {other}")),

@@ -63,14 +63,27 @@ impl Flat<'_> {
     }
 
     fn real<E: serde::de::Error>(&mut self, number: f64) -> Result<(), E> {
-        match self.element {
-            ElementType::F16 => self.bytes.extend_from_slice(&half::f16::from_f64(number).to_le_bytes()),
-            ElementType::BF16 => self.bytes.extend_from_slice(&half::bf16::from_f64(number).to_le_bytes()),
-            ElementType::F32 => self.bytes.extend_from_slice(&(number as f32).to_le_bytes()),
-            ElementType::F64 => self.bytes.extend_from_slice(&number.to_le_bytes()),
-            _ => return Err(E::custom(format!("expected {}, got {number}", self.element.datatype()))),
+        fn put<const N: usize>(bytes: &mut Vec<u8>, is_finite: bool, number: [u8; N]) -> bool {
+            bytes.extend_from_slice(&number);
+            is_finite
         }
-        Ok(())
+        let bytes = &mut *self.bytes;
+        // What is too large for its type must not become infinity unseen.
+        let fits = match self.element {
+            ElementType::F16 => {
+                let half = half::f16::from_f64(number);
+                put(bytes, half.is_finite(), half.to_le_bytes())
+            }
+            ElementType::BF16 => {
+                let half = half::bf16::from_f64(number);
+                put(bytes, half.is_finite(), half.to_le_bytes())
+            }
+            ElementType::F32 => put(bytes, (number as f32).is_finite(), (number as f32).to_le_bytes()),
+            ElementType::F64 => put(bytes, number.is_finite(), number.to_le_bytes()),
+            _ => false,
+        };
+        // With its point, for 1 would be an integer.
+        if fits { Ok(()) } else { Err(E::custom(format!("expected {}, got {number:?}", self.element.datatype()))) }
     }
 }
 
@@ -238,6 +251,10 @@ mod tests {
         assert_eq!(read(ElementType::U8, "[255]").unwrap(), [255]);
         assert!(read(ElementType::U8, "[256]").unwrap_err().starts_with("expected UINT8, got 256"));
         assert!(read(ElementType::I64, "[1.5]").unwrap_err().starts_with("expected INT64, got 1.5"));
+        assert!(read(ElementType::I64, "[1.0]").unwrap_err().starts_with("expected INT64, got 1.0"));
+        assert!(read(ElementType::F32, "[3e38, -1e39]").unwrap_err().starts_with("expected FP32, got -1e39"));
+        assert!(read(ElementType::F16, "[65504, 70000]").unwrap_err().starts_with("expected FP16, got 70000.0"));
+        assert!(read(ElementType::BF16, "[1e39]").is_err());
         assert!(read(ElementType::U64, "[-1]").unwrap_err().starts_with("expected UINT64, got -1"));
         assert_eq!(read(ElementType::U64, "[18446744073709551615]").unwrap(), [255; 8]);
         assert!(read(ElementType::F32, "[true]").unwrap_err().starts_with("expected FP32, got true"));
