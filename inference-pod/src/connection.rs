@@ -5,6 +5,9 @@
 //! new connections, then the ones it has already taken are accepted. A connection is closed only after it has been idle
 //! for a moment, and what its client was still sending is read before the socket goes, for closing a socket with unread
 //! bytes resets it, and the client would lose an answer already sent.
+//!
+//! How long a connection may be silent is judged here and not by hyper, whose one time-out for headers cannot tell a client
+//! that stops in the middle of a request from one that keeps its connection for the next.
 
 use std::{
     io,
@@ -43,15 +46,31 @@ use crate::{
     lifecycle::{Lifecycle, Phase},
 };
 
-/// The first request must have begun by then, and the headers of each be complete; long for a slow link, short for somebody
-/// who holds connections open.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long clients are waited for.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// The first request must have begun by then, and the headers of each be complete.
+    headers: Duration,
+    /// An HTTP/1 connection without a request is closed after that.
+    idle: Duration,
+    /// What a client is still sending is read before its socket is closed, until it pauses for so long.
+    pause: Duration,
+    /// And no longer than this.
+    linger: Duration,
+}
+
+const PATIENCE: Patience = Patience {
+    // Long for a slow link, short for somebody who holds connections open.
+    headers: Duration::from_secs(30),
+    // Longer than common proxies and clients keep a connection (60 to 90 s): the one who closes should be the one who
+    // would use it next, else a request crosses the close and is lost.
+    idle: Duration::from_secs(120),
+    pause: Duration::from_secs(2),
+    linger: Duration::from_secs(30),
+};
 
 /// Once the listener is closed, a connection that has been idle for so long is closed too.
 const IDLE_BEFORE_CLOSE: Duration = Duration::from_millis(500);
-
-/// What a client is still sending is read for no longer than this before its socket is closed.
-const LINGER: Duration = Duration::from_secs(2);
 
 /// Tensors are large: few frames, and room for several of them, so that a sender need not wait for us between them. What
 /// a connection may send ahead of its requests' admission is bounded by this too.
@@ -154,6 +173,8 @@ struct Shared {
     requests: AtomicUsize,
     /// Milliseconds from `opened` to the last time that a request began or ended.
     moved: AtomicU64,
+    /// The same to the first bytes that came without a request under way; 0 where none came since one was.
+    heard: AtomicU64,
     is_http2: AtomicBool,
     /// A request has begun.
     is_used: AtomicBool,
@@ -164,9 +185,32 @@ struct Shared {
 }
 
 impl Shared {
+    fn new() -> Self {
+        Self {
+            opened: Instant::now(),
+            requests: AtomicUsize::new(0),
+            moved: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
+            is_http2: AtomicBool::new(false),
+            is_used: AtomicBool::new(false),
+            leave: Notify::new(),
+            is_old: AtomicBool::new(false),
+        }
+    }
+
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     fn moves(&self) {
-        let elapsed = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.moved.store(elapsed, Ordering::Release);
+        self.moved.store(self.elapsed(), Ordering::Release);
+    }
+
+    /// Bytes have come: where no request is under way, the next one has begun.
+    fn hears(&self) {
+        if self.requests.load(Ordering::Acquire) == 0 && self.heard.load(Ordering::Acquire) == 0 {
+            self.heard.store(self.elapsed().max(1), Ordering::Release);
+        }
     }
 
     /// When it will have been idle long enough, if nothing comes.
@@ -177,6 +221,22 @@ impl Shared {
     fn is_idle(&self) -> bool {
         self.requests.load(Ordering::Acquire) == 0 && self.idle_at() <= Instant::now()
     }
+
+    /// When its client has been waited for long enough, if nothing comes; `None` while requests are under way, and on
+    /// HTTP/2, where a connection says more than requests: it ends by its age.
+    fn waited_until(&self, patience: &Patience) -> Option<Instant> {
+        let after = |milliseconds: u64, wait| Some(self.opened + Duration::from_millis(milliseconds) + wait);
+        let heard = self.heard.load(Ordering::Acquire);
+        if !self.is_used.load(Ordering::Acquire) {
+            after(0, patience.headers)
+        } else if self.is_http2.load(Ordering::Relaxed) || self.requests.load(Ordering::Acquire) > 0 {
+            None
+        } else if heard > 0 {
+            after(heard, patience.headers)
+        } else {
+            after(self.moved.load(Ordering::Acquire), patience.idle)
+        }
+    }
 }
 
 /// A request under way; ends with its future, however that ends.
@@ -186,6 +246,7 @@ impl Underway {
     fn begin(shared: &Arc<Shared>) -> Self {
         shared.requests.fetch_add(1, Ordering::AcqRel);
         shared.is_used.store(true, Ordering::Release);
+        shared.heard.store(0, Ordering::Release);
         shared.moves();
         Self(Arc::clone(shared))
     }
@@ -206,15 +267,14 @@ async fn connection(stream: TcpStream, router: Router, terms: Terms) {
         Ok(address) if terms.tells_peer => router.layer(Extension(Peer(address))),
         _ => router,
     };
-    let shared = Arc::new(Shared {
-        opened: Instant::now(),
-        requests: AtomicUsize::new(0),
-        moved: AtomicU64::new(0),
-        is_http2: AtomicBool::new(false),
-        is_used: AtomicBool::new(false),
-        leave: Notify::new(),
-        is_old: AtomicBool::new(false),
-    });
+    converse(stream, router, terms, PATIENCE).await;
+}
+
+async fn converse<S>(stream: S, router: Router, terms: Terms, patience: Patience)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let shared = Arc::new(Shared::new());
     let service = {
         let (shared, lifecycle) = (Arc::clone(&shared), Arc::clone(&terms.lifecycle));
         hyper::service::service_fn(move |request| {
@@ -222,7 +282,7 @@ async fn connection(stream: TcpStream, router: Router, terms: Terms) {
         })
     };
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(None);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -230,15 +290,17 @@ async fn connection(stream: TcpStream, router: Router, terms: Terms) {
         .max_frame_size(FRAME_BYTES)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES);
-    let served = builder.serve_connection(TokioIo::new(Lingering::new(stream)), service);
+    let lifecycle = Arc::clone(&terms.lifecycle);
+    let stream = Lingering { stream, shared: Arc::clone(&shared), patience, lifecycle, closing: None };
+    let served = builder.serve_connection(TokioIo::new(stream), service);
     let mut served = std::pin::pin!(served);
 
     let mut phases = terms.lifecycle.subscribe();
     let mut old = std::pin::pin!(sleep(age(terms.max_age)));
-    let mut unused = std::pin::pin!(sleep(HEADER_TIMEOUT));
     let mut phase = *phases.borrow_and_update();
-    // HTTP/2 is told once; HTTP/1 with each answer.
+    // HTTP/2 is told once; HTTP/1 with each answer, and once where it is silent.
     let mut told = false;
+    let mut look = Instant::now() + patience.headers;
     loop {
         let leaving = phase >= Phase::Draining || shared.is_old.load(Ordering::Relaxed);
         if leaving && !told && shared.is_http2.load(Ordering::Relaxed) {
@@ -259,11 +321,19 @@ async fn connection(stream: TcpStream, router: Router, terms: Terms) {
                 phase = *phases.borrow_and_update();
             }
             () = shared.leave.notified() => {}
-            () = unused.as_mut(), if !shared.is_used.load(Ordering::Acquire) => {
-                // Whoever has not said anything yet, or a preface only, has nothing to lose.
-                if !shared.is_used.load(Ordering::Acquire) {
-                    return;
+            () = sleep_until(look), if !told => {
+                let now = Instant::now();
+                let end = shared.waited_until(&patience);
+                if end.is_some_and(|end| end <= now) {
+                    // Whoever has not said anything yet, or a preface only, has nothing to lose.
+                    if !shared.is_used.load(Ordering::Acquire) {
+                        return;
+                    }
+                    told = true;
+                    served.as_mut().graceful_shutdown();
                 }
+                // No later than what may begin in between would have to be complete.
+                look = end.unwrap_or(now + patience.headers).min(now + patience.headers);
             }
             () = old.as_mut(), if !shared.is_old.load(Ordering::Relaxed) => shared.is_old.store(true, Ordering::Relaxed),
             () = sleep_until(shared.idle_at().max(Instant::now() + Duration::from_millis(20))), if phase == Phase::Closing && !told => {
@@ -307,24 +377,33 @@ async fn answer(
 
 /// A stream that is closed politely: our side first, then what the client is still sending is read and thrown away for a
 /// moment, so that it sees our last answer instead of a reset.
-struct Lingering {
-    stream: TcpStream,
-    closing: Option<Pin<Box<Sleep>>>,
+struct Lingering<S> {
+    stream: S,
+    shared: Arc<Shared>,
+    patience: Patience,
+    lifecycle: Arc<Lifecycle>,
+    closing: Option<Closing>,
 }
 
-impl Lingering {
-    fn new(stream: TcpStream) -> Self {
-        Self { stream, closing: None }
-    }
+/// Our side of a stream is closed.
+struct Closing {
+    /// When the client has paused long enough.
+    paused: Pin<Box<Sleep>>,
+    latest: Instant,
 }
 
-impl AsyncRead for Lingering {
+impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        if buf.filled().len() > before {
+            self.shared.hears();
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Lingering {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
@@ -348,20 +427,108 @@ impl AsyncWrite for Lingering {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.closing.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-            self.closing = Some(Box::pin(sleep(LINGER)));
         }
-        let Self { stream, closing } = &mut *self;
+        let Self { stream, shared: _, patience, lifecycle, closing } = &mut *self;
+        let Closing { paused, latest } = closing.get_or_insert_with(|| Closing {
+            paused: Box::pin(sleep(patience.pause)),
+            latest: Instant::now() + patience.linger,
+        });
         let mut waste = [0; 16 << 10];
         loop {
-            if closing.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {
+            if paused.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Ok(()));
             }
             let mut buffer = ReadBuf::new(&mut waste);
             match ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer)) {
-                Ok(()) if !buffer.filled().is_empty() => {}
+                // Somebody on a slow link is still sending. The end of the process does not wait for that.
+                Ok(()) if !buffer.filled().is_empty() => {
+                    if lifecycle.phase() < Phase::Closing {
+                        paused.as_mut().reset((Instant::now() + patience.pause).min(*latest));
+                    }
+                }
                 // The client has closed too, or is gone.
                 Ok(()) | Err(_) => return Poll::Ready(Ok(())),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(150);
+    const NEVER: Duration = Duration::from_secs(3600);
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n";
+
+    /// A client of a connection with that patience.
+    fn client(patience: Patience) -> DuplexStream {
+        let (client, server) = duplex(64 << 10);
+        let router = Router::new().route("/", get(|| async { "yes" }));
+        let terms = Terms { lifecycle: Arc::default(), max_age: Duration::ZERO, max_connections: 1, tells_peer: false };
+        tokio::spawn(converse(server, router, terms, patience));
+        client
+    }
+
+    async fn asks(client: &mut DuplexStream) {
+        client.write_all(REQUEST).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"yes") {
+            assert_ne!(client.read_buf(&mut answer).await.unwrap(), 0, "{answer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_silent_connection_ends_by_its_own_time_and_one_in_the_middle_of_headers_by_theirs() {
+        let patience = Patience { headers: NEVER, idle: SOON, pause: SOON, linger: SOON };
+        let mut idle = client(Patience { headers: SOON, ..patience });
+        asks(&mut idle).await;
+        assert_eq!(idle.read(&mut [0; 9]).await.unwrap(), 0, "closed, not reset");
+
+        let mut halfway = client(Patience { headers: SOON, idle: NEVER, ..patience });
+        asks(&mut halfway).await;
+        halfway.write_all(&REQUEST[..9]).await.unwrap();
+        assert_eq!(halfway.read(&mut [0; 9]).await.unwrap(), 0);
+
+        let mut kept = client(Patience { headers: SOON, idle: NEVER, ..patience });
+        asks(&mut kept).await;
+        sleep(SOON * 3).await;
+        asks(&mut kept).await;
+    }
+
+    #[tokio::test]
+    async fn whoever_says_nothing_at_all_is_not_kept() {
+        let mut silent = client(Patience { headers: SOON, idle: NEVER, pause: NEVER, linger: NEVER });
+        assert_eq!(silent.read(&mut [0; 9]).await.unwrap(), 0);
+    }
+
+    /// What is left of a client's patience does not depend on how long it sends, up to a bound.
+    #[tokio::test]
+    async fn a_client_that_is_still_sending_is_read_until_it_pauses() {
+        let patience = Patience { headers: NEVER, idle: NEVER, pause: SOON * 10, linger: NEVER };
+        let mut slow = client(patience);
+        slow.write_all(b"GET / HTTP/1.1\r\nhost: test\r\ncontent-length: 9000000\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"yes") {
+            assert_ne!(slow.read_buf(&mut answer).await.unwrap(), 0);
+        }
+        // Twice as long as a pause may be.
+        for _ in 0..20 {
+            slow.write_all(&[0; 1000]).await.unwrap();
+            sleep(SOON).await;
+        }
+        slow.write_all(&[0; 1000]).await.unwrap();
+
+        let mut endless = client(Patience { pause: NEVER, linger: SOON, ..patience });
+        endless.write_all(b"GET / HTTP/1.1\r\nhost: test\r\ncontent-length: 9000000\r\n\r\n").await.unwrap();
+        let sends = async {
+            while endless.write_all(&[0; 1000]).await.is_ok() {
+                sleep(SOON / 10).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), sends).await.unwrap();
     }
 }

@@ -42,16 +42,19 @@ impl Leftover {
         (watched, Self { place, asks_first })
     }
 
-    /// Reads what is left, where it is little. Whether the connection can go on.
+    /// Reads what is left, where it is little, also where its length is not announced. Whether the connection can go on.
     pub async fn read(self) -> bool {
         let body = self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut body) = body else { return true };
-        if self.asks_first || body.size_hint().upper().is_none_or(|rest| rest > SMALL_REST_BYTES) {
+        if self.asks_first || body.size_hint().lower() > SMALL_REST_BYTES {
             return false;
         }
         let rest = async {
+            let mut came = 0;
             while let Some(frame) = body.frame().await {
-                if frame.is_err() {
+                let Ok(frame) = frame else { return false };
+                came += frame.data_ref().map_or(0, |data| data.len() as u64);
+                if came > SMALL_REST_BYTES {
                     return false;
                 }
             }

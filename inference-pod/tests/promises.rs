@@ -104,6 +104,10 @@ fn a_refused_body_is_read_where_it_is_small_and_announced_as_the_end_where_it_is
     for bytes in [10, 100_000, 900_000] {
         assert_eq!(refuse(&mut connection, bytes), None, "{bytes} bytes");
     }
+    // The same where the length is not announced.
+    let chunked = "POST /v2/models/unknown/infer HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n";
+    connection.write(format!("{chunked}5\r\nhello\r\n0\r\n\r\n").as_bytes()).unwrap();
+    assert_eq!(connection.read().unwrap().header("connection"), None);
     assert_eq!(connection.post(PATH, "application/json", &body(1, 0).0).status, 200);
     let head = "POST /v2/models/unknown/infer HTTP/1.1\r\nhost: test\r\ncontent-length: 5000000\r\n\r\n";
     connection.write(head.as_bytes()).unwrap();
