@@ -2,10 +2,12 @@
 
 use std::{fmt::Write as _, path::PathBuf};
 
-use crds::serving::{ModelConfig, Task};
+use crds::serving::{ModelConfig, ModelOptions, Task};
 
 use crate::{
     cli::Check,
+    decode::ImageInputError,
+    files::{FilesError, ModelFiles},
     model::{LoadError, Model, Surroundings},
     observe::Observer,
     probe::Batching,
@@ -28,25 +30,47 @@ pub fn check(args: &Check) -> Result<String, LoadError> {
         observer: &observer,
     };
     let load = |task| Model::load(&config(args, task), &around);
-    let model = match args.task {
-        Some(task) => load(task)?,
+    let (model, why_tensor) = match args.task {
+        Some(task) => (load(task)?, None),
         // What can be read as a classifier of images most likely is one.
-        None => load(Task::ImageClassification).or_else(|_| load(Task::Tensor))?,
+        None => match load(Task::ImageClassification) {
+            Ok(model) => (model, None),
+            Err(error) if is_another_kind(&error) && !has_labels(args)? => (load(Task::Tensor)?, Some(error)),
+            // As a classifier `serve` would refuse it, so it is not called fine as something else.
+            Err(error) => return Err(error),
+        },
     };
-    let text = describe(&model);
+    let text = describe(&model, why_tensor.as_ref());
     model.shared().stop();
     Ok(text)
+}
+
+/// Whether the model's shapes say that it classifies no images; all other errors are mistakes in what stands beside it.
+fn is_another_kind(error: &LoadError) -> bool {
+    matches!(
+        error,
+        LoadError::ImageInput(ImageInputError::Shape(_)) | LoadError::NoScores(_) | LoadError::FixedBatch(_)
+    )
+}
+
+fn has_labels(args: &Check) -> Result<bool, FilesError> {
+    let files = ModelFiles::find(&args.path)?;
+    let options = files.options(&ModelOptions::default())?;
+    Ok(!files.labels(options.labels.as_ref())?.is_empty())
 }
 
 fn config(args: &Check, task: Task) -> ModelConfig {
     ModelConfig { task, batch_size: args.batch_size, ..ModelConfig::named("model", &args.path) }
 }
 
-fn describe(model: &Model) -> String {
+fn describe(model: &Model, why_tensor: Option<&LoadError>) -> String {
     let mut text = format!("file      {}\ntask      {}\n", model.file.display(), model.task.as_str());
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(text, "{name:<10}{value}");
     };
+    if let Some(error) = why_tensor {
+        line("", &format!("not image-classification: {error}"));
+    }
     model.signature.inputs.iter().for_each(|port| line("input", &shown(port)));
     model.signature.outputs.iter().for_each(|port| line("output", &shown(port)));
     if let Some(classes) = &model.classes {

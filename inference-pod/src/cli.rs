@@ -31,7 +31,7 @@ pub enum Command {
 #[derive(Debug, clap::Args)]
 pub struct Serve {
     /// Config file; several are laid over one another, later ones win. Environment variables named
-    /// ORTOLAN__SERVER__… and ORTOLAN__LOGGING__… win over files.
+    /// ORTOLAN__SERVER__…, ORTOLAN__LOGGING__… and ORTOLAN__OBSERVABILITY__… win over files.
     #[arg(long, required = true, value_name = "FILE")]
     pub config: Vec<PathBuf>,
     /// File that gets the reason as JSON when the server cannot start; written only where it exists or its folder does.
@@ -82,7 +82,8 @@ pub struct Check {
     /// A .onnx file, or a folder with model.onnx, labels.txt and model.yaml.
     #[arg(value_name = "FILE|DIR")]
     pub path: PathBuf,
-    /// Task to check it for; found from its inputs where left out.
+    /// Task to check it for. Left out: image-classification, and tensor only where the model's shapes are those of
+    /// something else and it has no labels.
     #[arg(long, value_parser = task)]
     pub task: Option<Task>,
     /// Largest batch to try.

@@ -146,6 +146,19 @@ fn check_prints_what_a_model_takes_and_gives() {
     let (code, said, _) = check("batch-mixing");
     assert_eq!(code, Some(0));
     assert!(said.contains("off: output `sum` does not keep the batch dimension"), "{said}");
+    assert!(
+        said.contains("not image-classification: task image-classification takes a model with one input"),
+        "{said}"
+    );
+    // What `serve` would refuse as a classifier is not called fine as something else.
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(model("efficientnet-lite0").join("model.onnx"), folder.path().join("model.onnx"))
+        .unwrap();
+    fs::write(folder.path().join("labels.txt"), "label\n".repeat(999)).unwrap();
+    let output = program().arg("check").arg(folder.path()).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("expected 1000 labels, one for each class of the model, got 999"), "{said}");
     let (code, _, said) = check("not-a-model");
     assert_eq!(code, Some(1));
     assert!(said.contains("cannot be served: cannot load model file"), "{said}");
