@@ -7,7 +7,7 @@ mod common;
 use std::{io::Cursor, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use common::{Response, Server, SharedServer, classifier, form, photo, request};
+use common::{Connection, Response, Server, SharedServer, classifier, form, photo, request};
 use image::ImageFormat;
 use serde_json::json;
 
@@ -71,6 +71,16 @@ fn more_images_than_the_queue_holds_are_413_before_any_is_decoded() {
     assert_error(&answer, 413, &["request has 3000 samples; expected at most 1024"]);
 }
 
+/// Small files that become 500 samples of 600 kB, more than the queue ever holds.
+#[test]
+fn images_that_become_more_bytes_than_the_queue_holds_are_413() {
+    let mut small = Cursor::new(Vec::new());
+    image::RgbImage::new(8, 8).write_to(&mut small, ImageFormat::Jpeg).unwrap();
+    let small = STANDARD.encode(small.into_inner());
+    let answer = server().post_json(PATH, &json!({"images": vec![small; 500]}));
+    assert_error(&answer, 413, &["request takes ", "of the queue; expected at most 268435456"]);
+}
+
 #[test]
 fn a_compressed_body_is_415() {
     // Held: the server ends with the last that lets go of it.
@@ -78,7 +88,9 @@ fn a_compressed_body_is_415() {
     let mut connection = server.connect();
     let head = [("content-type", "application/json"), ("content-encoding", "gzip")];
     connection.write(&request("POST", PATH, &head, b"x")).unwrap();
-    assert_error(&connection.read().unwrap(), 415, &["not compressed", "gzip"]);
+    let answer = connection.read().unwrap();
+    assert_error(&answer, 415, &["not compressed", "gzip"]);
+    assert_eq!(answer.header("accept-encoding"), Some("identity"));
 }
 
 #[test]
@@ -94,6 +106,9 @@ fn a_wrong_verb_is_405_and_names_the_right_one() {
     assert_eq!(answer.header("allow"), Some("POST"));
     let answer = server.post("/health", "application/json", b"{}");
     assert_error(&answer, 405, &["expected GET, got POST"]);
+    let answer = Connection::open(server.admin).post("/observability", "application/json", b"{}");
+    assert_error(&answer, 405, &["expected GET, PATCH, got POST"]);
+    assert_eq!(answer.header("allow"), Some("GET, PATCH"));
 }
 
 #[test]

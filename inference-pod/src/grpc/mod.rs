@@ -102,7 +102,8 @@ impl GrpcInferenceService for Calls {
         if matches!(self.0.registry.find(&name), Found::Loading) {
             return Ok(Response::new(ModelReadyResponse { ready: false }));
         }
-        self.find(name, version).map(|_| Response::new(ModelReadyResponse { ready: true }))
+        let model = self.find(name, version)?;
+        Ok(Response::new(ModelReadyResponse { ready: model.shared().works() }))
     }
 
     async fn server_metadata(

@@ -122,7 +122,12 @@ fn finished(routes: Router<Arc<App>>, app: Arc<App>) -> Router {
 
 async fn wrong_verb(method: Method, path: MatchedPath) -> ApiError {
     let takes_post = path.as_str().starts_with("/predict/") || path.as_str().ends_with("/infer");
-    ApiError::wrong_verb(method.as_str(), if takes_post { "POST" } else { "GET" })
+    let allow = match path.as_str() {
+        _ if takes_post => "POST",
+        "/observability" => "GET, PATCH",
+        _ => "GET",
+    };
+    ApiError::wrong_verb(method.as_str(), allow)
 }
 
 async fn unknown_path(request: Request) -> ApiError {

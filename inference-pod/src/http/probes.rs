@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     lifecycle::Phase,
-    model::Model,
+    model::{Model, PredictError},
     observe::{
         health::{Facts, Report, Status, report},
         process::{disk, memory_limit, process_facts},
@@ -28,6 +28,7 @@ use crate::{
     probe::Batching,
     queue::Queue,
     session::Port,
+    worker::JobError,
 };
 
 /// 200 while the serving loop moves and no instance hangs, else 503 with what is wrong.
@@ -46,7 +47,8 @@ pub fn faults(app: &App) -> Vec<String> {
     stuck.into_iter().chain(lost.map(|model| format!("a run of model '{}' does not come back", model.name))).collect()
 }
 
-/// 200 once every model named at start is loaded and warmed up, until the process is told to stop; else 503.
+/// 200 once every model named at start is loaded and warmed up, while all of them work, until the process is told to stop;
+/// else 503.
 pub async fn ready(State(app): State<Arc<App>>) -> Response {
     match not_ready(&app) {
         None => Json(json!({"ready": true})).into_response(),
@@ -55,12 +57,21 @@ pub async fn ready(State(app): State<Arc<App>>) -> Response {
 }
 
 /// Why the process is not ready; `None` while it is.
+///
+/// One model without an instance makes the whole process unready, also where others work: a Service has no other way to
+/// send that model's requests to a pod that answers them, and by the same fault `/health` has the process started anew.
 pub fn not_ready(app: &App) -> Option<String> {
-    let missing = app.registry.missing();
-    match app.lifecycle.phase() {
+    let broken = app.registry.loaded().filter(|model| !model.shared().works());
+    let broken: Vec<&str> = broken.map(|model| model.name.as_str()).collect();
+    why_not_ready(app.lifecycle.phase(), &app.registry.missing(), &broken)
+}
+
+fn why_not_ready(phase: Phase, missing: &[&str], broken: &[&str]) -> Option<String> {
+    match phase {
         Phase::Draining | Phase::Closing => Some("the server is stopping".to_owned()),
-        Phase::Serving if missing.is_empty() => None,
-        Phase::Serving => Some(format!("loading {}", missing.join(", "))),
+        Phase::Serving if !broken.is_empty() => Some(format!("no instance works any more of {}", broken.join(", "))),
+        Phase::Serving if !missing.is_empty() => Some(format!("loading {}", missing.join(", "))),
+        Phase::Serving => None,
     }
 }
 
@@ -174,9 +185,11 @@ pub async fn server_metadata(State(app): State<Arc<App>>) -> Response {
 
 /// `GET /v2/health/live`.
 pub async fn v2_live(State(app): State<Arc<App>>) -> Response {
-    let live = faults(&app).is_empty();
-    let status = if live { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({"live": live}))).into_response()
+    let faults = faults(&app);
+    if faults.is_empty() {
+        return Json(json!({"live": true})).into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"live": false, "error": faults.join("; ")}))).into_response()
 }
 
 /// `GET /v2/health/ready`. The protocol's text asks for the key `live`, its intent is `ready`: both are sent.
@@ -206,5 +219,22 @@ pub async fn model_metadata(State(app): State<Arc<App>>, name: ModelName) -> Res
 /// `GET /v2/models/{model}/ready`.
 pub async fn model_ready(State(app): State<Arc<App>>, name: ModelName) -> Result<Response, ApiError> {
     let model = find(&app, &name)?;
+    if !model.shared().works() {
+        return Err(PredictError::Job(JobError::NoInstance).into());
+    }
     Ok(Json(json!({"name": model.name, "ready": true})).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_keeps_a_process_from_being_ready_is_named() {
+        let why = |phase, missing, broken| why_not_ready(phase, missing, broken).unwrap_or_default();
+        assert_eq!(why(Phase::Serving, &[], &[]), "");
+        assert_eq!(why(Phase::Serving, &["latte", "mocha"], &[]), "loading latte, mocha");
+        assert_eq!(why(Phase::Serving, &["latte"], &["mocha"]), "no instance works any more of mocha");
+        assert_eq!(why(Phase::Draining, &["latte"], &["mocha"]), "the server is stopping");
+    }
 }
