@@ -100,6 +100,7 @@ fn the_environment_comes_last() {
         environment(&[
             ("ORTOLAN__SERVER__PORT", "4000"),
             ("ORTOLAN__LOGGING__FORMAT", "plain"),
+            ("ORTOLAN__LOGGING__LEVEL", ""),
             ("ORTOLAN_PORT", "tcp://10.0.0.1:80"),
             ("PATH", "/bin"),
         ]),
@@ -108,6 +109,32 @@ fn the_environment_comes_last() {
     assert_eq!(config.server.port, 4000);
     assert_eq!(config.logging.format, LogFormat::Plain);
     assert_eq!(config.logging.level, "warn");
+}
+
+#[test]
+fn null_in_the_environment_takes_a_setting_back() {
+    let file = Layer::yaml("a.yaml", "server: {port: 1000}");
+    let config = parse(&[file, environment(&[("ORTOLAN__SERVER__PORT", "null")])]).unwrap();
+    assert_eq!(config.server.port, 8080);
+}
+
+#[test]
+fn an_address_that_is_none_is_told_with_all_other_faults() {
+    let found = faults(&[("a.yaml", "server: {host: localhost, port: x}")]);
+    assert_eq!(found.len(), 2, "{found:?}");
+    let expected = "server.host: expected an IP address, for example 0.0.0.0 or 127.0.0.1, got \"localhost\" (a.yaml)";
+    assert_eq!(found[0], expected);
+}
+
+#[test]
+fn a_word_that_is_no_level_is_no_filter_either() {
+    for level in ["info", "WARN", "off", "info,inference_pod::queue=debug", "hyper=debug", "inference_pod::queue"] {
+        parsed(&[("a.yaml", &format!("logging: {{level: '{level}'}}"))]);
+    }
+    for level in ["warning", "verbose", "info,queue", ",", "inf"] {
+        let found = faults(&[("a.yaml", &format!("logging: {{level: '{level}'}}"))]);
+        assert!(found[0].starts_with("logging.level: expected a level (off, error, warn,"), "{level}: {found:?}");
+    }
 }
 
 #[test]

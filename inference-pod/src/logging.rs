@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crds::serving::{LogFormat, LoggingConfig};
+use crds::serving::{LogFormat, LoggingConfig, log_level_fault};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     EnvFilter, Registry, filter::ParseError, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
@@ -30,6 +30,17 @@ impl Logging {
     }
 }
 
+/// Why the log cannot have a level.
+#[derive(Debug, thiserror::Error)]
+pub enum LevelError {
+    /// It is neither a level nor a filter.
+    #[error("{0}")]
+    Level(String),
+    /// It is a filter that cannot be read.
+    #[error("expected a level or a filter")]
+    Filter(#[from] ParseError),
+}
+
 /// Changes the level of the log while it is written.
 pub struct LogLevel {
     handle: reload::Handle<EnvFilter, Registry>,
@@ -47,8 +58,8 @@ impl LogLevel {
     /// Another level or filter.
     ///
     /// # Errors
-    /// [`ParseError`] where it is none.
-    pub fn set(&self, level: &str) -> Result<(), ParseError> {
+    /// [`LevelError`] where it is none.
+    pub fn set(&self, level: &str) -> Result<(), LevelError> {
         let filter = filter(level)?;
         // The log lives as long as the process.
         let _ = self.handle.reload(filter);
@@ -66,8 +77,8 @@ impl LogLevel {
 /// Starts logging. `rust_log` (the variable `RUST_LOG`) wins over the config's level.
 ///
 /// # Errors
-/// [`ParseError`] where the level is no filter.
-pub fn start(config: &LoggingConfig, rust_log: Option<&str>) -> Result<Logging, ParseError> {
+/// [`LevelError`] where the level is no filter.
+pub fn start(config: &LoggingConfig, rust_log: Option<&str>) -> Result<Logging, LevelError> {
     let level = rust_log.unwrap_or(&config.level);
     let (filter, handle) = reload::Layer::new(filter(level)?);
     let is_terminal = std::io::stderr().is_terminal();
@@ -86,9 +97,24 @@ pub fn start(config: &LoggingConfig, rust_log: Option<&str>) -> Result<Logging, 
     Ok(Logging { writer: guard, level: LogLevel { handle, written: Mutex::new(level.to_owned()), dropped } })
 }
 
-fn filter(level: &str) -> Result<EnvFilter, ParseError> {
+fn filter(level: &str) -> Result<EnvFilter, LevelError> {
+    if let Some(fault) = log_level_fault(level) {
+        return Err(LevelError::Level(fault));
+    }
     // What ONNX Runtime says at info is of use to its developers; who wants it names it.
     let quiet = if level.contains("ort=") { "" } else { "ort=warn," };
     // Likewise what is said of each connection to a collector of traces.
-    format!("{quiet}hyper_util=info,reqwest=info,opentelemetry=warn,{level}").parse()
+    Ok(format!("{quiet}hyper_util=info,reqwest=info,opentelemetry=warn,{level}").parse()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_that_would_switch_the_log_off_is_none() {
+        assert!(filter("info,inference_pod::queue=debug").is_ok());
+        assert!(matches!(filter("warning"), Err(LevelError::Level(_))));
+        assert!(matches!(filter("info,x=warning"), Err(LevelError::Filter(_))));
+    }
 }

@@ -68,7 +68,7 @@ pub enum ServeError {
     Config(#[from] Faults),
     /// The log filter.
     #[error("logging.level (or RUST_LOG) is no filter")]
-    LogFilter(#[from] tracing_subscriber::filter::ParseError),
+    LogFilter(#[from] crate::logging::LevelError),
     /// A port is taken, for example.
     #[error("cannot listen on {address} ({setting})")]
     Listen {

@@ -1,6 +1,6 @@
 //! From layers to a config, or to everything that is wrong with them.
 
-use std::{collections::BTreeSet, fmt, sync::LazyLock};
+use std::{collections::BTreeSet, fmt, net::IpAddr, sync::LazyLock};
 
 use jsonschema::{
     Validator,
@@ -64,6 +64,7 @@ pub fn parse(layers: &[Layer]) -> Result<ServingConfig, Faults> {
         merge(&mut merged, tree.clone());
     }
     let mut faults = schema_faults(&SCHEMA, &merged);
+    faults.extend(host_fault(&merged));
     faults.extend(environment_faults(layers, &trees));
     for fault in &mut faults {
         fault.origin = origin_of(&fault.path, &trees);
@@ -221,6 +222,27 @@ fn keys_of<T: serde::Serialize>(value: &T) -> String {
     }
 }
 
+/// The schema knows an address as text only.
+fn host_fault(tree: &Value) -> Option<Fault> {
+    let host = tree.pointer("/server/host")?.as_str()?;
+    let message = || format!("expected an IP address, for example 0.0.0.0 or 127.0.0.1, got {}", shown(&host.into()));
+    host.parse::<IpAddr>().is_err().then(|| fault("server.host", message()))
+}
+
+/// Why text is no level of a log and no filter; other mistakes in a filter are the business of whoever applies it.
+///
+/// A filter takes a lone word that is no level for a part of the program, and so would switch everything else off.
+#[must_use]
+pub fn log_level_fault(text: &str) -> Option<String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let parts = || text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let is_word = |part: &str| !part.contains(['=', '[', '{', '}', ']']) && !part.contains("::");
+    let wrong = |part: &&str| is_word(part) && !LEVELS.contains(&part.to_ascii_lowercase().as_str());
+    let got = if parts().next().is_none() { Some("nothing") } else { parts().find(wrong) };
+    let expected = "a level (off, error, warn, info, debug, trace) or a filter such as info,inference_pod::queue=debug";
+    got.map(|got| format!("expected {expected}, got {got}"))
+}
+
 /// The environment speaks for the process, not for models.
 fn environment_faults(layers: &[Layer], trees: &[(String, Value)]) -> Vec<Fault> {
     let from_environment = layers.iter().zip(trees).filter(|(layer, _)| layer.origin == "environment");
@@ -233,6 +255,7 @@ fn environment_faults(layers: &[Layer], trees: &[(String, Value)]) -> Vec<Fault>
 /// What each value allows by itself, but the values do not allow together; and what is not built yet.
 fn combination_faults(config: &ServingConfig) -> Vec<Fault> {
     let mut faults = server_faults(&config.server);
+    faults.extend(log_level_fault(&config.logging.level).map(|message| fault("logging.level", message)));
     faults.extend(observability_faults(&config.observability));
     let mut names = BTreeSet::new();
     for model in &config.models {

@@ -41,14 +41,15 @@ impl Layer {
 
 /// Collects the variables that start with [`ENVIRONMENT_PREFIX`] into one layer, the last one.
 ///
-/// `ORTOLAN__SERVER__TLS__CERT_FILE=x` sets `server.tls.cert_file`. A value is read as YAML, so `8090` is a number.
+/// `ORTOLAN__SERVER__TLS__CERT_FILE=x` sets `server.tls.cert_file`. A value is read as YAML, so `8090` is a number. An
+/// empty variable says nothing, as everywhere; `null` takes a setting back to its default.
 #[must_use]
 pub fn environment_layer(variables: impl IntoIterator<Item = (String, String)>) -> Layer {
     let mut sorted: Vec<_> = variables.into_iter().collect();
     sorted.sort();
     let mut tree = Value::Object(Map::new());
     for (name, text) in sorted {
-        if let Some(path) = name.strip_prefix(ENVIRONMENT_PREFIX) {
+        if let Some(path) = name.strip_prefix(ENVIRONMENT_PREFIX).filter(|_| !text.is_empty()) {
             let value = read_yaml(&text).unwrap_or(Value::String(text));
             let keys: Vec<String> = path.split("__").map(str::to_ascii_lowercase).collect();
             set(&mut tree, &keys, value);

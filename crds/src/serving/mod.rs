@@ -12,7 +12,7 @@ mod options;
 mod reference;
 mod server;
 
-pub use check::{Fault, Faults, event_rule_faults, parse, parse_options};
+pub use check::{Fault, Faults, event_rule_faults, log_level_fault, parse, parse_options};
 pub use layers::{ENVIRONMENT_PREFIX, Layer, environment_layer};
 pub use model::{ExecutionProvider, ModelConfig, Task};
 pub use observability::{

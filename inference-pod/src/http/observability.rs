@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{App, error::ApiError};
-use crate::{connection::Peer, logging::LogLevel};
+use crate::{connection::Peer, logging::LogLevel, termination::error_chain};
 
 /// What may be changed; what is left out stays as it is.
 #[derive(Debug, Default, Deserialize)]
@@ -111,9 +111,7 @@ fn apply(app: &App, change: Change) -> Result<(), ApiError> {
     if let Some(level) = level {
         // First, for it is the only one that may still be wrong.
         let changer = app.log_level.as_ref().ok_or_else(|| ApiError::internal("the log has no level"))?;
-        changer
-            .set(&level)
-            .map_err(|error| ApiError::bad_input(format!("level: expected a level or a filter: {error}")))?;
+        changer.set(&level).map_err(|error| ApiError::bad_input(format!("level: {}", error_chain(&error))))?;
     }
     for (name, rules) in [("log", log), ("audit", audit)] {
         if let Some(rules) = rules {
