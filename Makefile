@@ -35,8 +35,8 @@ ifndef ARGS
 	@for round in 1 2 3; do echo "round $$round of 3"; ORTOLAN_PUBLISHED_IMAGES=1 ORTOLAN_POD_ENDS=20 ORTOLAN_SCALE_TRIES=20 tests/run.sh; done
 endif
 	@python3 deploy/models/make.py tiny slow not-a-model obedient worn-out efficientnet-lite0 >/dev/null
-	@cargo test --quiet --workspace --test accept -- $(ARGS)
-	@cargo test --quiet --workspace --test autoscaling -- $(ARGS)
+	@ORTOLAN_PUBLISHED_IMAGES=1 cargo test --quiet --workspace --test accept -- $(ARGS)
+	@ORTOLAN_PUBLISHED_IMAGES=1 cargo test --quiet --workspace --test autoscaling -- $(ARGS)
 
 bench: build-tools models ## The server beside a bare session loop, cores pinned: ratios, latency, overload; ARGS="--quick" for a look
 	@PYTHONPATH=tests python3 -m bench $(ARGS)
