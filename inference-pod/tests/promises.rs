@@ -132,3 +132,15 @@ fn an_objective_that_no_batch_keeps_is_said_and_nobody_is_refused_for_it() {
     assert_eq!(easy.metric("ortolan_latency_objective_feasible{model=\"slow\"}"), 1.0);
     assert_eq!(easy.get("/info").json()["models"][0]["latency_objective"]["largest_batch"], json!(8));
 }
+
+#[test]
+fn a_request_larger_than_the_whole_queue_is_told_so_and_not_to_come_again() {
+    let server = Server::start(&item("slow", "slow", "queue_bytes: 300000"));
+    let large = server.post(PATH, "application/json", &vec![b' '; 400_000]);
+    assert_eq!((large.status, large.header("retry-after")), (413, None), "{}", large.text());
+    assert!(large.error().ends_with("of the queue; expected at most 300000"), "{}", large.error());
+    // In many pieces, and nearly all of it.
+    let (mut nearly, _) = body(1, 0);
+    nearly.resize(290_000, b' ');
+    assert_eq!(server.post(PATH, "application/json", &nearly).status, 200);
+}
