@@ -9,41 +9,31 @@ const PROMPT_SLICE_NS: u64 = 100_000;
 /// to wait for the next tick of the kernel's clock.
 const NICE: libc::c_int = 5;
 
+/// Time slice of a thread that runs a model. A waking thread interrupts one that has just begun only if its own slice is the shorter one,
+/// and a thread takes its slice after the thread that started it.
+const LONG_SLICE_NS: u64 = 10_000_000;
+
 /// Makes the calling thread, one that runs a model, stand back: it starts only when those that are at work are done, so whoever
 /// brings the first request of a burst can go on to bring the others, and they share a batch; and it lets itself be
 /// interrupted by them.
 pub fn start_after_others() {
-    if !(set_batch_policy() && set_niceness(NICE)) {
+    // sched(7): a thread of policy SCHED_BATCH never takes the core from another by waking up.
+    if !share(libc::SCHED_BATCH, NICE, LONG_SLICE_NS) {
         tracing::debug!(error = %std::io::Error::last_os_error(), "the kernel does not let a thread stand back");
     }
 }
 
 /// Makes the calling thread, one that answers requests or probes, interrupt a long run when there is something to answer.
 pub fn interrupt_others() {
-    if !set_slice(PROMPT_SLICE_NS) {
+    if !share(libc::SCHED_OTHER, 0, PROMPT_SLICE_NS) {
         tracing::debug!(error = %std::io::Error::last_os_error(), "the kernel takes no time slice for a thread");
     }
 }
 
-/// Linux, sched(7): a thread of policy SCHED_BATCH never takes the core from another by waking up.
+/// Linux, sched_setattr(2). From 6.12 on `sched_runtime` of an ordinary thread is its time slice, and a waking thread with a shorter one
+/// goes first; earlier kernels change nothing by it.
 #[expect(unsafe_code, reason = "there is no safe binding to it")]
-fn set_batch_policy() -> bool {
-    let priority = libc::sched_param { sched_priority: 0 };
-    // SAFETY: `priority` lives through the call, which reads it; 0 means the calling thread.
-    unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const priority) == 0 }
-}
-
-/// Linux, setpriority(2): there each thread has a niceness of its own, and 0 means the calling one.
-#[expect(unsafe_code, reason = "there is no safe binding to it")]
-fn set_niceness(nice: libc::c_int) -> bool {
-    // SAFETY: takes and returns plain numbers.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) == 0 }
-}
-
-/// Linux 6.12 and later: `sched_runtime` of an ordinary thread is its time slice, and a waking thread with a shorter one
-/// goes first. Earlier kernels take the call and change nothing.
-#[expect(unsafe_code, reason = "there is no safe binding to it")]
-fn set_slice(nanoseconds: u64) -> bool {
+fn share(policy: libc::c_int, nice: libc::c_int, slice_ns: u64) -> bool {
     #[repr(C)]
     #[derive(Default)]
     struct SchedAttr {
@@ -58,8 +48,9 @@ fn set_slice(nanoseconds: u64) -> bool {
     }
     let attributes = SchedAttr {
         size: u32::try_from(size_of::<SchedAttr>()).unwrap_or(0),
-        policy: libc::SCHED_OTHER.cast_unsigned(),
-        runtime: nanoseconds,
+        policy: policy.cast_unsigned(),
+        nice,
+        runtime: slice_ns,
         ..SchedAttr::default()
     };
     // SAFETY: `attributes` is laid out as the kernel's first version of its struct, says its own size, and lives through the
@@ -74,7 +65,33 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn an_ordinary_process_may_ask_for_all_of_it() {
-        let thread = std::thread::spawn(|| (set_slice(PROMPT_SLICE_NS), set_batch_policy(), set_niceness(NICE)));
-        assert_eq!(thread.join().unwrap(), (true, true, true));
+        let thread = std::thread::spawn(|| {
+            [share(libc::SCHED_OTHER, 0, PROMPT_SLICE_NS), share(libc::SCHED_BATCH, NICE, LONG_SLICE_NS)]
+        });
+        assert_eq!(thread.join().unwrap(), [true, true]);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn one_that_runs_a_model_keeps_no_short_slice_of_the_thread_that_started_it() {
+        let slices = || {
+            interrupt_others();
+            let started = std::thread::spawn(|| {
+                start_after_others();
+                slice()
+            });
+            (slice(), started.join().unwrap())
+        };
+        // Only a kernel that is built for it tells, and one before 6.12 has no such slices.
+        if let (Some(prompt), Some(long)) = std::thread::spawn(slices).join().unwrap() {
+            assert!(prompt < long || prompt == long && prompt > PROMPT_SLICE_NS, "{prompt} and {long}");
+        }
+    }
+
+    /// As the kernel tells it of the calling thread.
+    fn slice() -> Option<u64> {
+        let told = std::fs::read_to_string("/proc/thread-self/sched").ok()?;
+        let line = told.lines().find(|line| line.starts_with("se.slice"))?;
+        line.rsplit(' ').next()?.parse().ok()
     }
 }

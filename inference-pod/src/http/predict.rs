@@ -25,7 +25,7 @@ use super::{
 use crate::{
     model::{Model, PredictError, Predicted},
     observe::{
-        Caller, Conclusion, ModelObserver, Outcome,
+        Caller, Conclusion, ModelObserver, Outcome, Reason,
         events::{Timings, redact::without_quotes},
     },
     registry::Found,
@@ -111,7 +111,7 @@ pub struct Admitted {
     pub began: Instant,
 }
 
-/// Tells how a request ended; also of one whose caller left: its future is dropped, and this with it.
+/// Tells how a request ended; also of one whose caller left, whose future is dropped and this with it, and of one that panicked.
 struct Counted<'a> {
     observer: &'a ModelObserver,
     caller: &'a Caller<'a>,
@@ -128,7 +128,15 @@ impl Counted<'_> {
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        if !self.ended {
+        if self.ended {
+            return;
+        }
+        if std::thread::panicking() {
+            let failed = conclusion(Outcome::failed, StatusCode::INTERNAL_SERVER_ERROR.as_u16(), &|| {
+                Some("a fault of this server: its handler panicked".to_owned())
+            });
+            self.end(Conclusion { reason: Some(Reason::run_failed), ..failed });
+        } else {
             // nginx's status for a client that closed its connection.
             self.end(conclusion(Outcome::cancelled, 499, &|| None));
         }

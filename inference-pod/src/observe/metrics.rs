@@ -254,7 +254,11 @@ impl Families {
         r.register("requests", "Prediction requests by how they ended", self.requests.clone());
         r.register("errors", "Prediction requests that were not answered, by reason", self.errors.clone());
         r.register("http_responses", "Responses over HTTP by route and status code", self.responses.clone());
-        r.register("request_latency_seconds", "From the headers of a request to its answer", self.latency.clone());
+        r.register(
+            "request_latency_seconds",
+            "From the headers of a request to its answer, of those that were answered, failed or passed their deadline",
+            self.latency.clone(),
+        );
         r.register(
             "request_latency_max_seconds",
             "The longest from the headers of a request to its answer, in the last minute",
@@ -396,8 +400,11 @@ impl ModelMetrics {
     /// A prediction request ended.
     pub fn ended(&self, outcome: Outcome, latency: Duration, now: Instant, example: Option<Example>) {
         self.0.outcomes[outcome as usize].inc();
-        self.0.latency.observe(latency.as_secs_f64(), example, None);
-        self.0.latency_max.0.record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX), now);
+        // Who is refused is told within a millisecond: beside many of those nobody would see how slow the answers are.
+        if outcome.is_of_the_model() {
+            self.0.latency.observe(latency.as_secs_f64(), example, None);
+            self.0.latency_max.0.record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX), now);
+        }
         self.in_tritons_words(|triton| triton.ended(outcome, latency));
     }
 
@@ -571,6 +578,18 @@ mod tests {
         let line = text.lines().find(|line| line.contains("latency_seconds_bucket{le=\"0.03\"")).unwrap();
         assert!(line.contains(" 1 # {trace_id=\"0a\",request_id=\"r-1\"} 0.02"), "{line}");
         assert!(!metrics.prometheus_text().contains("trace_id"));
+    }
+
+    #[test]
+    fn refusals_and_callers_who_left_do_not_hide_how_slow_answers_are() {
+        let metrics = metrics();
+        let model = metrics.model("espresso", &bounds(None));
+        for outcome in OUTCOMES {
+            model.ended(outcome, Duration::from_millis(3), Instant::now(), None);
+        }
+        let text = metrics.openmetrics_text();
+        let count = "ortolan_request_latency_seconds_count{model=\"espresso\"} 3";
+        assert!(text.lines().any(|line| line == count), "expected {count}, for ok, expired and failed, in\n{text}");
     }
 
     #[test]

@@ -61,6 +61,14 @@ pub enum Outcome {
     failed,
 }
 
+impl Outcome {
+    /// Whether the model answered, or should have.
+    #[must_use]
+    pub fn is_of_the_model(self) -> bool {
+        matches!(self, Self::ok | Self::expired | Self::failed)
+    }
+}
+
 /// All of them, in their order.
 pub const OUTCOMES: [Outcome; 6] =
     [Outcome::ok, Outcome::rejected, Outcome::expired, Outcome::cancelled, Outcome::invalid, Outcome::failed];
@@ -278,10 +286,10 @@ impl Caller<'_> {
         span::baggage(self.headers, self.baggage)
     }
 
-    fn example(&self) -> Option<Example> {
+    fn example(&self, events: &Events) -> Option<Example> {
         let trace_id = self.span?.trace.to_string();
         let room = LONGEST_EXEMPLAR - "trace_idrequest_id".len() - trace_id.len();
-        let request_id = self.header(&REQUEST_ID).filter(|id| id.len() <= room);
+        let request_id = self.header(&REQUEST_ID).map(|id| events.clean(&id)).filter(|id| id.len() <= room);
         Some(Example { trace_id, request_id })
     }
 }
@@ -396,7 +404,7 @@ impl ModelObserver {
     pub fn ended(&self, caller: &Caller<'_>, conclusion: &Conclusion<'_>) {
         let Conclusion { outcome, reason, status, latency, timings, error } = conclusion;
         let now = Instant::now();
-        let example = if *outcome == Outcome::ok { caller.example() } else { None };
+        let example = if *outcome == Outcome::ok { caller.example(&self.0.events) } else { None };
         self.0.metrics.ended(*outcome, *latency, now, example);
         self.0.window.ended(*outcome, *latency, now);
         if let Some(reason) = reason {

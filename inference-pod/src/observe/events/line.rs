@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Batch, Detail, Ended, Event, Who};
+use super::{Batch, Detail, Ended, Event, Kind, Who};
 
 /// The fields of a line. What an event does not have is left out.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -79,6 +79,10 @@ impl<'a> Fields<'a> {
             Detail::Received(who) => common.with_who(who),
             Detail::Ended(ended) => common.with_end(ended),
             Detail::Batch(batch) => common.with_batch(batch),
+            // One that has started has a cause as well, and it is no error.
+            Detail::Instance { index, cause } if event.kind == Kind::InstanceStarted => {
+                Self { instance: Some(*index), detail: Some(cause), ..common }
+            }
             Detail::Instance { index, cause } => Self { instance: Some(*index), error: Some(cause), ..common },
             Detail::Loaded { load, warmup, provider, batching } => Self {
                 load_seconds: Some(load.as_secs_f64()),

@@ -3,6 +3,7 @@
 use std::{error::Error, sync::Arc};
 
 use super::{Event, Kind, consumer::Consumer, line::Fields};
+use crate::observe::health::Status;
 
 /// Writes a line for each event.
 pub struct Log {
@@ -65,6 +66,9 @@ impl Consumer for Log {
                 Kind::ModelLoaded => line!(info, fields, "a model is ready"),
                 Kind::OverloadBegun => line!(warn, fields, "requests are refused"),
                 Kind::OverloadEnded => line!(info, fields, "requests are not refused any more"),
+                Kind::HealthChanged if fields.check_status == Some(Status::Ok.name()) => {
+                    line!(info, fields, "a health check is well again");
+                }
                 Kind::HealthChanged => line!(warn, fields, "a health check changed"),
                 Kind::ObservabilityChanged => line!(info, fields, "what is told was changed"),
             }

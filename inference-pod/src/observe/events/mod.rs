@@ -344,6 +344,12 @@ impl Events {
         }
     }
 
+    /// A text as consumers are told it: without what is nobody's business.
+    #[must_use]
+    pub fn clean(&self, text: &str) -> String {
+        self.redactor.clean(text)
+    }
+
     /// The rules of a consumer.
     #[must_use]
     pub fn rules(&self, consumer: &str) -> Option<Vec<EventRule>> {
