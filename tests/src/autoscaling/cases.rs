@@ -10,7 +10,7 @@ use super::{
 pub const PER_SHAPE: u64 = 8;
 
 /// Never more replicas than this.
-pub const MAX_REPLICAS: u32 = 40;
+pub const MAX_REPLICAS: u32 = 80;
 
 /// A run.
 #[derive(Debug, Clone)]
@@ -71,6 +71,12 @@ fn seconds(shape: Shape, kind: u64) -> usize {
     }
 }
 
+/// Share of a start that is loading and warming up, which a pod tells of; the rest is scheduling, image and container.
+const LOADING: f64 = 0.5;
+
+/// The pods' own default: so long a pod stays once it is to go.
+const DRAIN_STEPS: u64 = 5 * STEPS_PER_SECOND;
+
 fn plant(kind: u64, peak: f64) -> Settings {
     let (start_seconds, slots, run_steps) = match kind {
         0 => (5, 8, 2),
@@ -81,5 +87,7 @@ fn plant(kind: u64, peak: f64) -> Settings {
     // Devices are scarce in the last of them: what the peak takes, and hardly more.
     let nodes = if kind == 3 { (peak * 1.15).ceil() as usize } else { 100 };
     let model = Model { slots, run_steps, max_wait_steps: 5, late_wait_steps: 2 };
-    Settings { model, start_steps: start_seconds * STEPS_PER_SECOND, start_jitter: 0.2, nodes, imbalance: 0.1 }
+    let start_steps = start_seconds * STEPS_PER_SECOND;
+    let load_steps = (start_steps as f64 * LOADING) as u64;
+    Settings { model, start_steps, load_steps, start_jitter: 0.2, nodes, imbalance: 0.1, drain_steps: DRAIN_STEPS }
 }

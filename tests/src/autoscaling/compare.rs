@@ -45,7 +45,7 @@ impl Who {
 }
 
 /// Targets that are tried: samples in a replica, as shares of what it runs at once.
-pub const TARGETS: [f64; 12] = [0.2, 0.28, 0.36, 0.44, 0.52, 0.6, 0.68, 0.76, 0.84, 0.92, 1.0, 1.15];
+pub const TARGETS: [f64; 13] = [0.12, 0.2, 0.28, 0.36, 0.44, 0.52, 0.6, 0.68, 0.76, 0.84, 0.92, 1.0, 1.15];
 
 /// What one autoscaler cost with one target on one case.
 #[derive(Debug, Clone)]
@@ -75,7 +75,7 @@ pub fn autoscaler(case: &Case, who: Who, target: f64, vary: impl Fn(&mut Policy)
     let samples = target * f64::from(case.plant.model.slots);
     let mut policy = ours::policy(samples, MAX_REPLICAS);
     vary(&mut policy);
-    let load_time = Duration::from_secs(case.plant.start_steps / STEPS_PER_SECOND);
+    let load_time = Duration::from_millis(case.plant.load_steps * 1000 / STEPS_PER_SECOND);
     match who {
         Who::Ours => Box::new(Ours::new(policy, load_time, case.seed)),
         Who::HpaGauge => Box::new(Hpa::new(Metric::Gauge, samples, MAX_REPLICAS, case.seed)),

@@ -161,7 +161,7 @@ impl Hpa {
         let of = |pod: &super::plant::Pod| match pod.phase {
             Phase::Pending | Phase::Starting(_) => Some(Known::Unready),
             Phase::Ready => Some(self.scraped.get(&pod.id).map_or(Known::Missing, |(_, value)| Known::Value(*value))),
-            Phase::Draining => None,
+            Phase::Draining(_) => None,
         };
         plant.pods().iter().filter_map(of).collect()
     }

@@ -47,13 +47,13 @@ impl Ours {
             reading.counted += 1;
             reading.load_now += f64::from(pod.load());
             reading.queued_now += f64::from(pod.queued);
-            // A first answer has no difference: what is there at the moment is taken for its average.
+            let average = |now: u64, before: u64| (now - before) as f64 / steps as f64;
+            // A first answer has no difference: what the pod has had since it began, and never more than what is there now.
             let Some(before) = self.before.get(&pod.id) else {
-                reading.load += f64::from(pod.load());
-                reading.queued += f64::from(pod.queued);
+                reading.load += average(pod.totals.load_steps, 0).min(f64::from(pod.load()));
+                reading.queued += average(pod.totals.queued_steps, 0).min(f64::from(pod.queued));
                 continue;
             };
-            let average = |now: u64, before: u64| (now - before) as f64 / steps as f64;
             reading.load += average(pod.totals.load_steps, before.load_steps);
             reading.queued += average(pod.totals.queued_steps, before.queued_steps);
             reading.refused += pod.totals.refused - before.refused;

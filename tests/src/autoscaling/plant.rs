@@ -38,14 +38,18 @@ impl Model {
 pub struct Settings {
     /// What each can do.
     pub model: Model,
-    /// Steps from a pod's node to its first request, on average: fetching and loading.
+    /// Steps from a pod's node to its first request, on average: image, container, loading and warming up.
     pub start_steps: u64,
+    /// Those of them that the pod itself spends on loading and warming up, and can tell of.
+    pub load_steps: u64,
     /// A start takes up to this share more or less.
     pub start_jitter: f64,
     /// Pods that get a node; the others stay pending.
     pub nodes: usize,
     /// A pod gets up to this share more or less of the requests than another.
     pub imbalance: f64,
+    /// Steps for which a pod that served stays, at least, once it is to go: its connections get time to move.
+    pub drain_steps: u64,
 }
 
 /// How far a pod is.
@@ -57,8 +61,8 @@ pub enum Phase {
     Starting(u64),
     /// It serves.
     Ready,
-    /// It ends what it has, and gets nothing new.
-    Draining,
+    /// It ends what it has, gets nothing new, and stays until then at least.
+    Draining(u64),
 }
 
 /// What a pod has done since it began; integrals are over steps.
@@ -141,6 +145,10 @@ impl Pod {
     #[must_use]
     pub fn load(&self) -> u32 {
         self.running + self.queued
+    }
+
+    fn is_drained(&self, now: u64) -> bool {
+        matches!(self.phase, Phase::Draining(until) if until <= now) && self.load() == 0
     }
 
     fn step(&mut self, now: u64, model: &Model) {
@@ -289,8 +297,8 @@ impl Plant {
         self.spread(arrivals);
         let (now, model) = (self.now, self.settings.model);
         self.pods.iter_mut().filter(|pod| pod.phase >= Phase::Ready).for_each(|pod| pod.step(now, &model));
-        if self.is_any(|phase| phase == Phase::Draining) {
-            self.remove(|pod| pod.phase == Phase::Draining && pod.load() == 0);
+        if self.is_any(|phase| matches!(phase, Phase::Draining(_))) {
+            self.remove(|pod| pod.is_drained(now));
         }
         self.node_steps += self.on_nodes() as u64;
     }
@@ -311,12 +319,16 @@ impl Plant {
         }
         self.wanted = wanted;
         let mut kept: Vec<(Phase, u64)> = self.pods.iter().map(|pod| (pod.phase, pod.id)).collect();
-        kept.retain(|(phase, _)| *phase != Phase::Draining);
+        kept.retain(|(phase, _)| !matches!(phase, Phase::Draining(_)));
         let excess = kept.len().saturating_sub(wanted as usize);
         kept.sort_by_key(|(phase, id)| (rank(*phase), std::cmp::Reverse(*id)));
         let going: Vec<u64> = kept.iter().take(excess).map(|(_, id)| *id).collect();
-        self.pods.iter_mut().filter(|pod| going.contains(&pod.id)).for_each(|pod| pod.phase = Phase::Draining);
-        self.remove(|pod| pod.phase == Phase::Draining && pod.load() == 0);
+        let (now, drained) = (self.now, self.now + self.settings.drain_steps);
+        for pod in self.pods.iter_mut().filter(|pod| going.contains(&pod.id)) {
+            // Who never served has no connections.
+            pod.phase = Phase::Draining(if pod.phase == Phase::Ready { drained } else { now });
+        }
+        self.remove(|pod| pod.is_drained(now));
         for _ in kept.len()..wanted as usize {
             let weight = 1.0 + self.settings.imbalance * (2.0 * self.rng.f64() - 1.0);
             self.pods.push(Pod::new(self.next_id, weight, &self.settings.model));
@@ -385,7 +397,7 @@ fn rank(phase: Phase) -> u8 {
         Phase::Pending => 0,
         Phase::Starting(_) => 1,
         Phase::Ready => 2,
-        Phase::Draining => 3,
+        Phase::Draining(_) => 3,
     }
 }
 
@@ -395,7 +407,15 @@ mod tests {
 
     fn settings() -> Settings {
         let model = Model { slots: 4, run_steps: 2, max_wait_steps: 5, late_wait_steps: 2 };
-        Settings { model, start_steps: 30, start_jitter: 0.2, nodes: 6, imbalance: 0.1 }
+        Settings {
+            model,
+            start_steps: 30,
+            load_steps: 15,
+            start_jitter: 0.2,
+            nodes: 6,
+            imbalance: 0.1,
+            drain_steps: 30,
+        }
     }
 
     fn waiting(plant: &Plant) -> u64 {
@@ -463,6 +483,10 @@ mod tests {
         plant.scale(5);
         assert_eq!((phases(&plant, Phase::Ready), phases(&plant, Phase::Pending)), (5, 0));
         plant.scale(6);
+        assert_eq!(phases(&plant, Phase::Pending), 1, "the one that drains has the node still");
+        for _ in 0..40 {
+            plant.step(0);
+        }
         assert!(matches!(plant.pods().last().map(|pod| pod.phase), Some(Phase::Starting(_))));
         for _ in 0..100 {
             plant.step(0);
@@ -480,6 +504,10 @@ mod tests {
         for _ in 0..20 {
             plant.step(0);
         }
-        assert_eq!((plant.pods().len(), plant.totals().answered), (1, before));
+        assert_eq!((plant.pods().len(), plant.totals().answered), (2, before), "its connections have time to move");
+        for _ in 0..20 {
+            plant.step(0);
+        }
+        assert_eq!(plant.pods().len(), 1);
     }
 }

@@ -71,6 +71,27 @@ pub fn ratios(cases: &[Case], outcomes: &[Outcome]) -> String {
     lines.join("\n")
 }
 
+/// From which share of violations on autoscalers are compared, and the ratio at the share where it is worst, by case.
+#[must_use]
+pub fn shares(cases: &[Case], outcomes: &[Outcome]) -> String {
+    let header = "| load | half | from (HPA) | worst ÷ HPA | from (Knative) | worst ÷ Knative |";
+    let mut lines = vec![header.to_owned(), "|---|---|---|---|---|---|".to_owned()];
+    for (half, is_held_out) in [("tuning", false), ("held out", true)] {
+        for shape in Shape::ALL {
+            let numbers = cases.iter().filter(|it| (it.shape, it.is_held_out) == (shape, is_held_out));
+            let group = Group { outcomes, shape, numbers: numbers.map(|it| it.number).collect() };
+            let [hpa, knative] = [&HPA[..], &[Who::Knative]].map(|others| {
+                let ratios = group.ratios(others);
+                let from: Vec<String> = ratios.iter().map(|it| format!("{:.2} %", 100.0 * it.from)).collect();
+                let worst: Vec<String> = ratios.iter().map(|it| format!("{:.2}", it.worst)).collect();
+                format!("{} | {}", from.join(" "), worst.join(" "))
+            });
+            lines.push(format!("| {} | {half} | {hpa} | {knative} |", shape.as_str()));
+        }
+    }
+    lines.join("\n")
+}
+
 /// What other constants would have cost: replica-hours ÷ those of the defaults at equal violations, and reversals.
 #[must_use]
 pub fn variations(outcomes: &[Outcome], varied: &[(Variation, Vec<Outcome>)]) -> String {
