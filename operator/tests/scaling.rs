@@ -140,10 +140,15 @@ fn is_missing(it: &Decided, policy: &Policy) -> bool {
 
 proptest! {
     #[test]
-    fn the_number_is_always_within_the_bounds(policy in policy(), wanted in 0u32..60, moments in moments()) {
+    fn the_number_is_always_within_the_bounds(policy in policy(), wanted in 1u32..60, moments in moments()) {
         for it in run(&policy, wanted, &moments) {
             prop_assert!((policy.min..=policy.max).contains(&it.decision.desired), "{:?}", it.decision);
         }
+    }
+
+    #[test]
+    fn none_stay_none_whatever_the_load(policy in policy(), moments in moments()) {
+        prop_assert!(run(&policy, 0, &moments).iter().all(|it| it.decision.desired == 0));
     }
 
     #[test]
@@ -167,8 +172,14 @@ proptest! {
         let decided = run(&policy, policy.max, &moments);
         for (number, it) in decided.iter().enumerate().filter(|(_, it)| it.decision.desired < it.wanted) {
             prop_assert!(it.at > policy.down_stabilization, "the first window is not over");
-            let recent = decided[..number].iter().filter(|other| other.at + policy.down_stabilization >= it.at);
-            let most = recent.map(|other| other.decision.recommended).max().unwrap_or_default();
+            let most_of = |window: Duration| {
+                let recent = decided[..number].iter().filter(|other| other.at + window >= it.at);
+                recent.map(|other| other.decision.recommended).max().unwrap_or_default()
+            };
+            // Pods that are not ready may go after a shorter time, and no one else.
+            let is_without_late_comers = it.decision.desired >= it.last.ready;
+            let window = if is_without_late_comers { policy.stable_window } else { policy.down_stabilization };
+            let most = most_of(window);
             prop_assert!(it.decision.desired >= most, "{} of {most}", it.decision.desired);
         }
     }

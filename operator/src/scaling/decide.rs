@@ -1,19 +1,21 @@
 //! How many replicas: a pure function of what was read, what was decided and the time.
 //!
 //! ```text
-//! up    burst     load of the last half second ≥ 2x what the ready ones should carry, or over it and refused ▸ what it takes, at once
+//! up    burst     load of the last half second ≥ 2x what the ready ones should carry, and a tenth of it waits; or more than they
+//!                 should carry, and a hundredth is refused ▸ what it takes, at once
 //!       load      average of the stable window over the target ▸ what it takes
 //!       refusals  in three readings ▸ one step, once all that were asked for are ready
-//!       latency   too few answers in time in three readings, and a queue ▸ one step, once all are ready
-//! down  the most that was recommended within the window, a few a minute; not during a rollout, not after a burst or a step up
-//!       until that had time to show, not while answers are late
+//!       latency   too few answers in time, and a queue in three readings ▸ one step, once all are ready
+//! down  the most that was recommended within the window, half at a time; not during a rollout, not after a burst, not while answers
+//!       are late, not before those that came last have been ready for a window, not to a number that was too few lately
 //! ```
 //!
 //! Numbers that are missing or old change nothing. A ready pod that tells nothing counts as idle on the way up and as full on the
 //! way down. A pod that is not ready carries nothing, and is waited for: what one step at a time adds is added only once the
-//! last step's pods are there, so a device that is not to be had winds nothing up.
+//! last step's pods are there, so a device that is not to be had winds nothing up. Where the load falls before they are there, they are
+//! let go.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use super::{
     History, Reading, Share,
@@ -26,6 +28,18 @@ const AGREEING: usize = 3;
 /// A replica that has not come after this time, and so many times what loading takes, does not come.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 const STUCK_LOAD_TIMES: u32 = 3;
+
+/// Share of the samples that must wait for a burst to be one.
+const WAITING: f64 = 0.1;
+
+/// Answers are looked for in readings of this time, where the last ones have few.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
+
+/// Fewer readings do not tell how far chance moves them.
+const FEWEST_READINGS: usize = 6;
+
+/// Share of the requests that must be refused, likewise.
+const REFUSED: f64 = 0.01;
 
 /// What is added where the load does not say how much it takes: a quarter, at least one.
 const BLIND_STEP: u32 = 4;
@@ -67,6 +81,8 @@ pub enum Reason {
     Steady,
     /// More, or fewer, than the bounds allow.
     Bounds,
+    /// None are asked for, which is how a person stops a model.
+    Off,
     /// The load has risen.
     Load,
     /// There is a burst.
@@ -95,9 +111,10 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Steady,
         Self::Bounds,
+        Self::Off,
         Self::Load,
         Self::Burst,
         Self::Refusals,
@@ -124,6 +141,7 @@ impl Reason {
         match self {
             Self::Steady => "steady",
             Self::Bounds => "bounds",
+            Self::Off => "off",
             Self::Load => "load",
             Self::Burst => "burst",
             Self::Refusals => "refusals",
@@ -145,6 +163,7 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Self::Steady => "the load is what the replicas should carry",
             Self::Bounds => "minReplicas and maxReplicas allow no other number",
+            Self::Off => "no replicas are asked for",
             Self::Load => "the load is over the target",
             Self::Burst => "the load is far over the target",
             Self::Refusals => "requests were refused because queues were full",
@@ -174,6 +193,9 @@ pub fn decide(history: &History, policy: &Policy, now: &Now) -> Decision {
         is_burst: false,
         soon: false,
     };
+    if now.wanted == 0 {
+        return hold(Reason::Off);
+    }
     let bounded = now.wanted.clamp(policy.min, policy.max);
     if bounded != now.wanted {
         return Decision { desired: bounded, recommended: bounded, ..hold(Reason::Bounds) };
@@ -187,7 +209,8 @@ pub fn decide(history: &History, policy: &Policy, now: &Now) -> Decision {
     }
     let rise = Rise::of(history, last, policy, now);
     let enough = enough(history, policy);
-    let recommended = rise.wanted.max(enough);
+    let too_few = history.more_than_too_few(now.at, running(history, policy)).min(now.wanted);
+    let recommended = rise.wanted.max(enough).max(too_few);
     let is_limited = rise.wanted > policy.max;
     let decision = Decision { recommended, is_limited, is_burst: rise.is_burst, soon: rise.soon, ..hold(rise.reason) };
     if rise.wanted > now.wanted {
@@ -216,18 +239,22 @@ impl Rise {
         let burst = Load::over(history, policy.panic_window, Missing::Idle, policy).replicas(policy);
         let is_far_over = |load: f64| load >= policy.panic_threshold * f64::from(last.ready);
         let is_over = burst > f64::from(last.ready) * (1.0 + policy.tolerance);
-        rise.is_burst = is_far_over(burst) || (last.refused > 0 && is_over);
+        // What is there at one moment, with nothing before it, may be chance: the next reading tells.
+        let is_average = !last.span.is_zero();
+        rise.is_burst = is_average && ((is_far_over(burst) && is_waiting(last)) || (is_over && is_refusing(last)));
         if rise.is_burst {
             rise.at_least(replicas(burst.min(most_of_burst(last))), Reason::Burst);
         }
         let stable = Load::over(history, policy.stable_window, Missing::Idle, policy);
         let load = stable.replicas(policy);
-        if stable.is_of_half(policy.stable_window) && load > f64::from(now.wanted) * (1.0 + policy.tolerance) {
+        let carried = f64::from(now.wanted) * (1.0 + tolerance(history, policy));
+        if stable.is_of_half(policy.stable_window) && load > carried {
             rise.at_least(replicas(load), Reason::Load);
         }
         // The reading in which a burst begins is of the time before it, too: the next one says how large it is.
         let is_new = history.last_burst().is_none_or(|before| now.at > before + policy.stable_window);
-        rise.soon = if rise.is_burst { is_new } else { is_far_over(Load::at(last).replicas(policy)) };
+        let looks_like_one = is_far_over(Load::at(last).replicas(policy)) && last.queued_now > WAITING * last.load_now;
+        rise.soon = if rise.is_burst { is_new } else { looks_like_one && !history.was_soon() };
         if are_all_ready(history, now) {
             let step = now.wanted + (now.wanted / BLIND_STEP).max(1);
             if are_refused(history) {
@@ -262,7 +289,17 @@ impl Rise {
 /// Requests that come more than twice as fast as they are answered fill the queues, which are bounded in time, within a reading or
 /// so; where nothing was refused since the last one, fewer came, however much waits.
 fn most_of_burst(last: &Reading) -> f64 {
-    if last.refused == 0 { 2.0 * f64::from(last.ready) } else { f64::INFINITY }
+    if !is_refusing(last) { 2.0 * f64::from(last.ready) } else { f64::INFINITY }
+}
+
+/// Whether samples wait: a load that fits into what the replicas run at once hurts nobody, and there is no hurry.
+fn is_waiting(reading: &Reading) -> bool {
+    is_refusing(reading) || reading.queued > WAITING * reading.load
+}
+
+/// Whether a share of the requests is refused that cannot be overlooked.
+fn is_refusing(reading: &Reading) -> bool {
+    reading.refused > 0 && reading.refused as f64 >= REFUSED * (reading.refused + reading.answered) as f64
 }
 
 /// Samples that would run and wait if none were refused.
@@ -294,7 +331,7 @@ fn are_refused(history: &History) -> bool {
 fn is_late_with_queue(history: &History, policy: &Policy, now: &Now) -> bool {
     let is_waiting = |reading: &&Reading| reading.ready >= now.wanted && reading.queued > 0.0;
     let Some(quantile) = policy.latency_quantile else { return false };
-    agreeing(history).is_some_and(|last| last.iter().all(is_waiting) && is_late(&last, quantile))
+    agreeing(history).is_some_and(|last| last.iter().all(is_waiting)) && is_late(history, AGREEING, quantile, now)
 }
 
 /// The readings that must agree, once there are so many.
@@ -303,15 +340,20 @@ fn agreeing(history: &History) -> Option<Vec<&Reading>> {
     (last.len() == AGREEING).then_some(last)
 }
 
-/// Whether too few of the answers to some model were in time.
-fn is_late(readings: &[&Reading], quantile: f64) -> bool {
-    let models = readings.iter().flat_map(|reading| reading.answers.keys());
+/// Whether too few of the last answers to some model were in time: of those of so many readings, or of more where these are too
+/// few to say something, so that slow models count as well.
+fn is_late(history: &History, readings: usize, quantile: f64, now: &Now) -> bool {
+    let models: BTreeSet<&String> = history.backwards().flat_map(|reading| reading.answers.keys()).collect();
     models.into_iter().any(|model| {
-        let of_model = readings.iter().filter_map(|reading| reading.answers.get(model));
-        let sum = of_model.fold(Share::default(), |sum, share| Share {
-            answered: sum.answered + share.answered,
-            within: sum.within + share.within,
-        });
+        let mut sum = Share::default();
+        for (number, reading) in history.backwards().enumerate() {
+            let is_enough = number >= readings && sum.answered >= Share::FEWEST;
+            if is_enough || reading.at + ANSWERS_WITHIN < now.at {
+                break;
+            }
+            let share = reading.answers.get(model).copied().unwrap_or_default();
+            sum = Share { answered: sum.answered + share.answered, within: sum.within + share.within };
+        }
         sum.is_late(quantile)
     })
 }
@@ -319,7 +361,38 @@ fn is_late(readings: &[&Reading], quantile: f64) -> bool {
 /// Replicas that carry the load with something to spare, so that a load at the edge does not go back and forth over it.
 fn enough(history: &History, policy: &Policy) -> u32 {
     let load = Load::over(history, policy.stable_window, Missing::Full, policy).replicas(policy);
-    replicas(load / (1.0 - policy.tolerance.min(0.9))).clamp(policy.min, policy.max)
+    replicas(load / (1.0 - tolerance(history, policy).min(0.9))).clamp(policy.min, policy.max)
+}
+
+/// The share of the target by which the load must differ from it to count: what chance makes of the average of the window.
+///
+/// How far chance moves a reading is seen in how much it differs from the one before; a load that rises or falls slowly adds
+/// nothing to that. Few readings say nothing, and the largest share is taken.
+fn tolerance(history: &History, policy: &Policy) -> f64 {
+    let recent: Vec<f64> = of_window(history, policy.stable_window).map(|reading| reading.load).collect();
+    let (count, mean) = (recent.len() as f64, recent.iter().sum::<f64>() / recent.len().max(1) as f64);
+    if recent.len() < FEWEST_READINGS || mean <= 0.0 {
+        return policy.tolerance;
+    }
+    let differences: f64 = recent.windows(2).map(|pair| (pair[0] - pair[1]).powi(2)).sum();
+    let error = (differences / (2.0 * (count - 1.0)) / count).sqrt();
+    (policy.errors * error / mean).clamp(policy.least_tolerance, policy.tolerance.max(policy.least_tolerance))
+}
+
+/// Samples that run, on average over the window.
+fn running(history: &History, policy: &Policy) -> f64 {
+    let (mut count, mut sum) = (0.0, 0.0);
+    for reading in of_window(history, policy.stable_window) {
+        count += 1.0;
+        sum += reading.load - reading.queued;
+    }
+    sum / f64::max(count, 1.0)
+}
+
+/// The readings within the window before the last one, the last one first.
+fn of_window(history: &History, window: Duration) -> impl Iterator<Item = &Reading> {
+    let last = history.last().map(|last| last.at).unwrap_or_default();
+    history.backwards().take_while(move |reading| reading.at + window > last)
 }
 
 /// Whether replicas have been missing for longer than they take to come: they wait for a device, and to ask for fewer of them
@@ -334,21 +407,24 @@ fn fall(history: &History, policy: &Policy, now: &Now, recommended: u32) -> Resu
         return Ok(now.wanted);
     }
     let ago = |time: Option<Duration>, length| time.is_some_and(|time| now.at < time + length);
-    let recent: Vec<&Reading> = history.backwards().take_while(|it| it.at + policy.stable_window > now.at).collect();
     if now.in_rollout {
         return Err(Reason::Rollout);
     }
     if ago(history.last_burst(), policy.stable_window) {
         return Err(Reason::AfterBurst);
     }
-    if ago(history.last_up(), now.load_time.mul_f64(policy.load_times)) {
-        return Err(Reason::Settling);
-    }
     if ago(history.last_blind(), policy.down_stabilization * BLIND_KEPT) {
         return Err(Reason::Settling);
     }
-    if policy.latency_quantile.is_some_and(|quantile| is_late(&recent, quantile)) {
+    let in_window = of_window(history, policy.stable_window).count();
+    if policy.latency_quantile.is_some_and(|quantile| is_late(history, in_window, quantile, now)) {
         return Err(Reason::Late);
+    }
+    if let Some(kept) = without_late_comers(history, policy, now, recommended) {
+        return Ok(kept);
+    }
+    if is_settling(history, policy, now) {
+        return Err(Reason::Settling);
     }
     let since = now.at.saturating_sub(policy.down_stabilization);
     let most = history.largest_since(since).unwrap_or(now.wanted).max(recommended);
@@ -359,9 +435,31 @@ fn fall(history: &History, policy: &Policy, now: &Now, recommended: u32) -> Resu
     if is_stuck(history, now) && history.last().is_some_and(would_not_go) {
         return Err(Reason::Settling);
     }
-    let (a_minute_ago, gone) = history.last_minute(now.at);
-    let may_go = policy.step_down(a_minute_ago).saturating_sub(gone);
+    let (before, gone) = history.gone_within(policy.down_period(), now.at);
+    let may_go = policy.step_down(before).saturating_sub(gone);
     Ok(most.max(now.wanted.saturating_sub(may_go)))
+}
+
+/// Whether the replicas that came last have not shown yet what they carry: they have not all been ready for a window. Some may never
+/// be, so it ends a few load times after they were asked for.
+fn is_settling(history: &History, policy: &Policy, now: &Now) -> bool {
+    let Some(last_up) = history.last_up() else { return false };
+    let has_shown = history.whole_since().is_some_and(|since| now.at >= since + policy.stable_window);
+    !has_shown && now.at < last_up + now.load_time.mul_f64(policy.load_times)
+}
+
+/// How many stay where the load has fallen before all that it asked for were ready. Those that are not carry nothing and go first, so
+/// fewer of them take nothing away from anybody.
+fn without_late_comers(history: &History, policy: &Policy, now: &Now, recommended: u32) -> Option<u32> {
+    let last = history.last().filter(|last| last.ready < now.wanted)?;
+    let has_watched = now.at > history.began() + policy.down_stabilization;
+    if history.last_up().is_none() || !has_watched || is_stuck(history, now) {
+        return None;
+    }
+    let since = now.at.saturating_sub(policy.stable_window);
+    let most = history.largest_since(since).unwrap_or(now.wanted);
+    let kept = most.max(recommended).max(last.ready).max(policy.min);
+    (kept < now.wanted).then_some(kept)
 }
 
 /// Samples in all pods.
@@ -392,8 +490,10 @@ impl Load {
     /// The average over the last readings that make up the window, or at least over the last one.
     fn over(history: &History, window: Duration, missing: Missing, policy: &Policy) -> Self {
         let (mut seconds, mut sum) = (0.0, Self::default());
+        let at = history.last().map(|last| last.at).unwrap_or_default();
         for reading in history.backwards() {
-            if seconds > 0.0 && seconds >= window.as_secs_f64() {
+            let is_old = reading.at + window < at;
+            if seconds > 0.0 && (is_old || seconds >= window.as_secs_f64()) {
                 break;
             }
             // A first reading has no span, and counts for a moment.

@@ -5,10 +5,11 @@ use std::{
     time::Duration,
 };
 
-use super::Decision;
+use super::{Decision, policy::replicas};
 
-/// Steps are remembered for so long: what may go within a minute depends on what went.
-const MINUTE: Duration = Duration::from_secs(60);
+/// Steps and readings are remembered for so long at least: what may go within a minute depends on what went, and a slow model takes
+/// that long to answer a few requests.
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
 /// What the pods of a model told at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -48,7 +49,7 @@ pub struct Share {
 
 impl Share {
     /// Fewer say nothing about a share of them.
-    const FEWEST: u64 = 10;
+    pub(super) const FEWEST: u64 = 10;
 
     /// Whether too few were in time.
     #[must_use]
@@ -75,10 +76,42 @@ pub struct History {
     smallest: VecDeque<(Duration, u32)>,
     steps: VecDeque<Step>,
     last_up: Option<Duration>,
+    last_down: Option<Duration>,
     last_blind: Option<Duration>,
     last_burst: Option<Duration>,
     last_whole: Duration,
+    /// Since when there have been as many ready as were wanted, without a break.
+    whole_since: Option<Duration>,
+    began: Duration,
+    was_soon: bool,
+    overloads: Vec<Overload>,
     wanted: u32,
+}
+
+/// How many samples ran in so many replicas when they were too few.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Overload {
+    at: Duration,
+    replicas: u32,
+    running: f64,
+}
+
+impl Overload {
+    /// A step up within this time after a step down shows that what was left was too few.
+    const UNDONE_WITHIN: Duration = Duration::from_secs(600);
+
+    /// It is not tried again for so long, while about as much runs.
+    const KEPT: Duration = Duration::from_secs(3600);
+
+    /// At least this share of what ran counts as about as much.
+    const ALIKE: f64 = 0.8;
+
+    /// A replica that runs more than this share of the most that one ran has a queue again and again.
+    const FULL: f64 = 0.85;
+
+    fn is_kept(&self, at: Duration) -> bool {
+        at < self.at + Self::KEPT
+    }
 }
 
 impl History {
@@ -93,16 +126,21 @@ impl History {
             smallest: only,
             steps: VecDeque::new(),
             last_up: None,
+            last_down: None,
             last_blind: None,
             last_burst: None,
             last_whole: at,
+            whole_since: None,
+            began: at,
+            was_soon: false,
+            overloads: Vec::new(),
             wanted,
         }
     }
 
-    /// Adds a reading, and forgets those before `window`.
+    /// Adds a reading, and forgets those before `window`, or before a minute where this is more.
     pub fn read(&mut self, reading: Reading, window: Duration) {
-        let first = reading.at.saturating_sub(window);
+        let first = reading.at.saturating_sub(window.max(MINUTE));
         self.readings.push_back(reading);
         // The last two stay however old they are: whether numbers are old is for the decision to say.
         while self.readings.len() > 2 && self.readings.front().is_some_and(|reading| reading.at < first) {
@@ -139,12 +177,21 @@ impl History {
         }
         if self.last().is_some_and(|last| last.ready >= wanted) {
             self.last_whole = at;
+            self.whole_since.get_or_insert(at);
+        } else {
+            self.whole_since = None;
         }
+        self.was_soon = decision.soon;
         if decision.desired > wanted {
+            self.whole_since = None;
+            self.remember_overload(at);
             self.last_up = Some(at);
             if decision.reason.is_blind() {
                 self.last_blind = Some(at);
             }
+        }
+        if decision.desired < wanted {
+            self.last_down = Some(at);
         }
         if decision.desired != wanted {
             self.steps.push_back(Step { at, from: wanted, to: decision.desired });
@@ -153,6 +200,29 @@ impl History {
             self.steps.pop_front();
         }
         self.wanted = decision.desired;
+    }
+
+    /// Remembers it where the last step down is undone so soon. Samples wait then: what runs is all that so many replicas can run.
+    fn remember_overload(&mut self, at: Duration) {
+        self.overloads.retain(|it| it.is_kept(at));
+        let is_undone =
+            self.last_down.is_some_and(|down| at < down + Overload::UNDONE_WITHIN && self.last_up < Some(down));
+        let Some(last) = self.readings.back().filter(|last| is_undone && last.queued > 0.1 * last.load) else { return };
+        let overload = Overload { at, replicas: last.ready, running: last.load - last.queued };
+        self.overloads.retain(|it| it.replicas != overload.replicas);
+        self.overloads.push(overload);
+    }
+
+    /// Replicas that must stay for what runs now: one more than were too few lately for about as much, and so many that each runs
+    /// less than those did that could run no more.
+    #[must_use]
+    pub fn more_than_too_few(&self, at: Duration, running: f64) -> u32 {
+        let kept = || self.overloads.iter().filter(|it| it.is_kept(at));
+        let is_alike = |it: &&Overload| running > Overload::ALIKE * it.running;
+        let one_more = kept().filter(is_alike).map(|it| it.replicas + 1).max().unwrap_or_default();
+        let most = kept().map(|it| it.running / f64::from(it.replicas)).fold(0.0, f64::max);
+        let by_most = if most > 0.0 { replicas(running / (Overload::FULL * most)) } else { 0 };
+        one_more.max(by_most)
     }
 
     fn recommend(&mut self, at: Duration, replicas: u32) {
@@ -178,12 +248,30 @@ impl History {
         self.smallest.iter().find(|(at, _)| *at >= since).map(|(_, replicas)| *replicas)
     }
 
-    /// The number of a minute ago, and how many have gone since.
+    /// The number of so long ago, of at most a minute, and how many have gone since.
     #[must_use]
-    pub fn last_minute(&self, now: Duration) -> (u32, u32) {
-        let recent = self.steps.iter().filter(|step| step.at + MINUTE > now);
+    pub fn gone_within(&self, period: Duration, now: Duration) -> (u32, u32) {
+        let recent = self.steps.iter().filter(|step| step.at + period > now);
         let gone = recent.clone().map(|step| step.from.saturating_sub(step.to)).sum();
         (recent.map(|step| step.from).next().unwrap_or(self.wanted), gone)
+    }
+
+    /// Since when there have been as many ready replicas as are wanted.
+    #[must_use]
+    pub fn whole_since(&self) -> Option<Duration> {
+        self.whole_since
+    }
+
+    /// When it begins.
+    #[must_use]
+    pub fn began(&self) -> Duration {
+        self.began
+    }
+
+    /// Whether the last reading came early, to see whether there is a burst.
+    #[must_use]
+    pub fn was_soon(&self) -> bool {
+        self.was_soon
     }
 
     /// When replicas were last added.

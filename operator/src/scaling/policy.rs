@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use crds::resource::Scaling;
 
+use super::history::MINUTE;
+
 /// The load is smoothed over this time, on the way up as on the way down.
 pub const STABLE_WINDOW: Duration = Duration::from_secs(20);
 
@@ -13,11 +15,15 @@ pub const PANIC_WINDOW: Duration = Duration::from_millis(500);
 /// It is a burst when the load is this many times what the ready replicas should carry.
 pub const PANIC_THRESHOLD: f64 = 2.0;
 
-/// Differences from the target below this share of it change nothing.
+/// Differences from the target below this share of it change nothing; where the readings differ little from each other, smaller ones
+/// count too.
 pub const TOLERANCE: f64 = 0.1;
 
+/// A difference counts from so many standard errors of the average on.
+pub const ERRORS: f64 = 2.5;
+
 /// The most that was recommended within this time is kept.
-pub const DOWN_STABILIZATION: Duration = Duration::from_secs(60);
+pub const DOWN_STABILIZATION: Duration = Duration::from_secs(30);
 
 /// Numbers older than this are not acted on: seven readings.
 pub const STALE_AFTER: Duration = Duration::from_secs(15);
@@ -25,10 +31,14 @@ pub const STALE_AFTER: Duration = Duration::from_secs(15);
 /// One step up adds at most so many replicas, or as many as there are.
 pub const UP_PER_STEP: u32 = 4;
 
-/// In one minute at most this share of the replicas goes, and always one.
-pub const DOWN_PER_MINUTE: f64 = 0.5;
+/// At most this share of the replicas goes, and always one, within [`DOWN_PERIOD`].
+pub const DOWN_SHARE: f64 = 0.5;
 
-/// After a step up nothing goes for so many times what loading the model takes: the new replicas must have shown what they carry.
+/// So long a step down has to show before the next one is as large.
+pub const DOWN_PERIOD: Duration = Duration::from_secs(20);
+
+/// After a step up nothing that is ready goes before the new replicas have shown for a stable window what they carry, but for so many
+/// times what loading the model takes at most: some may never come.
 pub const LOAD_TIMES: f64 = 3.0;
 
 /// What was added for refusals or latency stays for so many times the stabilization: the load would at once say that it is too much.
@@ -47,8 +57,12 @@ pub struct Policy {
     pub queue_per_replica: Option<f64>,
     /// Share of the requests that should be answered in time.
     pub latency_quantile: Option<f64>,
-    /// See [`TOLERANCE`].
+    /// See [`TOLERANCE`]: at most this.
     pub tolerance: f64,
+    /// At least this, however little the readings differ; the same where a number is given.
+    pub least_tolerance: f64,
+    /// See [`ERRORS`].
+    pub errors: f64,
     /// See [`STABLE_WINDOW`].
     pub stable_window: Duration,
     /// See [`PANIC_WINDOW`].
@@ -63,8 +77,8 @@ pub struct Policy {
     pub down_stabilization: Duration,
     /// Most replicas removed in one minute.
     pub down_per_minute: Option<u32>,
-    /// The same as a share of those that there are, where no number is given; see [`DOWN_PER_MINUTE`].
-    pub down_share_per_minute: f64,
+    /// Share of those that there are that goes within [`DOWN_PERIOD`] at most, where no number is given; see [`DOWN_SHARE`].
+    pub down_share: f64,
     /// See [`LOAD_TIMES`].
     pub load_times: f64,
     /// See [`STALE_AFTER`].
@@ -89,6 +103,8 @@ impl From<&Scaling> for Policy {
             queue_per_replica: targets.queue_per_replica.map(f64::from),
             latency_quantile: targets.latency.map(|latency| latency.quantile),
             tolerance: share(behavior.tolerance_percent, TOLERANCE),
+            least_tolerance: share(behavior.tolerance_percent, 0.0),
+            errors: ERRORS,
             stable_window: STABLE_WINDOW,
             panic_window: length(panic.window, PANIC_WINDOW),
             panic_threshold: share(panic.threshold_percent, PANIC_THRESHOLD),
@@ -96,7 +112,7 @@ impl From<&Scaling> for Policy {
             up_per_step: up.max_per_step,
             down_stabilization: length(down.stabilization, DOWN_STABILIZATION),
             down_per_minute: down.max_per_minute,
-            down_share_per_minute: DOWN_PER_MINUTE,
+            down_share: DOWN_SHARE,
             load_times: LOAD_TIMES,
             stale_after: length(scaling.stale_after, STALE_AFTER),
         }
@@ -110,10 +126,16 @@ impl Policy {
         self.up_per_step.unwrap_or_else(|| wanted.max(UP_PER_STEP))
     }
 
-    /// Most replicas that go within a minute from so many.
+    /// The time within which so many go at most.
+    #[must_use]
+    pub fn down_period(&self) -> Duration {
+        if self.down_per_minute.is_some() { MINUTE } else { DOWN_PERIOD }
+    }
+
+    /// Most replicas that go within [`Self::down_period`] from so many.
     #[must_use]
     pub fn step_down(&self, wanted: u32) -> u32 {
-        self.down_per_minute.unwrap_or_else(|| replicas(f64::from(wanted) * self.down_share_per_minute))
+        self.down_per_minute.unwrap_or_else(|| replicas(f64::from(wanted) * self.down_share))
     }
 }
 

@@ -102,14 +102,15 @@ pub struct Variation {
 }
 
 /// What is tried beside the defaults, to see what they are worth.
-pub const VARIATIONS: [Variation; 3] = [
+pub const VARIATIONS: [Variation; 4] = [
     Variation {
-        name: "kept for 5 min, a quarter goes in a minute",
+        name: "kept for 5 min, a tenth goes in 20 s",
         apply: |policy| {
             policy.down_stabilization = Duration::from_secs(300);
-            policy.down_share_per_minute = 0.25;
+            policy.down_share = 0.1;
         },
     },
+    Variation { name: "kept for 60 s", apply: |policy| policy.down_stabilization = Duration::from_secs(60) },
     Variation { name: "averages of 60 s", apply: |policy| policy.stable_window = Duration::from_secs(60) },
-    Variation { name: "tolerance of 2 %", apply: |policy| policy.tolerance = 0.02 },
+    Variation { name: "tolerance of 10 %, whatever chance makes", apply: |policy| policy.least_tolerance = 0.1 },
 ];
