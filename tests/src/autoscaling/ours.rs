@@ -114,6 +114,10 @@ mod tests {
         traces::Shape,
     };
 
+    /// Queues come and go with each replica there: up to 6 were seen, and up to 33 before numbers that had been too few were
+    /// remembered.
+    const MOST_AT_HIGH_TARGETS: f64 = 8.0;
+
     fn score(shape: Shape, number: u64) -> Score {
         let case = Case::new(shape, number);
         run(&case, autoscaler(&case, Who::Ours, SHOWN_TARGET, |_| {}).as_mut()).0
@@ -124,6 +128,17 @@ mod tests {
         for number in 0..PER_SHAPE {
             let score = score(Shape::Steady, number);
             assert!(score.reversals_per_hour() < 2.0, "{number}: {score:?}");
+        }
+    }
+
+    #[test]
+    fn a_target_that_no_replica_reaches_without_a_queue_makes_few_reversals() {
+        for target in [1.5, 2.0] {
+            for number in 0..PER_SHAPE {
+                let case = Case::new(Shape::Steady, number);
+                let score = run(&case, autoscaler(&case, Who::Ours, target, |_| {}).as_mut()).0;
+                assert!(score.reversals_per_hour() < MOST_AT_HIGH_TARGETS, "{target}, {number}: {score:?}");
+            }
         }
     }
 
