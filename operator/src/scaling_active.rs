@@ -120,7 +120,8 @@ fn holds(reason: Reason) -> bool {
         | Reason::Latency
         | Reason::Idle
         | Reason::NoReplicaReady
-        | Reason::Stale => false,
+        | Reason::Stale
+        | Reason::Off => false,
     }
 }
 
