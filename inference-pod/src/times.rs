@@ -21,28 +21,36 @@ pub fn buckets(batch_size: usize) -> Vec<usize> {
     sizes
 }
 
+/// A run may take so much longer than the median and be no exception.
+const SLOW_AT_MOST: f64 = 2.0;
+
 /// The last runs of one bucket. Their median stands for them: whatever a few stalled runs took, it does not move.
 #[derive(Debug, Clone, PartialEq)]
 struct Bucket {
     samples: usize,
     median: f64,
+    /// Nine runs of ten take no longer.
+    slow: f64,
     seen: [f64; WINDOW],
     count: usize,
     next: usize,
     /// Times that it could have been taken since it was.
     passed_over: u32,
+    /// Jobs that were given up on its account since a batch of its size, or a larger one, last ran.
+    doubts: i32,
 }
 
 impl Bucket {
     fn new(samples: usize, seconds: f64) -> Self {
-        let mut bucket = Self { samples, median: 0.0, seen: [0.0; WINDOW], count: 0, next: 0, passed_over: 0 };
+        let mut bucket =
+            Self { samples, median: 0.0, slow: 0.0, seen: [0.0; WINDOW], count: 0, next: 0, passed_over: 0, doubts: 0 };
         bucket.record(seconds);
         bucket
     }
 
     /// One whose time is an estimate: its first run replaces it.
     fn estimated(samples: usize, seconds: f64) -> Self {
-        Self { median: seconds, count: 0, next: 0, ..Self::new(samples, seconds) }
+        Self { count: 0, next: 0, ..Self::new(samples, seconds) }
     }
 
     fn record(&mut self, seconds: f64) {
@@ -55,6 +63,20 @@ impl Bucket {
         // Of an even number the lower one: a second run that stalled must not count for more than the first that did not.
         let (_, median, _) = sorted.select_nth_unstable_by((self.count - 1) / 2, f64::total_cmp);
         self.median = *median;
+        let (_, slow, _) = sorted.select_nth_unstable_by((self.count * 9).div_ceil(10) - 1, f64::total_cmp);
+        self.slow = slow.min(self.median * SLOW_AT_MOST);
+    }
+
+    /// All its times become so many times as long.
+    fn scale(&mut self, factor: f64) {
+        self.median *= factor;
+        self.slow *= factor;
+    }
+
+    /// Time that a run has to have, lowered by each doubt.
+    fn needed(&self) -> f64 {
+        const SHARE: f64 = 0.8;
+        self.slow * SHARE.powi(self.doubts)
     }
 
     fn is_estimated(&self) -> bool {
@@ -91,22 +113,34 @@ impl BucketTimes {
                 let factor = time / self.buckets[at].median;
                 if self.buckets[at].is_estimated() && factor.is_finite() {
                     let others = self.buckets.iter_mut().filter(|bucket| bucket.is_estimated());
-                    others.for_each(|bucket| bucket.median *= factor);
+                    others.for_each(|bucket| bucket.scale(factor));
                 }
                 self.buckets[at].record(time);
+                // Those that need less time than this one did could have run.
+                self.buckets[..=at].iter_mut().for_each(|bucket| bucket.doubts = 0);
             }
             Err(_) if self.buckets.is_empty() => self.set(samples, time),
             Err(_) => {}
         }
     }
 
-    /// Lowers the time of a batch of that many samples, because a job was given up on its account. Only a run corrects an
-    /// estimate, and one that is too high would let no run happen: without this it would stand for ever.
+    /// Time that a batch of that many samples has to have, else it is too late for it: that of a slow run, lowered by each
+    /// doubt. A batch needs no more than a larger one. Zero where nothing is known.
+    #[must_use]
+    pub fn needed(&self, samples: usize) -> Duration {
+        self.holding(samples).map_or(Duration::ZERO, |at| {
+            let needed = self.buckets[at..].iter().map(Bucket::needed).fold(f64::INFINITY, f64::min);
+            Duration::from_secs_f64(needed * beyond(samples, self.buckets[at].samples))
+        })
+    }
+
+    /// A job of that many samples was given up because of what its batch [needs](Self::needed). Only a run corrects an
+    /// estimate, and one that is too high would let no run happen: without doubts it would stand for ever. They change
+    /// nothing else that is known of a batch, and a run ends them.
     pub fn doubt(&mut self, samples: usize) {
-        const SHARE: f64 = 0.8;
         if let Some(at) = self.holding(samples) {
-            let Bucket { samples, median, .. } = self.buckets[at];
-            self.buckets[at] = Bucket::new(samples, median * SHARE);
+            let doubts = &mut self.buckets[at].doubts;
+            *doubts = doubts.saturating_add(1);
         }
     }
 
@@ -120,8 +154,7 @@ impl BucketTimes {
     pub fn of(&self, samples: usize) -> Duration {
         self.holding(samples).map_or(Duration::ZERO, |at| {
             let bucket = &self.buckets[at];
-            // Beyond the largest bucket a batch costs as much more as it is larger.
-            Duration::from_secs_f64(bucket.median * (samples as f64 / bucket.samples as f64).max(1.0))
+            Duration::from_secs_f64(bucket.median * beyond(samples, bucket.samples))
         })
     }
 
@@ -224,6 +257,11 @@ impl BucketTimes {
     }
 }
 
+/// Beyond the largest bucket a batch costs as much more as it is larger.
+fn beyond(samples: usize, bucket: usize) -> f64 {
+    (samples as f64 / bucket as f64).max(1.0)
+}
+
 /// The class of a length: lengths up to the same power of two share one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LengthClass(u32);
@@ -266,9 +304,12 @@ impl Times {
     /// The times of a class. Where it has never run they are those of the nearest that has: too low an estimate is corrected
     /// by the first run, too high a one would refuse requests and let none happen.
     pub fn class(&mut self, class: LengthClass) -> &mut BucketTimes {
-        let nearest = self.classes.iter().min_by_key(|(known, _)| known.0.abs_diff(class.0));
-        let estimate = nearest.map(|(_, times)| times.estimates());
-        self.classes.entry(class).or_insert_with(|| estimate.unwrap_or_default())
+        if !self.classes.contains_key(&class) {
+            let nearest = self.classes.iter().min_by_key(|(known, _)| known.0.abs_diff(class.0));
+            let estimate = nearest.map(|(_, times)| times.estimates()).unwrap_or_default();
+            self.classes.insert(class, estimate);
+        }
+        self.classes.entry(class).or_default()
     }
 
     /// Corrects a class by a run while serving.
@@ -341,12 +382,33 @@ mod tests {
     }
 
     #[test]
-    fn a_doubted_estimate_comes_down_until_a_run_can_correct_it() {
+    fn doubts_lower_what_a_batch_needs_until_a_run_and_nothing_else() {
         let mut stuck = times(&[(1, 200), (2, 300)]);
+        let before = stuck.of(1);
         (0..5).for_each(|_| stuck.doubt(1));
-        assert!(stuck.of(1) < Duration::from_millis(66), "{:?}", stuck.of(1));
-        assert_eq!(stuck.of(2), Duration::from_millis(300));
+        assert!(stuck.needed(1) < Duration::from_millis(66), "{:?}", stuck.needed(1));
+        assert_eq!(stuck.of(1), before, "what others wait for is as before");
+        assert_eq!(stuck.needed(2), Duration::from_millis(300));
+        stuck.doubt(2);
+        stuck.record(1, Duration::from_millis(200));
+        assert_eq!([1, 2].map(|size| stuck.needed(size)), [200, 240].map(Duration::from_millis), "2 did not run");
+        stuck.record(2, Duration::from_millis(300));
+        assert_eq!(stuck.needed(2), Duration::from_millis(300));
         BucketTimes::default().doubt(1);
+        assert_eq!(BucketTimes::default().needed(1), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_batch_needs_the_time_of_a_slow_run_but_not_of_a_stalled_one() {
+        let mut seen = times(&[(1, 10)]);
+        (1..WINDOW).for_each(|at| seen.record(1, Duration::from_millis(if at % 5 == 0 { 14 } else { 10 })));
+        assert_eq!((seen.of(1), seen.needed(1)), (Duration::from_millis(10), Duration::from_millis(14)));
+        (0..3).for_each(|_| seen.record(1, Duration::from_secs(60)));
+        assert_eq!(seen.needed(1), Duration::from_millis(20), "no more than twice the median");
+        let mut wrong = times(&[(1, 500), (2, 12)]);
+        assert_eq!(wrong.needed(1), Duration::from_millis(12), "two take no longer than that");
+        wrong.doubt(1);
+        assert_eq!(wrong.of(1), Duration::from_millis(500));
     }
 
     #[test]

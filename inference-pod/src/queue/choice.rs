@@ -56,7 +56,7 @@ impl<T> Queue<T> {
         let Some(job) = self.waiting.get(&first) else { return Choice::TooLate };
         let (least, class) = (job.samples, LengthClass::of(job.length));
         let Some(left) = first.deadline.checked_duration_since(now) else { return Choice::TooLate };
-        if self.times.class(class).of(least) > left {
+        if self.times.class(class).needed(least) > left {
             self.times.class(class).doubt(least);
             return Choice::TooLate;
         }
