@@ -16,9 +16,7 @@ use crate::{
     classify::{Classes, are_probabilities},
     decode::{ImageInput, ImageInputError},
     files::{FilesError, ModelFiles},
-    observe::{
-        Bounds, ModelObserver, Observer, events::Timings, health::ModelFacts, metrics::ModelMetrics, span::Span,
-    },
+    observe::{Bounds, ModelObserver, Observer, health::ModelFacts, metrics::ModelMetrics},
     probe::{self, Batching, Probed},
     queue::{Limits, Queue, Refused},
     session::{Port, Runtime, Session, SessionError, SessionFactory, SessionSettings, Signature},
@@ -124,27 +122,6 @@ pub struct Predicted {
     pub queue_time: Duration,
     /// Longest run of its samples.
     pub run_time: Duration,
-    /// When its jobs came into the queue.
-    pub entered: Instant,
-    /// Samples that shared its longest run.
-    pub batch_samples: usize,
-    /// That run's span, where it has one.
-    pub batch: Option<Span>,
-}
-
-impl Predicted {
-    /// Where the time of its request went, which began and was decoded then.
-    #[must_use]
-    pub fn timings(&self, began: Instant, decode: (Instant, Duration)) -> Timings {
-        let since = |moment: Instant| moment.saturating_duration_since(began);
-        Timings {
-            decode: (since(decode.0), decode.1),
-            queue: (since(self.entered), self.queue_time),
-            run: self.run_time,
-            batch_samples: self.batch_samples,
-            batch: self.batch,
-        }
-    }
 }
 
 /// What the whole process gives to its models.
@@ -421,7 +398,7 @@ impl Model {
         &self,
         reservation: Reservation,
         groups: Vec<Vec<Tensor>>,
-        due: Due,
+        due: &Due,
     ) -> Result<Predicted, PredictError> {
         let mut jobs = Vec::with_capacity(groups.len());
         let mut total = 0_usize;
@@ -431,18 +408,15 @@ impl Model {
             self.check_count(total)?;
             self.cut(inputs, samples, &mut jobs);
         }
-        let entered = Instant::now();
-        let mut tickets = self.shared.push(reservation, jobs, due, entered)?;
+        let mut tickets = self.shared.push(reservation, jobs, due, Instant::now())?;
         let mut parts = Vec::with_capacity(tickets.len());
         for ticket in &mut tickets {
             parts.push(ticket.answer().await?);
         }
         let queue_time = parts.iter().map(|part| part.queue_time).max().unwrap_or_default();
-        let longest = parts.iter().max_by_key(|part| part.run_time);
-        let (run_time, batch_samples, batch) =
-            longest.map_or_else(Default::default, |part| (part.run_time, part.batch_samples, part.batch));
+        let run_time = parts.iter().map(|part| part.run_time).max().unwrap_or_default();
         let outputs = joined(parts.into_iter().map(|part| part.outputs).collect())?;
-        Ok(Predicted { outputs, queue_time, run_time, entered, batch_samples, batch })
+        Ok(Predicted { outputs, queue_time, run_time })
     }
 
     /// Whether a request may have that many samples.

@@ -107,6 +107,39 @@ fn one_request_id_leads_from_the_answer_to_the_line_of_the_log() {
     assert!(line["queue_ms"].is_number() && line["total_ms"].is_number(), "{line}");
 }
 
+#[test]
+fn a_request_that_failed_or_was_late_says_how_far_it_came() {
+    let shapes = "{input_ids: [16], attention_mask: [16], token_type_ids: [16]}";
+    let mini = item("mini", "minilm", &format!("options: {{warmup: {{shapes: {shapes}}}}}"));
+    let late = item("late", "slow", "request_timeout_ms: 4");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("audit.jsonl");
+    let sections = format!("observability: {{events: {{audit: {{file: '{}'}}}}}}\n", file.display());
+    let models = item("tiny", "tiny", "") + &mini + &late;
+    let server = Server::start_as(&Setup { sections: &sections, models: &models, ..Setup::default() });
+    // A token that is in no vocabulary.
+    let tokens = |name: &str, token: i64| json!({"name": name, "datatype": "INT64", "shape": [1, 1], "data": [token]});
+    let inputs = json!([tokens("input_ids", 1 << 40), tokens("attention_mask", 1), tokens("token_type_ids", 0)]);
+    assert_eq!(server.post_json("/v2/models/mini/infer", &json!({"inputs": inputs})).status, 500);
+    let line = |event: &str| {
+        eventually("the line is there", || !server.events(event).is_empty());
+        server.events(event).remove(0)
+    };
+    let failed = line("request.failed");
+    for field in ["decode_ms", "queue_ms", "run_ms"] {
+        assert!(failed[field].is_number(), "{field}: {failed}");
+    }
+    assert_eq!((failed["batch_size"].as_u64(), failed["status"].as_u64()), (Some(1), Some(500)), "{failed}");
+    eventually("one is too late", || server.post_json("/v2/models/late/infer", &body()).status == 504);
+    let expired = line("request.expired");
+    assert!(expired["decode_ms"].is_number() && expired["queue_ms"].is_number(), "{expired}");
+    eventually("the audit file has the same", || {
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let mut lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.any(|line| line["event"] == "request.failed" && line["run_ms"] == failed["run_ms"])
+    });
+}
+
 /// A collector that prints every span, on a port of its own. Ended when dropped.
 struct Collector {
     child: Child,

@@ -32,7 +32,6 @@ use crate::{
     },
     infer::{NamedInput, in_model_order, outputs_named, refuse_sequence, refuse_unsupported},
     model::Model,
-    observe::events::Timings,
     tensor::{Chunks, ElementType, Tensor},
 };
 
@@ -56,13 +55,8 @@ async fn infer(app: &App, headers: &HeaderMap, body: Body) -> Result<Response, A
     measured(app, &model, &caller, timeout, async |admitted| predict(app, &model, message, admitted).await).await
 }
 
-async fn predict(
-    app: &App,
-    model: &Arc<Model>,
-    message: Incoming,
-    admitted: Admitted,
-) -> Result<(Response, Timings), ApiError> {
-    let Admitted { mut reservation, due, began } = admitted;
+async fn predict(app: &App, model: &Arc<Model>, message: Incoming, admitted: Admitted) -> Result<Response, ApiError> {
+    let Admitted { mut reservation, due } = admitted;
     let message = message.whole(&mut reservation).await?;
     let began_decoding = Instant::now();
     let parted = message::parted(&message)?;
@@ -73,16 +67,16 @@ async fn predict(
         off_the_loop(app, move || InferCall::read(parted, &work)).await?
     };
     find(app, &model_name(model.name.clone(), form.version.clone()))?;
-    let decode_time = began_decoding.elapsed();
+    let decode_time = due.progress.decoded(began_decoding);
     model.metrics().decoded(decode_time);
-    let predicted = model.predict(reservation, vec![inputs], due).await?;
+    let predicted = model.predict(reservation, vec![inputs], &due).await?;
     let answer = if form.raw || form.bytes(&predicted.outputs) <= SMALL_BYTES {
         message::answer(&form.answer(model, &predicted.outputs))?
     } else {
         let (work, outputs) = (Arc::clone(model), predicted.outputs.clone());
         off_the_loop(app, move || message::answer(&form.answer(&work, &outputs))).await?
     };
-    Ok((timed(answer, decode_time, &predicted), predicted.timings(began, (began_decoding, decode_time))))
+    Ok(timed(answer, decode_time, &predicted))
 }
 
 /// A request that fits its model by name.

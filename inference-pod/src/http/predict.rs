@@ -27,6 +27,7 @@ use crate::{
     observe::{
         Caller, Conclusion, ModelObserver, Outcome, Reason,
         events::{Timings, redact::without_quotes},
+        progress::Progress,
     },
     registry::Found,
     tensor::Tensor,
@@ -107,8 +108,6 @@ pub struct Admitted {
     pub reservation: Reservation,
     /// What its jobs have from it.
     pub due: Due,
-    /// When it came.
-    pub began: Instant,
 }
 
 /// Tells how a request ended; also of one whose caller left, whose future is dropped and this with it, and of one that panicked.
@@ -116,13 +115,16 @@ struct Counted<'a> {
     observer: &'a ModelObserver,
     caller: &'a Caller<'a>,
     began: Instant,
+    progress: Arc<Progress>,
     ended: bool,
 }
 
 impl Counted<'_> {
     fn end(&mut self, conclusion: Conclusion<'_>) {
         self.ended = true;
-        self.observer.ended(self.caller, &Conclusion { latency: self.began.elapsed(), ..conclusion });
+        let now = Instant::now();
+        let (latency, timings) = (now.saturating_duration_since(self.began), self.progress.timings(now));
+        self.observer.ended(self.caller, &Conclusion { latency, timings, ..conclusion });
     }
 }
 
@@ -144,7 +146,7 @@ impl Drop for Counted<'_> {
 }
 
 fn conclusion<'a>(outcome: Outcome, status: u16, error: &'a dyn Fn() -> Option<String>) -> Conclusion<'a> {
-    Conclusion { outcome, reason: None, status, latency: Duration::ZERO, timings: None, error }
+    Conclusion { outcome, reason: None, status, latency: Duration::ZERO, timings: Timings::default(), error }
 }
 
 /// Holds a place in the queue, runs the request up to its deadline, and tells how it ended; whatever protocol it came by.
@@ -156,41 +158,40 @@ pub async fn measured<T>(
     model: &Model,
     caller: &Caller<'_>,
     timeout: Duration,
-    run: impl AsyncFnOnce(Admitted) -> Result<(T, Timings), ApiError>,
+    run: impl AsyncFnOnce(Admitted) -> Result<T, ApiError>,
 ) -> Result<T, ApiError> {
     let began = Instant::now();
     let observer = &model.observer;
     observer.received(caller);
-    let mut counted = Counted { observer, caller, began, ended: false };
+    let progress = Arc::new(Progress::new(began));
+    let mut counted = Counted { observer, caller, began, progress: Arc::clone(&progress), ended: false };
     let usable = in_time(timeout);
-    let due = Due { deadline: began + usable, span: caller.span };
+    let deadline = began + usable;
     let result = match model.reserve(began) {
         Err(full) => {
             // And with it the body, which nobody will read.
             drop(run);
             Err(ApiError::from(full))
         }
-        Ok(reservation) => match tokio::time::timeout(usable, run(Admitted { reservation, due, began })).await {
-            Ok(result) => result,
-            Err(_) => Err(ApiError::deadline(timeout)),
-        },
+        Ok(reservation) => {
+            let due = Due { deadline, span: caller.span, progress };
+            let in_time = tokio::time::timeout(usable, run(Admitted { reservation, due })).await;
+            in_time.unwrap_or_else(|_| Err(ApiError::deadline(timeout)))
+        }
     };
     match &result {
-        Ok((_, timings)) => {
-            let ok = conclusion(Outcome::ok, StatusCode::OK.as_u16(), &|| None);
-            counted.end(Conclusion { timings: Some(*timings), ..ok });
-        }
+        Ok(_) => counted.end(conclusion(Outcome::ok, StatusCode::OK.as_u16(), &|| None)),
         Err(error) => {
             let (outcome, reason) = error.counted_as();
             let told = || Some(told(error, model));
             let failed = conclusion(outcome, error.status().as_u16(), &told);
             counted.end(Conclusion { reason: Some(reason), ..failed });
             if error.status() == StatusCode::TOO_MANY_REQUESTS {
-                app.refusals.turn(due.deadline).await;
+                app.refusals.turn(deadline).await;
             }
         }
     }
-    result.map(|(answer, _)| answer)
+    result
 }
 
 /// What is told of an error: the whole chain of a failure of ours, and what was wrong with a client's input without what it
@@ -231,8 +232,8 @@ async fn classify(
     parts: &Parts,
     body: Body,
     admitted: Admitted,
-) -> Result<(Response, Timings), ApiError> {
-    let Admitted { mut reservation, due, began } = admitted;
+) -> Result<Response, ApiError> {
+    let Admitted { mut reservation, due } = admitted;
     let kind = body::kind_of(&parts.headers, app.server.max_body_bytes)?;
     let bytes = body::read(body, app.server.max_body_bytes, &mut reservation).await?.contiguous();
     let source = match kind {
@@ -268,11 +269,11 @@ async fn classify(
         })
         .await?;
     }
-    let decode_time = began_decoding.elapsed();
+    let decode_time = due.progress.decoded(began_decoding);
     model.metrics().decoded(decode_time);
-    let predicted = model.predict(reservation, groups, due).await?;
+    let predicted = model.predict(reservation, groups, &due).await?;
     let answer = classified(model, &predicted, images.listed)?;
-    Ok((timed(answer, decode_time, &predicted), predicted.timings(began, (began_decoding, decode_time))))
+    Ok(timed(answer, decode_time, &predicted))
 }
 
 /// The next image as a sample; `None` where there is none left.
@@ -301,18 +302,17 @@ async fn infer_tensors(
     parts: &Parts,
     body: Body,
     admitted: Admitted,
-) -> Result<(Response, Timings), ApiError> {
-    let Admitted { mut reservation, due, began } = admitted;
+) -> Result<Response, ApiError> {
+    let Admitted { mut reservation, due } = admitted;
     body::expect_json(&parts.headers, app.server.max_body_bytes)?;
     let bytes = body::read(body, app.server.max_body_bytes, &mut reservation).await?;
     let began_decoding = Instant::now();
     let InferRequest { inputs, form } = read_tensors(app, model, Framed::new(&parts.headers, &bytes)?).await?;
-    let decode_time = began_decoding.elapsed();
+    let decode_time = due.progress.decoded(began_decoding);
     model.metrics().decoded(decode_time);
-    let predicted = model.predict(reservation, vec![inputs], due).await?;
+    let predicted = model.predict(reservation, vec![inputs], &due).await?;
     let answer = written(app, model, form, &predicted).await?;
-    let timings = predicted.timings(began, (began_decoding, decode_time));
-    Ok((timed(answer.into_response(), decode_time, &predicted), timings))
+    Ok(timed(answer.into_response(), decode_time, &predicted))
 }
 
 /// Writes the answer; a large one away from the loop.

@@ -15,6 +15,7 @@ pub mod metrics;
 #[path = "metrics_off.rs"]
 pub mod metrics;
 pub mod process;
+pub mod progress;
 pub mod span;
 #[cfg(feature = "metrics")]
 mod triton;
@@ -304,8 +305,8 @@ pub struct Conclusion<'a> {
     pub status: u16,
     /// From its headers to its answer.
     pub latency: Duration,
-    /// Where the time went.
-    pub timings: Option<Timings>,
+    /// Where the time went, as far as it got.
+    pub timings: Timings,
     /// The whole chain of errors; only called where somebody wants to know.
     pub error: &'a dyn Fn() -> Option<String>,
 }

@@ -1,9 +1,13 @@
 //! From jobs to the input of a run, and from its outputs to the answer of each job.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{Answer, JobError, JobOutput, Reply};
-use crate::{observe::span::Span, session::Stacked, tensor::Tensor};
+use crate::{
+    observe::{progress::Progress, span::Span},
+    session::Stacked,
+    tensor::Tensor,
+};
 
 /// What a job needs on its way back.
 pub(super) struct Way {
@@ -11,6 +15,8 @@ pub(super) struct Way {
     pub(super) queue_time: Duration,
     /// The span of its request, where it is traced.
     pub(super) span: Option<Span>,
+    /// How far its request has come.
+    pub(super) progress: Arc<Progress>,
 }
 
 /// The run that answers.
@@ -19,8 +25,6 @@ pub(super) struct Run {
     pub(super) time: Duration,
     /// Rows of it that are nobody's.
     pub(super) padding: usize,
-    /// Its span, where any of its jobs is traced.
-    pub(super) batch: Option<Span>,
 }
 
 /// Lays the jobs' rows behind one another, input by input, and `padding` copies of the last one behind them: values that the
@@ -86,7 +90,6 @@ pub(super) fn address(
     result: &Result<Vec<Tensor>, JobError>,
 ) -> Vec<Addressed> {
     let alone = replies.len() == 1 && run.padding == 0;
-    let batch_samples = ways.iter().map(|way| way.samples).sum();
     let mut row = 0;
     let addressed = |(reply, way): (Reply, &Way)| {
         let own = |output: &Tensor| if alone { output.clone() } else { output.rows(row, way.samples) };
@@ -95,8 +98,6 @@ pub(super) fn address(
                 outputs: outputs.iter().map(own).collect(),
                 queue_time: way.queue_time,
                 run_time: run.time,
-                batch_samples,
-                batch: run.batch,
             }),
             Err(error) => Err(error.clone()),
         };

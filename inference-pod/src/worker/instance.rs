@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     integral::{Integral, Reading},
-    observe::{Links, Memory, events::Batch, span::Span},
+    observe::{Links, Memory, events::Batch, progress, span::Span},
     queue::{self, Taken, Waiting},
     session::{SessionError, Stacked},
     tensor::Tensor,
@@ -244,9 +244,11 @@ fn run(shared: &Shared, index: usize, runner: &mut dyn Runner, batch: Vec<Waitin
     for job in batch {
         let queue_time = began.saturating_duration_since(job.entered);
         shared.observer.metrics().waited(queue_time);
-        ways.push(Way { samples: job.samples, queue_time, span: job.payload.span });
-        replies.push(job.payload.reply);
-        inputs.push(job.payload.inputs);
+        let Job { inputs: own, reply, span, progress } = job.payload;
+        progress.waited(queue_time);
+        ways.push(Way { samples: job.samples, queue_time, span, progress });
+        replies.push(reply);
+        inputs.push(own);
     }
     let jobs: Vec<&[Tensor]> = inputs.iter().map(Vec::as_slice).collect();
     let Ran { result, replies, run, ended } = run_together(shared, index, runner, &jobs, &ways, replies);
@@ -315,6 +317,7 @@ fn run_together(
 ) -> Ran {
     let (instance, samples) = (&shared.instances[index], samples_of(ways));
     let began = instance.begin(samples, replies);
+    ways.iter().for_each(|way| way.progress.run_began(samples, began));
     shared.observer.metrics().run_began(samples);
     let padding = shared.padding(samples);
     let (result, ended) = run_caught(runner, jobs, padding);
@@ -325,8 +328,9 @@ fn run_together(
     // It was told to end, and it did.
     let told = || (Err(JobError::TooLong(shared.run_timeout)), Ended::Well);
     let (result, ended) = if terminated && !matches!(ended, Ended::Panicked) { told() } else { (result, ended) };
-    let batch = tell_of_batch(shared, index, ways, time, result.is_ok());
-    Ran { result, replies, run: Run { time, padding, batch }, ended }
+    let span = tell_of_batch(shared, index, ways, time, result.is_ok());
+    ways.iter().for_each(|way| way.progress.run_ended(progress::Run { time, samples, span }));
+    Ran { result, replies, run: Run { time, padding }, ended }
 }
 
 /// Tells of a run where anybody wants to know. Its span, where any of its jobs is traced.

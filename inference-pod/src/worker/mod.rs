@@ -29,7 +29,7 @@ use self::{
 };
 use crate::{
     integral::Reading,
-    observe::{ModelObserver, span::Span},
+    observe::{ModelObserver, progress::Progress, span::Span},
     queue::{Key, NewJob, Queue, Refused, Run, Shape, Taken},
     session::{Session, SessionError},
     tensor::{Tensor, elements},
@@ -62,12 +62,14 @@ pub enum JobError {
 }
 
 /// What the jobs of a request have from it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Due {
     /// An answer is of no more use afterwards.
     pub deadline: Instant,
     /// The request's span, where it is traced.
     pub span: Option<Span>,
+    /// How far the request has come.
+    pub progress: Arc<Progress>,
 }
 
 /// Why jobs were not let in.
@@ -88,10 +90,6 @@ pub struct JobOutput {
     pub queue_time: Duration,
     /// Time of the run.
     pub run_time: Duration,
-    /// Samples that shared the run.
-    pub batch_samples: usize,
-    /// The run's span, where any of its jobs is traced.
-    pub batch: Option<Span>,
 }
 
 /// A request's samples and their way back.
@@ -103,6 +101,8 @@ pub struct Job {
     pub reply: Reply,
     /// The span of its request, where it is traced.
     pub span: Option<Span>,
+    /// How far its request has come.
+    pub progress: Arc<Progress>,
 }
 
 type Answer = Result<JobOutput, JobError>;
@@ -267,7 +267,7 @@ impl Shared {
         self: &Arc<Self>,
         mut reservation: Reservation,
         jobs: Vec<(usize, Vec<Tensor>)>,
-        due: Due,
+        due: &Due,
         now: Instant,
     ) -> Result<Vec<Ticket>, PushError> {
         let (jobs, answers): (Vec<_>, Vec<_>) = jobs.into_iter().map(|job| new_job(job, due)).unzip();
@@ -278,6 +278,7 @@ impl Shared {
             // Under the same lock as the push, so that nobody slips in between.
             queue.release(reservation.held, reservation.complete);
             let keys = queue.push(jobs, now).map_err(|(refused, _)| PushError::Refused(refused))?;
+            due.progress.entered(keys.len(), now);
             self.observer.metrics().enqueued(samples, queue.samples(), now);
             Ok(keys)
         });
@@ -423,7 +424,7 @@ impl Shared {
     }
 }
 
-fn new_job((samples, inputs): (usize, Vec<Tensor>), due: Due) -> (NewJob<Job>, oneshot::Receiver<Answer>) {
+fn new_job((samples, inputs): (usize, Vec<Tensor>), due: &Due) -> (NewJob<Job>, oneshot::Receiver<Answer>) {
     let (reply, answer) = oneshot::channel();
     let bytes = inputs.iter().map(|tensor| tensor.data().len()).sum();
     // The first dimension is the batch; what must be equal comes after it.
@@ -436,6 +437,6 @@ fn new_job((samples, inputs): (usize, Vec<Tensor>), due: Due) -> (NewJob<Job>, o
         shape.extend_from_slice(rest);
         length += elements(rest);
     }
-    let payload = Job { inputs, reply, span: due.span };
+    let payload = Job { inputs, reply, span: due.span, progress: Arc::clone(&due.progress) };
     (NewJob { samples, bytes, shape, length, deadline: due.deadline, payload }, answer)
 }

@@ -146,6 +146,10 @@ fn world_with(
     World { shared: Shared::start(terms, queue, runners).unwrap(), fate, observer }
 }
 
+fn due(began: Instant, deadline: Instant) -> Due {
+    Due { deadline, span: None, progress: Arc::new(Progress::new(began)) }
+}
+
 impl World {
     /// Brings jobs of one number each, together.
     fn push(&self, numbers: &[f32]) -> Vec<Ticket> {
@@ -153,7 +157,7 @@ impl World {
         let job = |number: &f32| (1, vec![Tensor::from_f32(vec![1, 1], &[*number]).unwrap()]);
         let reservation = self.shared.reserve(now).unwrap();
         let deadline = now + Duration::from_secs(60);
-        self.shared.push(reservation, numbers.iter().map(job).collect(), Due { deadline, span: None }, now).unwrap()
+        self.shared.push(reservation, numbers.iter().map(job).collect(), &due(now, deadline), now).unwrap()
     }
 
     fn answers(&self, numbers: &[f32]) -> Vec<Result<f32, JobError>> {
@@ -252,8 +256,8 @@ fn a_batch_is_padded_and_nobody_sees_it() {
         .iter()
         .map(|numbers| (numbers.len(), vec![Tensor::from_f32(vec![numbers.len(), 1], numbers).unwrap()]))
         .collect();
-    let due = Due { deadline: now + LONG, span: None };
-    let mut tickets = world.shared.push(world.shared.reserve(now).unwrap(), jobs, due, now).unwrap();
+    let due = due(now, now + LONG);
+    let mut tickets = world.shared.push(world.shared.reserve(now).unwrap(), jobs, &due, now).unwrap();
     world.shared.instances[0].cancel();
     drop(tar);
     let runtime = runtime::Builder::new_current_thread().build().unwrap();
@@ -287,7 +291,7 @@ fn a_job_that_comes_after_the_end_is_not_let_in() {
     let now = Instant::now();
     let reservation = world.shared.reserve(now).unwrap();
     let job = (1, vec![Tensor::from_f32(vec![1, 1], &[1.0]).unwrap()]);
-    let refused = world.shared.push(reservation, vec![job], Due { deadline: now + LONG, span: None }, now).err();
+    let refused = world.shared.push(reservation, vec![job], &due(now, now + LONG), now).err();
     assert_eq!(refused, Some(PushError::Stopped));
 }
 

@@ -117,10 +117,10 @@ impl<'a> Fields<'a> {
             outcome: Some(outcome.name()),
             status: Some(*status),
             total_ms: Some(millis(*total)),
-            decode_ms: timings.map(|timings| millis(timings.decode.1)),
-            queue_ms: timings.map(|timings| millis(timings.queue.1)),
-            run_ms: timings.map(|timings| millis(timings.run)),
-            batch_size: timings.map(|timings| timings.batch_samples),
+            decode_ms: timings.decode.map(|(_, time)| millis(time)),
+            queue_ms: timings.queue.map(|(_, time)| millis(time)),
+            run_ms: timings.run.map(millis),
+            batch_size: timings.batch_samples,
             error: error.as_deref(),
             ..self.with_who(who)
         }

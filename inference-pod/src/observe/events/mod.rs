@@ -175,23 +175,23 @@ pub struct Ended {
     pub status: u16,
     /// From its headers to its answer.
     pub total: Duration,
-    /// Where the time went; unknown where it did not get that far.
-    pub timings: Option<Timings>,
+    /// Where the time went.
+    pub timings: Timings,
     /// The whole chain of errors.
     pub error: Option<String>,
 }
 
-/// Where the time of a request went, from its beginning.
+/// Where the time of a request went, from its beginning; each part only where it got that far.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Timings {
     /// Beginning and time of decoding.
-    pub decode: (Duration, Duration),
+    pub decode: Option<(Duration, Duration)>,
     /// Beginning and time of waiting.
-    pub queue: (Duration, Duration),
+    pub queue: Option<(Duration, Duration)>,
     /// Time of the run, which follows.
-    pub run: Duration,
+    pub run: Option<Duration>,
     /// Samples that shared the run.
-    pub batch_samples: usize,
+    pub batch_samples: Option<usize>,
     /// The run's own span.
     pub batch: Option<Span>,
 }

@@ -177,12 +177,19 @@ fn of_request(event: &Event, ended: &Ended) -> Vec<Draft> {
     if matches!(outcome, Outcome::failed | Outcome::expired) {
         request.status = Status::error(error.clone().unwrap_or_default());
     }
-    let Some(timings) = timings else { return vec![request] };
-    request.attributes.push(KeyValue::new("ortolan.batch_size", timings.batch_samples as i64));
+    let batch_size = timings.batch_samples.map(|samples| KeyValue::new("ortolan.batch_size", samples as i64));
+    request.attributes.extend(batch_size);
     let part = |name, (from, time): (Duration, Duration)| Draft::new(name, span.child(), began + from, time);
-    let mut inference = part("inference", (timings.queue.0 + timings.queue.1, timings.run));
-    inference.links.extend(timings.batch);
-    vec![request, part("decode", timings.decode), part("queue", timings.queue), inference]
+    let run = timings.queue.zip(timings.run).map(|((entered, waited), run)| (entered + waited, run));
+    let inference = run.map(|run| {
+        let mut inference = part("inference", run);
+        inference.links.extend(timings.batch);
+        inference.status = request.status.clone();
+        inference
+    });
+    let decode = timings.decode.map(|decode| part("decode", decode));
+    let queue = timings.queue.map(|queue| part("queue", queue));
+    [Some(request), decode, queue, inference].into_iter().flatten().collect()
 }
 
 fn of_batch(event: &Event, batch: &Batch) -> Vec<Draft> {
