@@ -234,7 +234,8 @@ fn serving_loop(threads: usize) -> Result<AsyncRuntime, std::io::Error> {
         .worker_threads(workers)
         .max_blocking_threads(threads + 8)
         .thread_name("serving")
-        .on_thread_start(threads::interrupt_others)
+        // Blocking threads too: one that decodes asks for less by itself.
+        .on_thread_start(threads::serve_before_models)
         .enable_all()
         .build()
 }

@@ -1,39 +1,78 @@
 //! How the kernel shares cores among our threads. What is asked for here matters where a model's thread and the serving loop
 //! share a core; where each has its own, and where the kernel refuses, nothing changes.
+//!
+//! | thread | slice | nice |
+//! |---|---|---|
+//! | admin | 0.1 ms | as the process |
+//! | serving loop | 2 ms | as the process |
+//! | decoders | 5 ms | 5 |
+//! | a model's threads | 10 ms | 10 |
+//!
+//! Linux 6.12 and later: a waking thread goes before one at work whose slice is longer, and else often has to wait for the next
+//! tick of the kernel's clock. Earlier kernels know no slice of a single thread. A thread takes after the one that starts it,
+//! its slice included, so each kind says all of it.
 
-/// Shortest time that the kernel takes into account, and the longest that a waking serving loop should have to wait.
-const PROMPT_SLICE_NS: u64 = 100_000;
+use std::cell::Cell;
 
-/// How much a thread that runs a model is nice to the others, from 0 to 19. The kernel lets a waking thread take a core only
-/// from one that has had more than its share, and next to one that runs models all the time the serving loop would often have
-/// to wait for the next tick of the kernel's clock.
-const NICE: libc::c_int = 5;
+/// What a kind of thread asks for.
+#[derive(Debug, Clone, Copy)]
+struct Share {
+    policy: libc::c_int,
+    /// From 0 to 19. A thread that is nicer already stays so: to take niceness back needs a privilege.
+    nice: libc::c_int,
+    /// Nanoseconds; the kernel takes 0.1 to 100 ms.
+    slice_ns: u64,
+}
 
-/// Time slice of a thread that runs a model. A waking thread interrupts one that has just begun only if its own slice is the shorter one,
-/// and a thread takes its slice after the thread that started it.
-const LONG_SLICE_NS: u64 = 10_000_000;
+/// Answers within the shortest time that the kernel takes into account, and has little to do.
+const ADMIN: Share = Share { policy: libc::SCHED_OTHER, nice: 0, slice_ns: 100_000 };
+
+/// 2 ms: long enough to bring a burst of requests in without a break, so that they share a batch.
+const LOOP: Share = Share { policy: libc::SCHED_OTHER, nice: 0, slice_ns: 2_000_000 };
+
+/// What is decoded is what the models run next.
+const DECODER: Share = Share { policy: libc::SCHED_BATCH, nice: 5, slice_ns: 5_000_000 };
+
+/// The kernel lets a waking thread take a core only from one that has had more than its share: next to one that runs models
+/// all the time the serving loop would often have to wait were that one not nice.
+const MODEL: Share = Share { policy: libc::SCHED_BATCH, nice: 10, slice_ns: 10_000_000 };
 
 /// Makes the calling thread, one that runs a model, stand back: it starts only when those that are at work are done, so whoever
 /// brings the first request of a burst can go on to bring the others, and they share a batch; and it lets itself be
 /// interrupted by them.
 pub fn start_after_others() {
-    // sched(7): a thread of policy SCHED_BATCH never takes the core from another by waking up.
-    if !share(libc::SCHED_BATCH, NICE, LONG_SLICE_NS) {
-        tracing::debug!(error = %std::io::Error::last_os_error(), "the kernel does not let a thread stand back");
+    ask_for(MODEL);
+}
+
+/// Makes the calling thread, one that decodes, stand back behind the serving loop, but not behind the models. A thread is
+/// asked once, however many jobs it does.
+pub fn decode_behind_the_loop() {
+    thread_local!(static ASKED: Cell<bool> = const { Cell::new(false) });
+    if !ASKED.replace(true) {
+        ask_for(DECODER);
     }
 }
 
-/// Makes the calling thread, one that answers requests or probes, interrupt a long run when there is something to answer.
+/// Makes the calling thread, one that serves connections, interrupt a run when there is something to answer.
+pub fn serve_before_models() {
+    ask_for(LOOP);
+}
+
+/// Makes the calling thread, one that answers probes, interrupt all others.
 pub fn interrupt_others() {
-    if !share(libc::SCHED_OTHER, 0, PROMPT_SLICE_NS) {
-        tracing::debug!(error = %std::io::Error::last_os_error(), "the kernel takes no time slice for a thread");
+    ask_for(ADMIN);
+}
+
+fn ask_for(share: Share) {
+    if !set(share) {
+        tracing::debug!(error = %std::io::Error::last_os_error(), ?share, "the kernel shares cores as it likes");
     }
 }
 
-/// Linux, sched_setattr(2). From 6.12 on `sched_runtime` of an ordinary thread is its time slice, and a waking thread with a shorter one
-/// goes first; earlier kernels change nothing by it.
+/// Linux, sched_setattr(2): all in one call, for policy and niceness set by themselves leave the slice as it was. A thread of
+/// policy SCHED_BATCH never takes the core from another by waking up.
 #[expect(unsafe_code, reason = "there is no safe binding to it")]
-fn share(policy: libc::c_int, nice: libc::c_int, slice_ns: u64) -> bool {
+fn set(share: Share) -> bool {
     #[repr(C)]
     #[derive(Default)]
     struct SchedAttr {
@@ -48,10 +87,9 @@ fn share(policy: libc::c_int, nice: libc::c_int, slice_ns: u64) -> bool {
     }
     let attributes = SchedAttr {
         size: u32::try_from(size_of::<SchedAttr>()).unwrap_or(0),
-        policy: policy.cast_unsigned(),
-        // Whoever started the process with less priority meant it, and to take it back needs a privilege.
-        nice: nice.max(niceness()),
-        runtime: slice_ns,
+        policy: share.policy.cast_unsigned(),
+        nice: share.nice.max(niceness()),
+        runtime: share.slice_ns,
         ..SchedAttr::default()
     };
     // SAFETY: `attributes` is laid out as the kernel's first version of its struct, says its own size, and lives through the
@@ -67,41 +105,41 @@ fn niceness() -> libc::c_int {
 }
 
 #[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use super::*;
 
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn an_ordinary_process_may_ask_for_all_of_it() {
-        let thread = std::thread::spawn(|| {
-            let prompt = (share(libc::SCHED_OTHER, 0, PROMPT_SLICE_NS), niceness());
-            (prompt, share(libc::SCHED_BATCH, NICE, LONG_SLICE_NS), niceness() - prompt.1.max(NICE))
-        });
-        let ((prompt, _), batch, nicer_than_asked) = thread.join().unwrap();
-        assert_eq!((prompt, batch, nicer_than_asked), (true, true, 0));
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn one_that_runs_a_model_keeps_no_short_slice_of_the_thread_that_started_it() {
-        let slices = || {
-            interrupt_others();
-            let started = std::thread::spawn(|| {
-                start_after_others();
-                slice()
-            });
-            (slice(), started.join().unwrap())
-        };
-        // Only a kernel that is built for it tells, and one before 6.12 has no such slices.
-        if let (Some(prompt), Some(long)) = std::thread::spawn(slices).join().unwrap() {
-            assert!(prompt < long || prompt == long && prompt > PROMPT_SLICE_NS, "{prompt} and {long}");
-        }
-    }
-
-    /// As the kernel tells it of the calling thread.
+    /// What the kernel says of the calling thread; none where it does not say.
     fn slice() -> Option<u64> {
-        let told = std::fs::read_to_string("/proc/thread-self/sched").ok()?;
-        let line = told.lines().find(|line| line.starts_with("se.slice"))?;
-        line.rsplit(' ').next()?.parse().ok()
+        let text = std::fs::read_to_string("/proc/thread-self/sched").ok()?;
+        let line = text.lines().find(|line| line.starts_with("se.slice"))?;
+        line.rsplit(':').next()?.trim().parse().ok()
+    }
+
+    #[test]
+    fn an_ordinary_process_may_ask_for_all_of_it() {
+        let ask = || [ADMIN, LOOP, DECODER, MODEL].map(set);
+        assert_eq!(std::thread::spawn(ask).join().unwrap(), [true; 4]);
+    }
+
+    #[test]
+    fn a_thread_that_was_started_by_the_loop_has_the_slice_of_its_own_kind() {
+        let thread = std::thread::spawn(|| {
+            interrupt_others();
+            if slice() != Some(ADMIN.slice_ns) {
+                // An earlier kernel, or one that does not say.
+                return;
+            }
+            serve_before_models();
+            let started = std::thread::spawn(|| {
+                let inherited = slice();
+                decode_behind_the_loop();
+                let decoder = slice();
+                start_after_others();
+                [inherited, decoder, slice()]
+            });
+            assert_eq!(started.join().unwrap(), [LOOP, DECODER, MODEL].map(|share| Some(share.slice_ns)));
+        });
+        thread.join().unwrap();
     }
 }

@@ -344,7 +344,7 @@ pub async fn off_the_loop<T: Send + 'static>(
     let stopping = || ApiError::not_ready("the server is stopping");
     let permit = Arc::clone(&app.decoders).acquire_owned().await.map_err(|_| stopping())?;
     let job = move || {
-        threads::start_after_others();
+        threads::decode_behind_the_loop();
         let result = work();
         drop(permit);
         result
