@@ -30,6 +30,12 @@ impl Arrivals {
         let gap = self.gap?.max(silence);
         Some(Duration::from_secs_f64(gap * samples as f64))
     }
+
+    /// When that many should have come, and one more: who has not come by then fails to come. `None` where too little is
+    /// known to say.
+    pub(super) fn overdue(&self, samples: usize) -> Option<Instant> {
+        self.last?.checked_add(Duration::from_secs_f64(self.gap? * (samples + 1) as f64))
+    }
 }
 
 #[cfg(test)]
@@ -43,6 +49,17 @@ mod tests {
         assert_eq!(arrivals.time_for(1, now), None);
         arrivals.record(1, now);
         assert_eq!(arrivals.time_for(1, now), None);
+    }
+
+    #[test]
+    fn those_who_come_as_often_as_usual_are_overdue_one_gap_after_they_should_have_come() {
+        let now = Instant::now();
+        let after = |millis| now + Duration::from_millis(millis);
+        let mut arrivals = Arrivals::default();
+        arrivals.record(1, now);
+        assert_eq!(arrivals.overdue(1), None);
+        arrivals.record(1, after(10));
+        assert_eq!([1, 3].map(|samples| arrivals.overdue(samples)), [30, 50].map(|millis| Some(after(millis))));
     }
 
     #[test]

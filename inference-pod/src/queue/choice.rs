@@ -155,7 +155,7 @@ impl<T> Queue<T> {
     }
 
     /// Until when an idle instance has reason to wait: the next bucket is cheaper for each sample, and as often as samples
-    /// came lately they will fill it before the oldest has waited longer than allowed.
+    /// came lately they will fill it before the oldest has waited longer than allowed. No longer than until they are overdue.
     fn company_by(&mut self, candidates: &[Candidate], class: LengthClass, now: Instant) -> Option<Instant> {
         if self.limits.batch_timeout.is_zero() {
             return None;
@@ -168,7 +168,8 @@ impl<T> Queue<T> {
         let next = times.cheaper_above(waiting, self.limits.batch_size.min(allowed))?;
         let full = now + self.arrivals.time_for(next - waiting, now)?;
         let latest = oldest + self.limits.batch_timeout;
-        (full <= latest && now < latest).then_some(latest)
+        let until = latest.min(self.arrivals.overdue(next - waiting)?);
+        (full <= latest && now < until).then_some(until)
     }
 }
 

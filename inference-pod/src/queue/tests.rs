@@ -297,7 +297,7 @@ fn a_lone_job_is_never_held_whatever_the_timeout_allows() {
 }
 
 #[test]
-fn an_idle_instance_waits_for_company_that_is_on_its_way_and_no_longer_than_allowed() {
+fn an_idle_instance_waits_for_company_that_is_on_its_way_until_it_fails_to_come() {
     let mut queue = waiting_for_company(10);
     let start = Instant::now();
     for millis in 0..20 {
@@ -307,21 +307,35 @@ fn an_idle_instance_waits_for_company_that_is_on_its_way_and_no_longer_than_allo
     queue.clear(now);
     push(&mut queue, job("first", 1, later(now, 5000)), now);
     let taken = queue.take(0, now);
-    assert_eq!(taken.wait_until, Some(later(now, 10)), "one comes each millisecond, and two cost less than twice one");
+    assert_eq!(taken.wait_until, Some(later(now, 2)), "one comes each millisecond, and two cost less than twice one");
     assert!(taken.batch.is_empty());
     push(&mut queue, job("second", 1, later(now, 5000)), later(now, 1));
-    assert!(queue.take(0, later(now, 1)).batch.is_empty(), "four cost still less");
-    assert_eq!(names(&queue.take(0, later(now, 10)).batch), ["first", "second"], "nobody came, and time is up");
+    assert_eq!(queue.take(0, later(now, 1)).wait_until, Some(later(now, 4)), "four cost still less");
+    assert_eq!(names(&queue.take(0, later(now, 4)).batch), ["first", "second"], "two should have come, and a third");
+}
+
+#[test]
+fn an_idle_instance_waits_no_longer_than_allowed() {
+    let mut queue = waiting_for_company(10);
+    let start = Instant::now();
+    for turn in 0..20 {
+        push(&mut queue, job("x", 1, later(start, 5000)), later(start, turn * 7));
+    }
+    let now = later(start, 140);
+    queue.clear(now);
+    push(&mut queue, job("first", 1, later(now, 5000)), now);
+    assert_eq!(queue.take(0, now).wait_until, Some(later(now, 10)), "it is overdue in 14 ms");
+    assert_eq!(names(&queue.take(0, later(now, 10)).batch), ["first"]);
 }
 
 #[test]
 fn waiting_for_company_ends_where_a_deadline_would_be_missed() {
     let mut queue = waiting_for_company(500);
     let start = Instant::now();
-    for millis in 0..20 {
-        push(&mut queue, job("x", 1, later(start, 5000)), later(start, millis));
+    for turn in 0..20 {
+        push(&mut queue, job("x", 1, later(start, 5000)), later(start, turn * 25));
     }
-    let now = later(start, 20);
+    let now = later(start, 500);
     queue.clear(now);
     push(&mut queue, job("tight", 1, later(now, 60)), now);
     assert_eq!(queue.take(0, now).wait_until, Some(later(now, 40)), "a full batch takes 20 ms");
