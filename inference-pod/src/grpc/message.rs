@@ -111,7 +111,7 @@ impl Incoming {
             }
             pieces.push(frame);
         }
-        reservation.complete();
+        reservation.complete().map_err(PredictError::Refused)?;
         let all = pieces.finish();
         let got = came.saturating_sub(PREFIX);
         match message_length(&all, self.limit)? {

@@ -122,7 +122,7 @@ pub async fn read(body: Body, max_body_bytes: u64, reservation: &mut Reservation
             pieces.push(data);
         }
     }
-    reservation.complete();
+    reservation.complete().map_err(PredictError::Refused)?;
     Ok(pieces.finish())
 }
 

@@ -65,6 +65,8 @@ pub(super) struct Admitted {
     /// Reserved places whose request is complete: work that is certain to come.
     complete: usize,
     held: usize,
+    /// How many were refused.
+    refused: u32,
 }
 
 impl Admitted {
@@ -93,13 +95,13 @@ impl<T> Queue<T> {
     pub fn predicted_wait(&self, now: Instant) -> Duration {
         // A request whose body is still on its way is no work yet; slow senders must not shut others out.
         let complete = self.admitted.complete;
-        let idle = self.busy_until.iter().any(Option::is_none);
+        let idle = self.working().any(Option::is_none);
         if self.samples() + complete == 0 && idle {
             return Duration::ZERO;
         }
-        let running: Duration = self.busy_until.iter().flatten().map(|end| end.saturating_duration_since(now)).sum();
+        let running: Duration = self.working().flatten().map(|end| end.saturating_duration_since(now)).sum();
         let queued = self.admitted.work.saturating_add(self.usual_cost(complete));
-        running.saturating_add(self.pace.of(queued)) / as_u32(self.busy_until.len())
+        self.shared(running.saturating_add(self.pace.of(queued)))
     }
 
     /// Holds a place for a request whose body is not read yet, so that admission needs the headers alone.
@@ -108,7 +110,8 @@ impl<T> Queue<T> {
     /// # Errors
     /// [`Refused`] where the predicted wait or the number of samples is over its bound.
     pub fn reserve(&mut self, now: Instant) -> Result<(), Refused> {
-        self.admit(1, 0, now)?;
+        self.admit_wait(0, now)?;
+        self.admit_samples(1)?;
         self.admitted.reserved += 1;
         Ok(())
     }
@@ -124,9 +127,15 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// The request of a reserved place has come in whole.
-    pub fn complete(&mut self) {
+    /// The request of a reserved place has come in whole. Its wait is judged once more, for its body may have taken long;
+    /// then no more, so that nobody is refused whose body was decoded.
+    ///
+    /// # Errors
+    /// [`Refused`] where the predicted wait is over its bound by now.
+    pub fn complete(&mut self, now: Instant) -> Result<(), Refused> {
+        self.admit_wait(0, now)?;
         self.admitted.complete += 1;
+        Ok(())
     }
 
     /// Gives a reserved place back, with the bytes that were held for it.
@@ -137,26 +146,34 @@ impl<T> Queue<T> {
         admitted.held = admitted.held.saturating_sub(held);
     }
 
-    pub(super) fn admit(&self, samples: usize, bytes: usize, now: Instant) -> Result<(), Refused> {
+    /// Whether the predicted wait is within its bound for a request, `further` samples beyond its first included. Where
+    /// nothing else waits, those do not count; else a request that costs more than the whole bound could never get in.
+    pub(super) fn admit_wait(&mut self, further: usize, now: Instant) -> Result<(), Refused> {
         let (best, largest) =
             self.times.recent().map_or_else(Default::default, |times| (times.best(), times.largest()));
         // Of the run that answers it, those before it in the queue fill half on average, and that half is in the wait.
         let own = best / 2;
         // Two runs may always wait, else there were no full batches where a run takes as long as the bound.
         let least = self.pace.of(largest * 2) + own;
-        let (predicted, limit) = (self.predicted_wait(now) + own, self.limits.max_wait.max(least));
-        if predicted > limit {
-            return Err(Refused { bound: Bound::Wait { predicted, limit }, retry_after: predicted - limit });
+        let others_wait = self.samples() + self.admitted.complete > 0;
+        let further = if others_wait { self.drain_time(further) } else { Duration::ZERO };
+        let (predicted, limit) = (self.predicted_wait(now) + own + further, self.limits.max_wait.max(least));
+        if predicted <= limit {
+            return Ok(());
         }
-        let wanted = self.samples() + self.admitted.reserved + samples;
-        if wanted > self.limits.samples {
-            let retry_after = self.drain_time(wanted - self.limits.samples);
-            return Err(Refused { bound: Bound::Samples(self.limits.samples), retry_after });
-        }
-        self.admit_bytes(bytes, 0)
+        Err(self.refused(Bound::Wait { predicted, limit }, predicted - limit))
     }
 
-    fn admit_bytes(&self, bytes: usize, held_by_it: usize) -> Result<(), Refused> {
+    pub(super) fn admit_samples(&mut self, samples: usize) -> Result<(), Refused> {
+        let wanted = self.samples() + self.admitted.reserved + samples;
+        if wanted <= self.limits.samples {
+            return Ok(());
+        }
+        let over = self.drain_time(wanted - self.limits.samples);
+        Err(self.refused(Bound::Samples(self.limits.samples), over))
+    }
+
+    pub(super) fn admit_bytes(&mut self, bytes: usize, held_by_it: usize) -> Result<(), Refused> {
         let limit = self.limits.bytes;
         let wanted = held_by_it.saturating_add(bytes);
         // Trying again would not help it: there is never more room than all of it.
@@ -164,16 +181,36 @@ impl<T> Queue<T> {
             return Err(Refused { bound: Bound::Request { bytes: wanted, limit }, retry_after: Duration::ZERO });
         }
         let known = self.admitted.bytes + self.admitted.held;
-        if known.saturating_add(bytes) > limit {
-            let retry_after = self.drain_time(self.samples() + self.admitted.reserved);
-            return Err(Refused { bound: Bound::Bytes(limit), retry_after });
+        if known.saturating_add(bytes) <= limit {
+            return Ok(());
         }
-        Ok(())
+        let over = self.drain_time(self.samples() + self.admitted.reserved);
+        Err(self.refused(Bound::Bytes(limit), over))
+    }
+
+    /// Room comes when the excess has drained, but by whole runs. Those who were refused together are spread over one more,
+    /// else they came back together.
+    fn refused(&mut self, bound: Bound, excess: Duration) -> Refused {
+        const TURNS: u32 = 8;
+        let turn = self.admitted.refused % TURNS;
+        self.admitted.refused = self.admitted.refused.wrapping_add(1);
+        let run = self.times.recent().map_or(Duration::ZERO, |times| self.pace.of(times.best()));
+        Refused { bound, retry_after: excess.max(run) + run * turn / TURNS }
     }
 
     /// How long that many samples take by the measured times.
     fn drain_time(&self, samples: usize) -> Duration {
-        self.pace.of(self.usual_cost(samples)) / as_u32(self.busy_until.len())
+        self.shared(self.pace.of(self.usual_cost(samples)))
+    }
+
+    /// When each instance that works is expected to be free.
+    fn working(&self) -> impl Iterator<Item = &Option<Instant>> {
+        self.busy_until.iter().zip(&self.lost).filter(|(_, lost)| !**lost).map(|(busy_until, _)| busy_until)
+    }
+
+    /// What the instances that work need together for what one would need so long for.
+    fn shared(&self, alone: Duration) -> Duration {
+        alone / as_u32(self.working().count().max(1))
     }
 
     fn usual_cost(&self, samples: usize) -> Duration {

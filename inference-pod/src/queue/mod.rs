@@ -112,6 +112,8 @@ pub struct Queue<T> {
     pace: Pace,
     /// When each instance is expected to be free; `None` while it is.
     busy_until: Vec<Option<Instant>>,
+    /// Instances that were given up.
+    lost: Vec<bool>,
 }
 
 impl<T> Queue<T> {
@@ -127,6 +129,7 @@ impl<T> Queue<T> {
             arrived: 0,
             pace: Pace::new(instances.max(1)),
             busy_until: vec![None; instances.max(1)],
+            lost: vec![false; instances.max(1)],
         }
     }
 
@@ -182,9 +185,25 @@ impl<T> Queue<T> {
     /// # Errors
     /// The jobs come back with [`Refused`] where a bound would be crossed. Nothing was let in.
     pub fn push(&mut self, jobs: Vec<NewJob<T>>, now: Instant) -> Result<Vec<Key>, (Refused, Vec<NewJob<T>>)> {
-        let samples = jobs.iter().map(|job| job.samples).sum();
+        match self.admit_wait(samples_of(&jobs).saturating_sub(1), now) {
+            Ok(()) => self.push_admitted(jobs, now),
+            Err(refused) => Err((refused, jobs)),
+        }
+    }
+
+    /// As [`Self::push`], for a request that was [complete](Self::complete) before: only what was not known then can keep
+    /// it out, the samples beyond its first and the bytes.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub fn push_complete(&mut self, jobs: Vec<NewJob<T>>, now: Instant) -> Result<Vec<Key>, (Refused, Vec<NewJob<T>>)> {
+        if samples_of(&jobs) > 1 { self.push(jobs, now) } else { self.push_admitted(jobs, now) }
+    }
+
+    fn push_admitted(&mut self, jobs: Vec<NewJob<T>>, now: Instant) -> Result<Vec<Key>, (Refused, Vec<NewJob<T>>)> {
+        let samples = samples_of(&jobs);
         let bytes = jobs.iter().map(|job| job.bytes).sum();
-        if let Err(refused) = self.admit(samples, bytes, now) {
+        if let Err(refused) = self.admit_samples(samples).and_then(|()| self.admit_bytes(bytes, 0)) {
             return Err((refused, jobs));
         }
         self.arrivals.record(samples, now);
@@ -258,6 +277,12 @@ impl<T> Queue<T> {
         self.pace.rests(instance);
     }
 
+    /// An instance was given up for good: nobody waits for it any more.
+    pub fn lost(&mut self, instance: usize) {
+        self.lost[instance] = true;
+        self.gave_up(instance);
+    }
+
     /// Takes everything out; for a server that stops.
     pub fn clear(&mut self, now: Instant) -> Vec<Waiting<T>> {
         self.admitted.empty(now);
@@ -271,6 +296,10 @@ impl<T> Waiting<T> {
     pub fn length(&self) -> usize {
         self.length
     }
+}
+
+fn samples_of<T>(jobs: &[NewJob<T>]) -> usize {
+    jobs.iter().map(|job| job.samples).sum()
 }
 
 fn as_u32(count: usize) -> u32 {

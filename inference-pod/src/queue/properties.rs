@@ -12,24 +12,31 @@ use crate::times::BucketTimes;
 enum Happening {
     /// A request of jobs: samples, length, milliseconds until its deadline; and which of three shapes.
     Request(Vec<(usize, usize)>, u64, usize),
+    /// Such a request with a place that was held for it, and milliseconds that it takes to decode.
+    Held(Vec<(usize, usize)>, u64, usize, u64),
     /// The caller of a job leaves: one of those that came, counted from the last.
     Leave(usize),
     /// An instance asks for work.
     Ask(usize),
     /// An instance's run ends, after that many milliseconds.
     End(usize, u64),
+    /// An instance is given up, with what runs on it. Never the first.
+    Lose(usize),
 }
 
 const BATCH_SIZE: usize = 8;
 const INSTANCES: usize = 3;
 
 fn happenings() -> impl Strategy<Value = Vec<(u64, Happening)>> {
-    let jobs = prop::collection::vec((1..=BATCH_SIZE, 1_usize..300), 1..4);
+    let jobs = || prop::collection::vec((1..=BATCH_SIZE, 1_usize..300), 1..4);
     let happening = prop_oneof![
-        4 => (jobs, 0_u64..3000, 0_usize..3).prop_map(|(jobs, deadline, shape)| Happening::Request(jobs, deadline, shape)),
+        3 => (jobs(), 0_u64..3000, 0_usize..3).prop_map(|(jobs, deadline, shape)| Happening::Request(jobs, deadline, shape)),
+        2 => (jobs(), 0_u64..3000, 0_usize..3, 0_u64..20)
+            .prop_map(|(jobs, deadline, shape, millis)| Happening::Held(jobs, deadline, shape, millis)),
         1 => (0_usize..10).prop_map(Happening::Leave),
         4 => (0..INSTANCES).prop_map(Happening::Ask),
         3 => (0..INSTANCES, 1_u64..200).prop_map(|(instance, millis)| Happening::End(instance, millis)),
+        1 => (1..INSTANCES * 8).prop_map(Happening::Lose),
     ];
     prop::collection::vec((0_u64..40, happening), 1..120)
 }
@@ -55,6 +62,9 @@ fn times() -> impl Strategy<Value = Times> {
     })
 }
 
+/// How jobs are let in.
+type Push = fn(&mut Queue<usize>, Vec<NewJob<usize>>, Instant) -> Result<Vec<Key>, (Refused, Vec<NewJob<usize>>)>;
+
 /// The queue, and what is known of each job from outside.
 struct World {
     queue: Queue<usize>,
@@ -66,6 +76,7 @@ struct World {
     waiting: BTreeSet<usize>,
     answered: BTreeMap<usize, &'static str>,
     running: [Option<(usize, usize)>; INSTANCES],
+    lost: [bool; INSTANCES],
     /// Milliseconds that samples have waited, one by one.
     waited: u64,
 }
@@ -82,15 +93,39 @@ impl World {
 
     fn happens(&mut self, happening: Happening) {
         match happening {
-            Happening::Request(jobs, deadline, shape) => self.request(&jobs, deadline, shape),
+            Happening::Request(jobs, deadline, shape) => _ = self.request(&jobs, deadline, shape, Queue::push),
+            Happening::Held(jobs, deadline, shape, millis) => self.held(&jobs, deadline, shape, millis),
             Happening::Leave(back) => self.leave(back),
             Happening::Ask(instance) => self.ask(instance),
             Happening::End(instance, millis) => self.end(instance, Duration::from_millis(millis)),
+            Happening::Lose(instance) => self.lose(instance),
         }
         self.bounds_hold();
     }
 
-    fn request(&mut self, jobs: &[(usize, usize)], deadline: u64, shape: usize) {
+    fn held(&mut self, jobs: &[(usize, usize)], deadline: u64, shape: usize, millis: u64) {
+        if self.queue.reserve(self.now).is_err() {
+            return;
+        }
+        if self.queue.complete(self.now).is_err() {
+            self.queue.release(0, false);
+            return;
+        }
+        self.passes(millis);
+        self.queue.release(0, true);
+        let refused = self.request(jobs, deadline, shape, Queue::push_complete);
+        let is_lone = jobs.iter().map(|job| job.0).sum::<usize>() == 1;
+        assert!(!(is_lone && matches!(refused, Some(Bound::Wait { .. }))), "decoded, and then refused for its wait");
+    }
+
+    fn lose(&mut self, instance: usize) {
+        if instance < INSTANCES {
+            self.queue.lost(instance);
+            (self.lost[instance], self.running[instance]) = (true, None);
+        }
+    }
+
+    fn request(&mut self, jobs: &[(usize, usize)], deadline: u64, shape: usize, push: Push) -> Option<Bound> {
         let first = self.facts.len();
         let new = |(at, (samples, length)): (usize, &(usize, usize))| NewJob {
             samples: *samples,
@@ -102,7 +137,7 @@ impl World {
         };
         let new: Vec<_> = jobs.iter().enumerate().map(new).collect();
         let (samples, had_bytes) = (jobs.iter().map(|job| job.0).sum::<usize>(), self.queue.bytes());
-        match self.queue.push(new, self.now) {
+        match push(&mut self.queue, new, self.now) {
             Ok(keys) => {
                 assert_eq!(keys.len(), jobs.len());
                 assert!(self.queue.samples() <= self.limits.samples, "the bound in samples");
@@ -122,8 +157,10 @@ impl World {
                     Bound::Request { bytes, limit } => bytes == samples * 10 && bytes > limit,
                 };
                 assert!(over, "{refused:?}");
+                return Some(refused.bound);
             }
         }
+        None
     }
 
     fn leave(&mut self, back: usize) {
@@ -136,7 +173,7 @@ impl World {
     }
 
     fn ask(&mut self, instance: usize) {
-        if self.running[instance].is_some() {
+        if self.running[instance].is_some() || self.lost[instance] {
             return;
         }
         let earliest = self.waiting.iter().copied().min_by_key(|at| self.keys[*at]);
@@ -205,7 +242,8 @@ proptest! {
         let queue = Queue::new(limits, times, INSTANCES);
         let mut world = World {
             queue, limits, now: Instant::now(), keys: Vec::new(), facts: Vec::new(), waiting: BTreeSet::new(),
-            answered: BTreeMap::new(), running: [None; INSTANCES], waited: 0,
+            answered: BTreeMap::new(), running: [None; INSTANCES],
+            lost: [false; INSTANCES], waited: 0,
         };
         for (millis, happening) in happenings {
             world.passes(millis);

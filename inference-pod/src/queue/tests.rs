@@ -127,7 +127,10 @@ fn the_queue_is_bounded_in_time_first() {
     assert_eq!(refused.1.len(), 1, "a refused job comes back");
     let Bound::Wait { predicted, limit } = refused.0.bound else { panic!("{:?}", refused.0) };
     assert_eq!((predicted, limit), (Duration::from_micros(102_500), Duration::from_millis(100)));
-    assert_eq!(refused.0.retry_after, Duration::from_micros(2_500));
+    let again = || queue.push(vec![job("x", 1, later(now, 60_000))], now).unwrap_err().0.retry_after;
+    let retries: Vec<_> = [refused.0.retry_after].into_iter().chain(std::iter::repeat_with(again).take(8)).collect();
+    let expected = [20_000, 22_500, 25_000, 27_500, 30_000, 32_500, 35_000, 37_500, 20_000];
+    assert_eq!(retries, expected.map(Duration::from_micros), "a run at least, and spread over one more");
 }
 
 #[test]
@@ -233,10 +236,67 @@ fn a_slow_sender_is_no_work_until_its_request_is_complete() {
         queue.reserve(now).unwrap();
     }
     assert_eq!(queue.predicted_wait(now), Duration::ZERO);
-    queue.complete();
+    queue.complete(now).unwrap();
     assert_eq!(queue.predicted_wait(now), Duration::from_micros(2_500));
     queue.release(0, true);
     assert_eq!(queue.predicted_wait(now), Duration::ZERO);
+}
+
+#[test]
+fn who_is_complete_is_not_refused_for_its_wait_and_who_comes_late_is_refused_before_it_is_decoded() {
+    let (mut queue, now) = queue();
+    queue.reserve(now).unwrap();
+    queue.reserve(now).unwrap();
+    queue.complete(now).unwrap();
+    while queue.push(vec![job("x", 1, later(now, 60_000))], now).is_ok() {}
+    assert!(matches!(queue.complete(now).unwrap_err().bound, Bound::Wait { .. }));
+    queue.release(0, true);
+    queue.away(0, later(now, 1000));
+    queue.push_complete(vec![job("decoded", 1, later(now, 60_000))], now).unwrap();
+    let many = vec![job("many", 2, later(now, 60_000))];
+    assert!(queue.push_complete(many, now).is_err(), "its second sample was not known");
+}
+
+#[test]
+fn the_samples_of_a_request_count_in_its_own_wait_unless_nothing_else_waits() {
+    let (mut queue, now) = queue();
+    let request = |jobs: usize| (0..jobs).map(|_| job("y", 8, later(now, 60_000))).collect::<Vec<_>>();
+    assert!(queue.push(request(6), now).is_ok(), "120 ms, but alone");
+    queue.clear(now);
+    push(&mut queue, job("x", 1, later(now, 60_000)), now);
+    let (refused, _) = queue.push(request(5), now).unwrap_err();
+    assert!(matches!(refused.bound, Bound::Wait { .. }), "{refused:?}");
+    assert!(queue.push(request(4), now).is_ok(), "2.5 ms, half a run, and 31 further samples");
+}
+
+#[test]
+fn an_instance_that_was_given_up_works_nothing_off() {
+    let now = Instant::now();
+    let mut queue: Queue<&'static str> = Queue::new(limits(), measured_times(), 2);
+    for name in ["a", "b"] {
+        push(&mut queue, job(name, 8, later(now, 5000)), now);
+        queue.take(usize::from(name == "b"), now);
+    }
+    push(&mut queue, job("c", 8, later(now, 5000)), now);
+    assert_eq!(queue.predicted_wait(now), Duration::from_millis(30));
+    queue.lost(1);
+    assert_eq!(queue.predicted_wait(now), Duration::from_millis(40), "one run before it, and one of its own");
+    queue.lost(0);
+    assert_eq!(queue.predicted_wait(now), Duration::from_millis(20), "nobody is as good as one");
+}
+
+#[test]
+fn hopeless_jobs_do_not_make_the_wait_of_others_shorter() {
+    let (mut queue, now) = queue();
+    queue.take(0, now);
+    for _ in 0..3 {
+        push(&mut queue, job("hopeless", 1, later(now, 1)), now);
+        assert_eq!(queue.take(0, now).expired.len(), 1);
+    }
+    push(&mut queue, job("x", 8, later(now, 5000)), now);
+    queue.take(0, now);
+    assert_eq!(queue.predicted_wait(now), Duration::from_millis(20));
+    assert_eq!(queue.times().recent().map(|times| times.of(1)), Some(Duration::from_millis(5)));
 }
 
 #[test]
