@@ -138,21 +138,38 @@ impl Instance {
 
     /// Ends a run that takes too long, and gives the instance up if the run does not come back.
     pub(super) fn watch(&self, shared: &Shared, now: Instant) {
+        if self.end_long_run(shared, now) {
+            shared.meeting.with(|queue| queue.lost(self.index));
+        }
+    }
+
+    /// Whether the instance is given up just now.
+    fn end_long_run(&self, shared: &Shared, now: Instant) -> bool {
         let mut runs = lock(&self.runs);
-        let Runs { current: Some(running), samples } = &mut *runs else { return };
+        let Runs { current: Some(running), samples } = &mut *runs else { return false };
         let time = now.saturating_duration_since(running.began);
         if time > shared.run_timeout && !running.terminated {
             running.terminated = true;
             self.cancel();
             tracing::warn!(seconds = time.as_secs_f64(), "ending a run that takes too long");
         }
-        if time > shared.run_timeout + TERMINATION_GRACE && !self.lost.swap(true, Ordering::AcqRel) {
+        let is_given_up = time > shared.run_timeout + TERMINATION_GRACE && !self.lost.swap(true, Ordering::AcqRel);
+        if is_given_up {
             shared.observer.instance_lost(self.index);
             samples.set(0, now);
             for reply in running.replies.drain(..) {
                 let _ = reply.send(Err(JobError::TooLong(shared.run_timeout)));
             }
         }
+        is_given_up
+    }
+
+    /// Does what nobody waits for, but what may hang like a run, where others can see and end it.
+    fn watched<R>(&self, act: impl FnOnce() -> R) -> R {
+        self.begin(0, Vec::new());
+        let result = act();
+        self.end(Instant::now());
+        result
     }
 
     fn begin(&self, samples: usize, replies: Vec<Reply>) -> Instant {
@@ -198,22 +215,22 @@ pub(super) fn work(shared: &Shared, index: usize, mut runner: Box<dyn Runner>, s
     let (mut tried, mut weighed) = (None, None);
     weigh(shared, &*runner, &mut weighed);
     while let Some(Taken { batch, expired, .. }) = shared.next(index) {
-        for job in expired {
-            let _ = job.payload.reply.send(Err(JobError::Expired));
-        }
+        shared.deliver(expired.into_iter().map(|job| (job.payload.reply, Err(JobError::Expired))).collect());
         let ended = if batch.is_empty() { Ended::Well } else { run(shared, index, &mut *runner, batch) };
-        if shared.instances[index].is_lost() {
+        let instance = &shared.instances[index];
+        let broken = match ended {
+            _ if instance.is_lost() => None,
+            Ended::Well => {
+                instance.watched(|| runner.tend());
+                None
+            }
+            Ended::Badly => instance.watched(|| what_is_broken(&mut *runner, &mut tried)),
+            Ended::Panicked => Some("a run panicked".to_owned()),
+        };
+        if instance.is_lost() {
             // Its callers were answered, and probes say that it is gone; a restart is under way.
             return;
         }
-        let broken = match ended {
-            Ended::Well => {
-                runner.tend();
-                None
-            }
-            Ended::Badly => what_is_broken(&mut *runner, &mut tried),
-            Ended::Panicked => Some("a run panicked".to_owned()),
-        };
         weigh(shared, &*runner, &mut weighed);
         if let Some(cause) = broken {
             // The broken one goes first: two of a large model may not fit.
@@ -426,6 +443,7 @@ fn open_anew(shared: &Shared, index: usize, cause: &str) -> Option<Box<dyn Runne
         wait = (wait * 2).min(LONGEST_WAIT);
     }
     shared.instances[index].lost.store(true, Ordering::Release);
+    shared.meeting.with(|queue| queue.lost(index));
     shared.observer.broken_instance_lost(index);
     shared.nobody_left();
     None

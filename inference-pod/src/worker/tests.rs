@@ -38,6 +38,16 @@ struct Fate {
     opening_fails: Mutex<VecDeque<bool>>,
     cancelled: Mutex<bool>,
     cancel: Condvar,
+    /// Trials last until they are cancelled.
+    trials_hang: bool,
+}
+
+impl Fate {
+    fn hang(&self) -> SessionError {
+        let cancelled = self.cancelled.lock().unwrap();
+        drop(self.cancel.wait_while(cancelled, |cancelled| !*cancelled).unwrap());
+        failure("cancelled")
+    }
 }
 
 /// Doubles numbers.
@@ -60,9 +70,7 @@ impl Runner for Doubler {
             panic!("as asked for");
         }
         if numbers.contains(&TAR) {
-            let cancelled = self.fate.cancelled.lock().unwrap();
-            drop(self.fate.cancel.wait_while(cancelled, |cancelled| !*cancelled).unwrap());
-            return Err(failure("cancelled"));
+            return Err(self.fate.hang());
         }
         if self.is_broken || numbers.contains(&POISON) {
             return Err(failure("as asked for"));
@@ -72,6 +80,9 @@ impl Runner for Doubler {
     }
 
     fn trial(&mut self) -> Result<(), SessionError> {
+        if self.fate.trials_hang {
+            return Err(self.fate.hang());
+        }
         if self.is_broken { Err(failure("broken")) } else { Ok(()) }
     }
 
@@ -226,16 +237,34 @@ fn where_no_instance_is_left_who_waits_is_told() {
     assert!(world.says("ortolan_queue_depth{model=\"m\"} 0"));
 }
 
-#[test]
-fn a_run_that_takes_too_long_is_ended_and_the_next_one_goes_well() {
-    let world = world(1, false, &[], Duration::from_millis(50));
+/// Watches the runs until the server stops.
+fn watch(world: &World) -> JoinHandle<()> {
     let watched = Arc::clone(&world.shared);
-    let watch = std::thread::spawn(move || {
-        while watched.with_queue(|queue| queue.times().recent().is_some()) && !watched.meeting.is_over() {
+    std::thread::spawn(move || {
+        while !watched.meeting.is_over() {
             watched.watch_runs(Instant::now());
             std::thread::sleep(Duration::from_millis(5));
         }
-    });
+    })
+}
+
+#[test]
+fn a_session_that_hangs_on_its_warm_up_input_is_ended_and_opened_anew() {
+    let fate = Fate { trials_hang: true, ..Fate::default() };
+    let world = world_with(fate, 1, true, Duration::from_millis(50), Vec::new());
+    let watch = watch(&world);
+    assert!(matches!(world.answers(&[1.0])[0], Err(JobError::Failed(_))));
+    assert_eq!(world.answers(&[3.0]), [Ok(6.0)]);
+    assert_eq!(world.fate.opened.load(Ordering::SeqCst), 1);
+    assert!(world.shared.healthy());
+    world.shared.stop();
+    watch.join().unwrap();
+}
+
+#[test]
+fn a_run_that_takes_too_long_is_ended_and_the_next_one_goes_well() {
+    let world = world(1, false, &[], Duration::from_millis(50));
+    let watch = watch(&world);
     assert_eq!(world.answers(&[TAR]), [Err(JobError::TooLong(Duration::from_millis(50)))]);
     assert_eq!(world.answers(&[3.0]), [Ok(6.0)]);
     assert!(world.shared.healthy());
