@@ -7,7 +7,7 @@ use tokio::{
     net::TcpListener,
     runtime::{self, Runtime as AsyncRuntime},
     signal::unix::{SignalKind, signal},
-    sync::Semaphore,
+    sync::{Semaphore, oneshot},
 };
 
 use crate::{
@@ -318,13 +318,12 @@ async fn run(
         tokio::join!(http, grpc);
     });
 
-    let loading = Arc::clone(&app);
-    let mut load = tokio::task::spawn_blocking(move || load_all(&loading, &runtime, &models));
+    let mut load = start_loading(Arc::clone(&app), runtime, models)?;
     let mut loaded = false;
     let delay = loop {
         tokio::select! {
             result = &mut load, if !loaded => {
-                result.map_err(|error| std::io::Error::other(format!("loading panicked: {error}")))??;
+                result.map_err(|_| std::io::Error::other("loading panicked"))??;
                 loaded = true;
                 tracing::info!(seconds = app.lifecycle.started().elapsed().as_secs_f64(), "ready");
             }
@@ -364,6 +363,22 @@ async fn drain(app: &App, serving: tokio::task::JoinHandle<()>, delay: Duration)
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Loads on a thread of its own: it gets as nice as a model's, and one of the loop's threads would have to decode so later.
+fn start_loading(
+    app: Arc<App>,
+    runtime: Runtime,
+    models: Vec<ModelConfig>,
+) -> Result<oneshot::Receiver<Result<(), ServeError>>, std::io::Error> {
+    let (tell, loaded) = oneshot::channel();
+    let serving = runtime::Handle::current();
+    std::thread::Builder::new().name("loading".to_owned()).spawn(move || {
+        let _in_loop = serving.enter();
+        // Nobody listens any more where the server stops already.
+        let _ = tell.send(load_all(&app, &runtime, &models));
+    })?;
+    Ok(loaded)
 }
 
 fn load_all(app: &App, runtime: &Runtime, models: &[ModelConfig]) -> Result<(), ServeError> {
