@@ -331,8 +331,9 @@ impl Model {
     #[must_use]
     pub fn facts(&self, now: Instant) -> ModelFacts {
         let (available, busy) = self.shared.working();
-        let (queued, predicted_wait, bucket) =
-            self.shared.with_queue(|queue| (queue.samples(), queue.predicted_wait(now), queue.objective_bucket()));
+        let (queued, predicted_wait, longest_wait, bucket) = self.shared.with_queue(|queue| {
+            (queue.samples(), queue.predicted_wait(now), queue.longest_wait(), queue.objective_bucket())
+        });
         ModelFacts {
             name: self.name.clone(),
             instances: self.instances,
@@ -340,7 +341,7 @@ impl Model {
             busy,
             queued,
             predicted_wait,
-            max_wait: self.bounds.max_wait,
+            longest_wait,
             seen: self.observer.seen(now),
             latency_objective: self.bounds.latency_objective,
             objective_feasible: bucket.is_some(),

@@ -19,6 +19,7 @@ use crate::{
     model::{LoadError, Model, Surroundings},
     observe::{
         Observer, Parts,
+        asked::Asked,
         events::{
             Events, Subscription,
             audit::Audit,
@@ -27,7 +28,7 @@ use crate::{
             trace::{TraceError, Traces},
         },
         health::Status,
-        process::process_facts,
+        process::{disk, process_facts},
         span::Sampler,
     },
     registry::Registry,
@@ -223,7 +224,9 @@ fn observer(
         triton_names: metrics.triton_names,
         runtime_version: runtime_version.to_owned(),
     });
-    Ok((observer, HealthTerms { criteria: health, written: file }))
+    // A disk that hangs must hold up neither probes nor the watch over runs.
+    let asked = |file: PathBuf| Asked::start("disk", move || Some(move || disk(&file)));
+    Ok((observer, HealthTerms { criteria: health, disk: file.map(asked).transpose()? }))
 }
 
 /// One thread moves bytes for as many cores as there are; a second one pays where there are many.

@@ -11,7 +11,7 @@ pub mod predict;
 pub mod probes;
 pub mod refusals;
 
-use std::{any::Any, path::PathBuf, sync::Arc};
+use std::{any::Any, sync::Arc};
 
 use axum::{
     Router,
@@ -30,7 +30,7 @@ use self::{error::ApiError, refusals::Refusals};
 use crate::{
     lifecycle::Lifecycle,
     logging::LogLevel,
-    observe::{Observer, REQUEST_ID},
+    observe::{Observer, REQUEST_ID, asked::Asked},
     registry::Registry,
 };
 
@@ -53,7 +53,7 @@ pub struct App {
     pub lifecycle: Arc<Lifecycle>,
     /// What it tells about itself.
     pub observer: Observer,
-    /// When `/health/detailed` warns, and the file whose disk it looks at.
+    /// When `/health/detailed` warns, and the disk that it looks at.
     pub health: HealthTerms,
     /// Changes the level of the log.
     pub log_level: Option<LogLevel>,
@@ -72,8 +72,8 @@ pub struct App {
 pub struct HealthTerms {
     /// From which numbers on.
     pub criteria: HealthConfig,
-    /// The file that is written to, where there is one.
-    pub written: Option<PathBuf>,
+    /// Room on the disk that is written to, where there is one: what is left, and all of it, in bytes.
+    pub disk: Option<Asked<Option<(u64, u64)>>>,
 }
 
 /// The routes of the client port.

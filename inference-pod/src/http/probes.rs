@@ -23,7 +23,7 @@ use crate::{
     model::{Model, PredictError},
     observe::{
         health::{Facts, Report, Status, report},
-        process::{disk, memory_limit, process_facts},
+        process::{Disk, memory_limit, process_facts},
     },
     probe::Batching,
     queue::Queue,
@@ -92,7 +92,10 @@ pub fn health_report(app: &App) -> Report {
         phase: format!("{:?}", app.lifecycle.phase()).to_lowercase(),
         process: process_facts(),
         memory_limit: memory_limit(),
-        disk: app.health.written.as_deref().and_then(disk),
+        disk: app.health.disk.as_ref().map(|disk| {
+            let (room, age) = disk.last(now);
+            Disk { room: room.flatten(), age }
+        }),
         cut_off: app.observer.events.counts().filter(|(_, counts)| counts.is_open).map(|(name, _)| name).collect(),
         uptime: app.lifecycle.started().elapsed(),
         timestamp: crate::clock::timestamp().to_string(),

@@ -1,6 +1,6 @@
 //! Metrics that are looked up when somebody scrapes: of the process, its GPUs, the consumers of events, and Triton's names.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Instant};
 
 use nvml_wrapper::Nvml;
 use prometheus_client::{
@@ -9,7 +9,11 @@ use prometheus_client::{
     metrics::{counter::ConstCounter, gauge::ConstGauge},
 };
 
-use super::{events::Events, process::process_facts};
+use super::{
+    asked::{Asked, STALE},
+    events::Events,
+    process::process_facts,
+};
 
 type Encoded = Result<(), fmt::Error>;
 
@@ -47,27 +51,24 @@ struct GpuLabel {
 /// A GPU: its number, memory in use, all of its memory, and the share of the time that it is busy.
 type GpuFacts = (GpuLabel, [f64; 3]);
 
-/// GPUs that the driver shows to this process, by NVML: what tells of each of them.
-pub struct Gpus(Box<dyn Fn() -> Vec<GpuFacts> + Send + Sync>);
-
-impl fmt::Debug for Gpus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Gpus")
-    }
-}
+/// GPUs that the driver shows to this process, by NVML.
+#[derive(Debug)]
+pub struct Gpus(Asked<Vec<GpuFacts>>);
 
 impl Gpus {
-    /// `None` where there is no driver.
-    #[must_use]
-    pub fn find() -> Option<Self> {
-        let driver = Nvml::init().ok()?;
-        Some(Self(Box::new(move || gpu_facts(&driver))))
+    /// Asks the driver, where there is one.
+    ///
+    /// # Errors
+    /// What the system said where it could not start a thread.
+    pub fn find() -> std::io::Result<Self> {
+        let find = || Nvml::init().ok().map(|driver| move || gpu_facts(&driver));
+        Asked::start("gpus", find).map(Self)
     }
 
     /// One that is not there, for the table of metrics.
     #[cfg(test)]
     pub fn example() -> Self {
-        Self(Box::new(|| vec![(GpuLabel { gpu: "0".to_owned() }, [1.0, 2.0, 0.5])]))
+        Self(Asked::always(vec![(GpuLabel { gpu: "0".to_owned() }, [1.0, 2.0, 0.5])]))
     }
 }
 
@@ -84,7 +85,11 @@ fn gpu_facts(driver: &Nvml) -> Vec<GpuFacts> {
 
 impl Collector for Gpus {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Encoded {
-        let facts = (self.0)();
+        // No number is better than one that has not been true for a while.
+        let (Some(facts), age) = self.0.last(Instant::now()) else { return Ok(()) };
+        if age >= STALE {
+            return Ok(());
+        }
         let names = [
             ("gpu_memory_used_bytes", "Memory in use on a GPU, by whomever"),
             ("gpu_memory_total_bytes", "Memory of a GPU"),

@@ -6,9 +6,13 @@ use crds::serving::{Bounds, HealthConfig};
 use serde::Serialize;
 
 use super::{
-    process::ProcessFacts,
+    asked::STALE,
+    process::{Disk, ProcessFacts},
     window::{Quantiles, Seen},
 };
+
+/// Fewer requests that failed or were late are worth a warning, never an error.
+const ENOUGH_ERRORS: u64 = 5;
 
 /// How something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -45,8 +49,8 @@ pub struct ModelFacts {
     pub queued: usize,
     /// How long one more would wait.
     pub predicted_wait: Duration,
-    /// How long one may.
-    pub max_wait: Duration,
+    /// With how long a wait one is let in.
+    pub longest_wait: Duration,
     /// What was counted and timed lately.
     pub seen: Seen,
     /// The latency that it is to keep.
@@ -76,8 +80,8 @@ pub struct Facts {
     pub process: Option<ProcessFacts>,
     /// Memory that it may take, in bytes.
     pub memory_limit: Option<u64>,
-    /// What is left and all of the disk that is written to, in bytes.
-    pub disk: Option<(u64, u64)>,
+    /// The disk that is written to, where there is one.
+    pub disk: Option<Disk>,
     /// Consumers of events that are cut off.
     pub cut_off: Vec<&'static str>,
     /// Since the process began.
@@ -238,7 +242,12 @@ fn memory(facts: &Facts, criteria: &HealthConfig) -> Check {
 }
 
 fn disk(facts: &Facts, criteria: &HealthConfig) -> Option<Check> {
-    let (free, all) = facts.disk?;
+    let Disk { room, age } = facts.disk?;
+    if age >= STALE {
+        let message = format!("the disk has not said for {:.0} s how much is free", age.as_secs_f64());
+        return Some(check("disk", Status::Warning, message));
+    }
+    let (free, all) = room?;
     let message = format!("{} of {} MiB are free", free >> 20, all >> 20);
     Some(measured("disk", 1.0 - share(free, all), criteria.disk, message))
 }
@@ -271,11 +280,16 @@ fn error_rate(model: &ModelFacts, criteria: &HealthConfig) -> Check {
     let all = seen.answered + seen.late_or_failed;
     let message =
         format!("{} of {all} requests failed or were late in {:.0} s", seen.late_or_failed, seen.covers.as_secs_f64());
-    measured("error_rate", seen.error_rate(), criteria.error_rate, message)
+    let mut check = measured("error_rate", seen.error_rate(), criteria.error_rate, message);
+    // One of five is a fifth, and says little.
+    if seen.late_or_failed < ENOUGH_ERRORS {
+        check.status = check.status.min(Status::Warning);
+    }
+    check
 }
 
 fn queue(model: &ModelFacts, criteria: &HealthConfig) -> Check {
-    let (wait, limit) = (model.predicted_wait.as_secs_f64(), model.max_wait.as_secs_f64());
+    let (wait, limit) = (model.predicted_wait.as_secs_f64(), model.longest_wait.as_secs_f64());
     let message = format!(
         "{} samples wait, one more would for {:.0} ms; the limit is {:.0} ms",
         model.queued,
@@ -358,7 +372,7 @@ mod tests {
             busy: 1,
             queued: 3,
             predicted_wait: Duration::from_millis(20),
-            max_wait: Duration::from_millis(500),
+            longest_wait: Duration::from_millis(500),
             seen: Seen { answered: 99, ..Seen::default() },
             latency_objective: None,
             objective_feasible: true,
@@ -366,6 +380,10 @@ mod tests {
             provider: "cpu",
             wanted_provider: "cpu",
         }
+    }
+
+    fn disk(free: u64, age: Duration) -> Disk {
+        Disk { room: Some((free, 100)), age }
     }
 
     fn facts(models: Vec<ModelFacts>) -> Facts {
@@ -376,7 +394,7 @@ mod tests {
             phase: "serving".to_owned(),
             process: Some(ProcessFacts { resident_bytes: 50 << 20, ..ProcessFacts::default() }),
             memory_limit: Some(100 << 20),
-            disk: Some((90, 100)),
+            disk: Some(disk(90, Duration::ZERO)),
             cut_off: Vec::new(),
             uptime: Duration::from_secs(9),
             timestamp: "2026-01-01T00:00:00Z".to_owned(),
@@ -414,11 +432,14 @@ mod tests {
             (with(|m| m.available = 0), (Status::Error, "instances")),
             (with(|m| m.seen.late_or_failed = 2), (Status::Warning, "error_rate")),
             (with(|m| m.seen.late_or_failed = 50), (Status::Error, "error_rate")),
+            (with(|m| (m.seen.answered, m.seen.late_or_failed) = (0, 4)), (Status::Warning, "error_rate")),
+            (with(|m| (m.seen.answered, m.seen.late_or_failed) = (0, 5)), (Status::Error, "error_rate")),
             (with(|m| m.predicted_wait = Duration::from_millis(450)), (Status::Warning, "queue")),
             (with(|m| m.predicted_wait = Duration::from_millis(500)), (Status::Error, "queue")),
             (with(|m| m.wanted_provider = "cuda"), (Status::Warning, "provider")),
             (Facts { memory_limit: Some(51 << 20), ..facts(Vec::new()) }, (Status::Error, "memory")),
-            (Facts { disk: Some((10, 100)), ..facts(Vec::new()) }, (Status::Warning, "disk")),
+            (Facts { disk: Some(disk(10, Duration::ZERO)), ..facts(Vec::new()) }, (Status::Warning, "disk")),
+            (Facts { disk: Some(disk(90, STALE)), ..facts(Vec::new()) }, (Status::Warning, "disk")),
             (Facts { faults: vec!["stuck".to_owned()], ..facts(Vec::new()) }, (Status::Error, "serving")),
             (Facts { loading: vec!["espresso".to_owned()], ..facts(Vec::new()) }, (Status::Warning, "models")),
             (Facts { cut_off: vec!["audit"], ..facts(Vec::new()) }, (Status::Warning, "events")),

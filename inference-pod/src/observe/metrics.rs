@@ -203,7 +203,8 @@ impl Metrics {
         let ours = registry.sub_registry_with_prefix("ortolan");
         ours.register("build", "Versions of this program", build);
         ours.register_collector(Box::new(collect::Consumers(Arc::clone(events))));
-        if let Some(gpus) = collect::Gpus::find() {
+        // Without a thread to ask there are no numbers of GPUs.
+        if let Ok(gpus) = collect::Gpus::find() {
             ours.register_collector(Box::new(gpus));
         }
         registry.register_collector(Box::new(collect::Process));
@@ -455,10 +456,14 @@ impl ModelMetrics {
         self.0.inflight.inc_by(i64::try_from(samples).unwrap_or(i64::MAX));
     }
 
-    /// A run of that many samples ended.
+    /// A run of that many samples came back.
     pub fn run_ended(&self, samples: usize, time: Duration) {
         self.0.inference_time.observe(time.as_secs_f64());
         self.in_tritons_words(|triton| triton.ran(samples, time));
+    }
+
+    /// So many samples run no more: their run ended, or was given up.
+    pub fn left_run(&self, samples: usize) {
         self.0.inflight.dec_by(i64::try_from(samples).unwrap_or(i64::MAX));
     }
 
@@ -473,6 +478,8 @@ impl ModelMetrics {
         let (maximum, gauge) = &self.0.latency_max;
         gauge.set(Duration::from_micros(maximum.get(now)).as_secs_f64());
         let (maximum, gauge) = &self.0.queue_depth_max;
+        // What stands still was recorded when it came, which may be long ago.
+        maximum.record(u64::try_from(self.0.queue_depth.get()).unwrap_or_default(), now);
         gauge.set(i64::try_from(maximum.get(now)).unwrap_or(i64::MAX));
     }
 
@@ -578,6 +585,19 @@ mod tests {
         let line = text.lines().find(|line| line.contains("latency_seconds_bucket{le=\"0.03\"")).unwrap();
         assert!(line.contains(" 1 # {trace_id=\"0a\",request_id=\"r-1\"} 0.02"), "{line}");
         assert!(!metrics.prometheus_text().contains("trace_id"));
+    }
+
+    #[test]
+    fn a_queue_that_stays_full_is_as_deep_as_it_is_however_long_nobody_comes() {
+        let metrics = metrics();
+        let (model, now) = (metrics.model("espresso", &bounds(None)), Instant::now());
+        let says = |line: &str| metrics.prometheus_text().lines().any(|seen| seen == line);
+        model.enqueued(7, 7, now);
+        model.scraped(Duration::ZERO, now + Duration::from_secs(300));
+        assert!(says("ortolan_queue_depth_max{model=\"espresso\"} 7"));
+        model.dequeued(7, 0);
+        model.scraped(Duration::ZERO, now + Duration::from_secs(310));
+        assert!(says("ortolan_queue_depth_max{model=\"espresso\"} 7"), "ten seconds ago it was");
     }
 
     #[test]

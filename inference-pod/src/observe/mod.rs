@@ -5,6 +5,7 @@
 //!                                └─▸ events ─▸ consumers  log, audit, trace: behind bounded channels
 //! ```
 
+pub mod asked;
 #[cfg(feature = "metrics")]
 mod collect;
 pub mod events;

@@ -1,6 +1,11 @@
 //! What the kernel knows of this process and of the room around it.
 
-use std::{fs, path::Path, sync::LazyLock, time::SystemTime};
+use std::{
+    fs,
+    path::Path,
+    sync::LazyLock,
+    time::{Duration, SystemTime},
+};
 
 use procfs::process::{LimitValue, Process};
 use rustix::time::{ClockId, clock_gettime};
@@ -61,7 +66,16 @@ pub fn memory_limit() -> Option<u64> {
     of_cgroup.chain(machine).min()
 }
 
-/// Room on the disk of a path: what is left, and all of it, in bytes.
+/// What is known of the disk that is written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Disk {
+    /// What is left and all of it, in bytes; none where nothing is known.
+    pub room: Option<(u64, u64)>,
+    /// How long ago that was so; a disk that hangs says nothing new.
+    pub age: Duration,
+}
+
+/// Room on the disk of a path: what is left, and all of it, in bytes. Waits as long as the disk does.
 #[must_use]
 pub fn disk(path: &Path) -> Option<(u64, u64)> {
     let folder = path.ancestors().find(|folder| folder.is_dir())?;

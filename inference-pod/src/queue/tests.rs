@@ -140,6 +140,7 @@ fn at_least_two_runs_of_the_largest_bucket_are_let_in() {
     let mut queue: Queue<()> = Queue::new(slow, measured_times(), 1);
     let new =
         || NewJob { samples: 1, bytes: 0, shape: Shape::new(), length: 1, deadline: later(now, 9_000), payload: () };
+    assert_eq!(queue.longest_wait(), Duration::from_millis(40), "whatever `max_wait` says");
     let let_in = (0..100).take_while(|_| queue.push(vec![new()], now).is_ok()).count();
     assert_eq!(let_in, 17, "40 ms at 2.5 ms a sample");
 }

@@ -156,6 +156,7 @@ impl Instance {
         let is_given_up = time > shared.run_timeout + TERMINATION_GRACE && !self.lost.swap(true, Ordering::AcqRel);
         if is_given_up {
             shared.observer.instance_lost(self.index);
+            shared.observer.metrics().left_run(samples.level());
             samples.set(0, now);
             for reply in running.replies.drain(..) {
                 let _ = reply.send(Err(JobError::TooLong(shared.run_timeout)));
@@ -165,10 +166,10 @@ impl Instance {
     }
 
     /// Does what nobody waits for, but what may hang like a run, where others can see and end it.
-    fn watched<R>(&self, act: impl FnOnce() -> R) -> R {
+    fn watched<R>(&self, shared: &Shared, act: impl FnOnce() -> R) -> R {
         self.begin(0, Vec::new());
         let result = act();
-        self.end(Instant::now());
+        self.end(shared, Instant::now());
         result
     }
 
@@ -181,8 +182,10 @@ impl Instance {
     }
 
     /// The run is over: who waits for it, and whether it was ended from outside.
-    fn end(&self, now: Instant) -> (Vec<Reply>, bool) {
+    fn end(&self, shared: &Shared, now: Instant) -> (Vec<Reply>, bool) {
         let mut runs = lock(&self.runs);
+        // None where the instance was given up meanwhile.
+        shared.observer.metrics().left_run(runs.samples.level());
         runs.samples.set(0, now);
         runs.current.take().map_or((Vec::new(), false), |running| (running.replies, running.terminated))
     }
@@ -221,10 +224,10 @@ pub(super) fn work(shared: &Shared, index: usize, mut runner: Box<dyn Runner>, s
         let broken = match ended {
             _ if instance.is_lost() => None,
             Ended::Well => {
-                instance.watched(|| runner.tend());
+                instance.watched(shared, || runner.tend());
                 None
             }
-            Ended::Badly => instance.watched(|| what_is_broken(&mut *runner, &mut tried)),
+            Ended::Badly => instance.watched(shared, || what_is_broken(&mut *runner, &mut tried)),
             Ended::Panicked => Some("a run panicked".to_owned()),
         };
         if instance.is_lost() {
@@ -339,7 +342,7 @@ fn run_together(
     let padding = shared.padding(samples);
     let (result, ended) = run_caught(runner, jobs, padding);
     let ended_at = Instant::now();
-    let (replies, terminated) = instance.end(ended_at);
+    let (replies, terminated) = instance.end(shared, ended_at);
     let time = ended_at.saturating_duration_since(began);
     shared.observer.metrics().run_ended(samples, time);
     // It was told to end, and it did.

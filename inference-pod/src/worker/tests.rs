@@ -273,6 +273,23 @@ fn a_run_that_takes_too_long_is_ended_and_the_next_one_goes_well() {
 }
 
 #[test]
+fn samples_of_a_run_that_is_given_up_run_no_more_and_are_not_taken_off_twice() {
+    let world = world(1, false, &[], LONG);
+    let tickets = world.push(&[TAR]);
+    while !world.says("ortolan_inflight_samples{model=\"m\"} 1") {
+        std::thread::yield_now();
+    }
+    // Terminated and given up in one look; then it comes back all the same.
+    world.shared.watch_runs(Instant::now() + 2 * LONG);
+    while world.shared.instances[0].is_running() {
+        std::thread::yield_now();
+    }
+    assert!(!world.shared.healthy());
+    assert!(world.says("ortolan_inflight_samples{model=\"m\"} 0"));
+    drop(tickets);
+}
+
+#[test]
 fn a_batch_is_padded_and_nobody_sees_it() {
     let world = world_with(Fate::default(), 1, false, LONG, vec![1, 2, 4, 8]);
     let tar = world.push(&[TAR]);
