@@ -5,7 +5,7 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode};
 use anyhow::Context as _;
 use clap::Parser as _;
 use crds::serving::LoggingConfig;
-use inference_pod::{bench, check, cli, fetch, logging, serve, surroundings};
+use inference_pod::{bench, check, cli, fetch, logging, observe::events::redact::Redactor, serve, surroundings};
 
 fn main() -> ExitCode {
     surroundings::switch_telemetry_off();
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Standard error may be closed; then there is nobody left to tell.
-            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            let _ = writeln!(std::io::stderr(), "error: {}", logging::clean(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }
@@ -38,7 +38,8 @@ fn measure(args: &cli::Bench) -> anyhow::Result<()> {
 }
 
 fn fetch(args: &cli::Fetch) -> anyhow::Result<()> {
-    let _logging = logging::start(&LoggingConfig::default(), surroundings::variable("RUST_LOG").as_deref())
+    let rust_log = surroundings::variable("RUST_LOG");
+    let _logging = logging::start(&LoggingConfig::default(), rust_log.as_deref(), Redactor::of_lines(&[])?)
         .context("RUST_LOG is no filter")?;
     let report =
         fetch::fetch(args).inspect_err(|error| error.termination(&args.model).write(&args.termination_message))?;
@@ -48,7 +49,9 @@ fn fetch(args: &cli::Fetch) -> anyhow::Result<()> {
 fn serve(files: &[PathBuf]) -> anyhow::Result<()> {
     let config = serve::read_config(files)?;
     let rust_log = surroundings::variable("RUST_LOG");
-    let logging = logging::start(&config.logging, rust_log.as_deref()).map_err(serve::ServeError::from)?;
+    // The patterns were tried when the config was read.
+    let redactor = Redactor::of_lines(&config.observability.events.redact)?;
+    let logging = logging::start(&config.logging, rust_log.as_deref(), redactor).map_err(serve::ServeError::from)?;
     let (level, _writer) = logging.parts();
     Ok(serve::serve(config, Some(level))?)
 }

@@ -25,9 +25,10 @@ use crate::{
             audit::Audit,
             log::Log,
             redact::Redactor,
-            trace::{TraceError, Traces},
+            trace::{Resident, TraceError, Traces},
         },
         health::Status,
+        otel::{self, OtherProtocol},
         process::{disk, process_facts},
         span::Sampler,
     },
@@ -94,6 +95,9 @@ pub enum ServeError {
     /// Traces cannot be sent.
     #[error(transparent)]
     Traces(#[from] TraceError),
+    /// They cannot be sent as the environment wants it.
+    #[error(transparent)]
+    Protocol(#[from] OtherProtocol),
     /// Threads or signals.
     #[error("cannot set the process up")]
     Process(#[from] std::io::Error),
@@ -114,9 +118,12 @@ impl ServeError {
     pub fn termination(&self) -> Termination {
         let (model, reason) = match self {
             Self::Load { model, source } => (Some(model.clone()), source.reason()),
-            Self::Unreadable(_) | Self::Config(_) | Self::LogFilter(_) | Self::NoModels | Self::Traces(_) => {
-                (None, "InvalidConfig")
-            }
+            Self::Unreadable(_)
+            | Self::Config(_)
+            | Self::LogFilter(_)
+            | Self::NoModels
+            | Self::Traces(_)
+            | Self::Protocol(_) => (None, "InvalidConfig"),
             Self::Listen { .. } | Self::Runtime(_) | Self::Process(_) => (None, "ServerFailed"),
             Self::DrainTimeout(_) | Self::SecondSignal => (None, "DrainTimeout"),
         };
@@ -190,7 +197,7 @@ fn observer(
     service: &str,
     runtime_version: &str,
 ) -> Result<(Observer, HealthTerms), ServeError> {
-    let ObservabilityConfig { metrics, tracing, events, health } = config;
+    let ObservabilityConfig { metrics, tracing: wanted, events, health } = config;
     // The first look remembers when the process began.
     let _ = process_facts();
     let revision = surroundings::variable("ORTOLAN_REVISION");
@@ -208,9 +215,15 @@ fn observer(
         let (rules, gather) = (Some(rules), AUDIT_GATHER);
         subscriptions.push(Subscription { name: "audit", rules, gather, consumer: Box::new(consumer) });
     }
-    let endpoint = tracing.endpoint.or_else(|| surroundings::variable("OTEL_EXPORTER_OTLP_ENDPOINT"));
-    if let Some(endpoint) = &endpoint {
-        let consumer = Box::new(Traces::new(endpoint, service, revision.as_deref())?);
+    let mut faults = Vec::new();
+    let traced = otel::tracing(wanted.endpoint, wanted.sample, surroundings::variable, &mut faults)?;
+    for fault in faults {
+        tracing::warn!("{fault}");
+    }
+    if let Some(traced) = &traced {
+        let (named, host) = (surroundings::variable("OTEL_SERVICE_NAME"), surroundings::host_name());
+        let (named, host, revision) = (named.as_deref(), host.as_deref(), revision.as_deref());
+        let consumer = Box::new(Traces::new(traced, &Resident { service, named, host, revision })?);
         subscriptions.push(Subscription { name: "trace", rules: None, gather: TRACE_GATHER, consumer });
     }
     // The patterns were tried when the config was read.
@@ -218,8 +231,8 @@ fn observer(
     let events = Arc::new(Events::start(subscriptions, redactor)?);
     let observer = Observer::new(Parts {
         events,
-        sampler: endpoint.map(|_| Sampler::new(tracing.sample)),
-        baggage: tracing.baggage,
+        sampler: traced.map(|traced| Sampler::new(traced.sampling)),
+        baggage: wanted.baggage,
         window: Duration::from_secs(health.window_seconds.into()),
         triton_names: metrics.triton_names,
         runtime_version: runtime_version.to_owned(),

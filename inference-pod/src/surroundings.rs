@@ -44,6 +44,13 @@ pub fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// Name of this host: in Kubernetes that of the pod.
+#[must_use]
+pub fn host_name() -> Option<String> {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+}
+
 /// Tells ONNX Runtime, which reads this when it is loaded, to send nothing to anybody. Its Linux builds send usage events
 /// by default, and the switch in its API comes too late for the first of them. To be called before there are threads.
 #[expect(unsafe_code, reason = "a variable of the process can be set in no other way")]

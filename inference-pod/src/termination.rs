@@ -4,6 +4,8 @@ use std::{fs, path::Path};
 
 use serde::Serialize;
 
+use crate::logging;
+
 /// Kubelet shows no more than this.
 const LONGEST_BYTES: usize = 4096;
 
@@ -46,7 +48,7 @@ impl Termination {
 
     /// The message as JSON, cut so that it stays whole under kubelet's limit.
     fn to_json(&self) -> String {
-        let mut short = self.clone();
+        let mut short = Self { message: logging::clean(&self.message).into_owned(), ..self.clone() };
         loop {
             let json = serde_json::to_string(&short).unwrap_or_default();
             if json.len() <= LONGEST_BYTES || short.message.is_empty() {

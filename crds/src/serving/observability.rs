@@ -51,11 +51,12 @@ pub struct MetricsConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TracingConfig {
-    /// Base URL of a collector, for example `http://collector:4318`; null takes OTEL_EXPORTER_OTLP_ENDPOINT, and where that
-    /// is not set either there are no traces.
+    /// Base URL of a collector, for example `http://collector:4318`; null takes OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, else
+    /// OTEL_EXPORTER_OTLP_ENDPOINT, and where neither is set there are no traces.
     #[schemars(length(max = 2048))]
     pub endpoint: Option<String>,
-    /// Share of the requests without a `traceparent` that are traced; those with one follow its flag.
+    /// Share of the requests without a `traceparent` that are traced; those with one follow its flag. OTEL_TRACES_SAMPLER wins
+    /// over it.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub sample: f64,
     /// Keys of W3C `baggage` that become attributes of a request's span.

@@ -59,8 +59,7 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(middleware::from_fn(scope))
 }
 
-fn panicked(panic: Box<dyn Any + Send + 'static>) -> HttpResponse {
-    crate::http::log_panic(panic.as_ref());
+fn panicked(_: Box<dyn Any + Send + 'static>) -> HttpResponse {
     Status::internal("internal error").into_http()
 }
 

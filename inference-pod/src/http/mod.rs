@@ -134,15 +134,9 @@ async fn unknown_path(request: Request) -> ApiError {
     ApiError::unknown_path(request.uri().path())
 }
 
-fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
-    log_panic(panic.as_ref());
+/// The caller of a handler that panicked is told little; the log has the rest from the hook of panics.
+fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
     ApiError::internal("internal error").into_response()
-}
-
-/// The caller of a handler that panicked is told little; this is where the rest goes.
-pub fn log_panic(panic: &(dyn Any + Send)) {
-    let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-    tracing::error!(message, "a handler panicked");
 }
 
 /// Gives a request its id, the client's or ours, where handlers and what is told of it find it.

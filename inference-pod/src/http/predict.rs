@@ -370,3 +370,36 @@ pub fn timed(mut response: Response, decode: Duration, predicted: &Predicted) ->
 fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
+
+#[cfg(all(test, feature = "metrics"))]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use axum::http::HeaderMap;
+
+    use super::*;
+    use crate::observe::{Bounds, Observer};
+
+    #[test]
+    fn a_request_whose_handler_panics_failed_and_one_whose_caller_leaves_was_cancelled() {
+        let process = Observer::quiet("0");
+        let bounds = Bounds { batch_size: 1, max_wait: Duration::ZERO, latency_objective: None };
+        let (observer, headers, began) = (process.model("espresso", &bounds), HeaderMap::new(), Instant::now());
+        let caller = process.caller(&headers, "/predict/{model}");
+        let counted = || {
+            let progress = Arc::new(Progress::new(began));
+            Counted { observer: &observer, caller: &caller, began, progress, ended: false }
+        };
+        drop(counted());
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let _counted = counted();
+            panic!("as asked for");
+        }));
+        assert!(panicked.is_err());
+        let text = process.metrics.prometheus_text();
+        for (outcome, count) in [("failed", 1), ("cancelled", 1), ("ok", 0)] {
+            let line = format!("ortolan_requests_total{{model=\"espresso\",outcome=\"{outcome}\"}} {count}");
+            assert!(text.lines().any(|seen| seen == line), "expected {line} in\n{text}");
+        }
+    }
+}

@@ -15,6 +15,7 @@ pub mod metrics;
 #[cfg(not(feature = "metrics"))]
 #[path = "metrics_off.rs"]
 pub mod metrics;
+pub mod otel;
 pub mod process;
 pub mod progress;
 pub mod span;

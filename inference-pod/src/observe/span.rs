@@ -15,6 +15,8 @@ use opentelemetry::{
 use opentelemetry_http::HeaderExtractor;
 use opentelemetry_sdk::propagation::{BaggagePropagator, TraceContextPropagator};
 
+use super::otel::Sampling;
+
 /// A piece of work in a trace that is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
@@ -56,13 +58,15 @@ impl Span {
 pub struct Sampler {
     /// The bits of a number from 0 to 1.
     share: AtomicU64,
+    follows_callers: bool,
 }
 
 impl Sampler {
-    /// Of the requests without a `traceparent` that share is traced.
+    /// One that goes by these terms.
     #[must_use]
-    pub fn new(share: f64) -> Self {
-        Self { share: AtomicU64::new(share.to_bits()) }
+    pub fn new(sampling: Sampling) -> Self {
+        let Sampling { share, follows_callers } = sampling;
+        Self { share: AtomicU64::new(share.to_bits()), follows_callers }
     }
 
     /// The share of those whose caller says nothing.
@@ -80,9 +84,19 @@ impl Sampler {
     #[must_use]
     pub fn begin(&self, headers: &HeaderMap) -> Option<Span> {
         match caller(headers) {
-            Some(caller) => caller.is_sampled().then(|| continued(&caller)),
+            Some(caller) if self.follows_callers => caller.is_sampled().then(|| continued(&caller)),
+            Some(caller) => Some(continued(&caller)).filter(|span| self.takes(span.trace)),
             None => (fastrand::f64() < self.share()).then(Span::root),
         }
+    }
+}
+
+impl Sampler {
+    /// Whether a trace is among the share: by its id, so that all who look at the share alone agree.
+    fn takes(&self, trace: TraceId) -> bool {
+        const BITS: u32 = 56;
+        let place = trace.0 & ((1 << BITS) - 1);
+        place < (self.share() * 2_f64.powi(BITS.cast_signed())) as u128
     }
 }
 
@@ -119,6 +133,10 @@ pub fn baggage(headers: &HeaderMap, keys: &[String]) -> Vec<(String, String)> {
 mod tests {
     use super::*;
 
+    fn sampler(share: f64) -> Sampler {
+        Sampler::new(Sampling { share, follows_callers: true })
+    }
+
     fn headers(traceparent: &str) -> HeaderMap {
         [("traceparent".parse().unwrap(), traceparent.parse().unwrap())].into_iter().collect()
     }
@@ -126,11 +144,11 @@ mod tests {
     #[test]
     fn a_caller_who_says_so_is_followed_whatever_the_share() {
         let headers = |flags: &str| headers(&format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}"));
-        let span = Sampler::new(0.0).begin(&headers("01")).unwrap();
+        let span = sampler(0.0).begin(&headers("01")).unwrap();
         assert_eq!(span.trace.to_string(), "0af7651916cd43dd8448eb211c80319c");
         assert_eq!(format!("{:016x}", span.parent), "b7ad6b7169203331");
         assert!(span.id != 0 && span.id != span.parent);
-        assert_eq!(Sampler::new(1.0).begin(&headers("00")), None);
+        assert_eq!(sampler(1.0).begin(&headers("00")), None);
         assert_eq!(trace_id(&headers("00")), Some(span.trace));
     }
 
@@ -138,15 +156,25 @@ mod tests {
     fn a_header_that_is_none_is_as_good_as_none() {
         for wrong in ["", "00-0-0-01", "00-00000000000000000000000000000000-b7ad6b7169203331-01", "ff-x-y-z"] {
             assert_eq!(trace_id(&headers(wrong)), None, "{wrong}");
-            assert!(Sampler::new(1.0).begin(&headers(wrong)).is_some_and(|span| span.parent == 0), "{wrong}");
+            assert!(sampler(1.0).begin(&headers(wrong)).is_some_and(|span| span.parent == 0), "{wrong}");
         }
     }
 
     #[test]
     fn a_share_of_the_others_is_traced() {
-        let sampler = Sampler::new(0.1);
+        let sampler = sampler(0.1);
         let traced = (0..10_000).filter(|_| sampler.begin(&HeaderMap::new()).is_some()).count();
         assert!((700..1300).contains(&traced), "{traced}");
+    }
+
+    #[test]
+    fn where_callers_have_no_say_the_trace_s_id_decides() {
+        let headers = |id: &str| headers(&format!("00-0af7651916cd43dd84{id}-b7ad6b7169203331-00"));
+        let sampler = Sampler::new(Sampling { share: 0.5, follows_callers: false });
+        assert!(sampler.begin(&headers("7fffffffffffff")).is_some_and(|span| span.parent != 0));
+        assert_eq!(sampler.begin(&headers("80000000000000")), None);
+        sampler.set_share(1.0);
+        assert!(sampler.begin(&headers("ffffffffffffff")).is_some());
     }
 
     #[test]

@@ -5,6 +5,9 @@ use std::{error::Error, sync::Arc};
 use super::{Event, Kind, consumer::Consumer, line::Fields};
 use crate::observe::health::Status;
 
+/// What the lines of events say where they come from.
+pub const TARGET: &str = "inference_pod::events";
+
 /// Writes a line for each event.
 pub struct Log {
     /// The revision that this process belongs to, where it has one.
@@ -16,7 +19,7 @@ macro_rules! line {
     ($level:ident, $fields:expr, $message:expr) => {{
         let f = $fields;
         tracing::$level!(
-            target: "inference_pod::events",
+            target: TARGET,
             event = f.event,
             model = f.model,
             revision = f.revision,

@@ -11,15 +11,16 @@ const REDACTED: &str = "[redacted]";
 const LONGEST: usize = 1000;
 
 /// Credentials, wherever they turn up: by the scheme or the name before them, in URLs, and by their own form.
-const CREDENTIALS: [&str; 6] = [
+const CREDENTIALS: [&str; 5] = [
     r"(?i)\b(?:bearer|basic|digest)\s+[A-Za-z0-9._~+/=-]{4,}",
-    r#"(?i)\b[a-z0-9_-]*(?:password|passwd|secret|token|api[_-]?key|access[_-]?key|authorization|cookie|credential)[a-z0-9_-]*["'`]?\s*[:=]\s*["'`]?[^\s"'`,;&}\]]+"#,
+    r#"(?i)\b[a-z0-9_-]*(?:password|passwd|secret|token|api[_-]?key|access[_-]?key|authorization|cookie|credential)[a-z0-9_-]*\\*["'`]?\s*[:=]\s*\\*["'`]?[^\s"'`,;&}\]]+"#,
     r"://[^/\s:@]*:[^/\s@]+@",
     r"\beyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*",
     r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
-    // An image or a tensor as base64: no word is so long.
-    r"[A-Za-z0-9+/_-]{64,}={0,2}",
 ];
+
+/// An image or a tensor as base64: no word of an event is so long. Paths and digests, which lines of the process have, are.
+const PAYLOAD: &str = r"[A-Za-z0-9+/_-]{64,}={0,2}";
 
 /// Text between quotation marks of any kind: what a message quotes.
 static QUOTED: LazyLock<Option<Regex>> =
@@ -46,19 +47,35 @@ impl Redactor {
     /// # Errors
     /// What is wrong with a pattern.
     pub fn new(patterns: &[String]) -> Result<Self, regex::Error> {
-        let all = CREDENTIALS.into_iter().chain(patterns.iter().map(String::as_str));
-        let all: Vec<&str> = all.collect();
-        Ok(Self { any: RegexSet::new(&all)?, each: all.iter().map(|one| Regex::new(one)).collect::<Result<_, _>>()? })
+        Self::of(CREDENTIALS.into_iter().chain([PAYLOAD]).chain(patterns.iter().map(String::as_str)).collect())
     }
 
-    /// A text that may be written.
+    /// The same for what the process says of itself, whose paths and digests stay.
+    ///
+    /// # Errors
+    /// What is wrong with a pattern.
+    pub fn of_lines(patterns: &[String]) -> Result<Self, regex::Error> {
+        Self::of(CREDENTIALS.into_iter().chain(patterns.iter().map(String::as_str)).collect())
+    }
+
+    fn of(all: Vec<&str>) -> Result<Self, regex::Error> {
+        Ok(Self { any: RegexSet::new(&all)?, each: all.into_iter().map(Regex::new).collect::<Result<_, _>>()? })
+    }
+
+    /// A text that may be written, cut where it is long.
     #[must_use]
     pub fn clean(&self, text: &str) -> String {
-        let mut text = Cow::Borrowed(cut(text));
+        self.clean_whole(cut(text)).into_owned()
+    }
+
+    /// A text that may be written, however long.
+    #[must_use]
+    pub fn clean_whole<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let mut text = Cow::Borrowed(text);
         for index in &self.any.matches(&text) {
             text = Cow::Owned(self.each[index].replace_all(&text, REDACTED).into_owned());
         }
-        text.into_owned()
+        text
     }
 }
 
@@ -98,6 +115,7 @@ mod tests {
             "url https://user:hunter2@host/x failed",
             "password=hunter2 and more",
             r#"{"api_key": "hunter2"}"#,
+            r#"said \"{\\\"api_key\\\": \\\"hunter2\\\"}\""#,
             "AWS_SECRET_ACCESS_KEY=hunter2",
             "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJodW50ZXIyIn0.hunter2",
             "AKIAABCDEFGHIJKLMNOP",
@@ -120,6 +138,14 @@ mod tests {
         ] {
             assert_eq!(clean(text), text);
         }
+    }
+
+    #[test]
+    fn a_line_of_the_process_keeps_its_digests_and_loses_its_credentials() {
+        let redactor = Redactor::of_lines(&[]).unwrap();
+        let digest = format!("expected sha256 {}", "0a".repeat(32));
+        assert_eq!(redactor.clean_whole(&digest), digest);
+        assert_eq!(redactor.clean_whole("https://user:hunter2@host/x failed"), "https[redacted]host/x failed");
     }
 
     #[test]

@@ -28,10 +28,7 @@ use opentelemetry_sdk::{
 use tokio::runtime;
 
 use super::{Batch, Detail, Ended, Event, consumer::Consumer};
-use crate::observe::{Outcome, span::Span};
-
-/// A collector that takes longer is none.
-const TIMEOUT: Duration = Duration::from_secs(5);
+use crate::observe::{Outcome, otel::Tracing, span::Span};
 
 /// Sends spans.
 pub struct Traces {
@@ -56,39 +53,60 @@ pub enum TraceError {
 }
 
 impl Traces {
-    /// Sends to the collector at that base URL. The variables OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say who we are,
-    /// OTEL_EXPORTER_OTLP_HEADERS what the collector wants to know beside.
+    /// Sends to the collector at that URL. The variables OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say who we are and win
+    /// over `who`, OTEL_EXPORTER_OTLP_HEADERS says what the collector wants to know beside.
     ///
     /// # Errors
     /// [`TraceError`].
-    pub fn new(endpoint: &str, service: &str, revision: Option<&str>) -> Result<Self, TraceError> {
+    pub fn new(tracing: &Tracing, who: &Resident<'_>) -> Result<Self, TraceError> {
+        let Tracing { url, timeout, sampling: _ } = tracing;
         // Whoever installed one before us has one that does.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder().timeout(TIMEOUT).build()?;
+        let client = reqwest::Client::builder().timeout(*timeout).build()?;
         let mut exporter = SpanExporter::builder()
             .with_http()
             .with_http_client(client)
-            .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))
-            .with_timeout(TIMEOUT)
+            .with_endpoint(url)
+            .with_timeout(*timeout)
             .build()?;
-        exporter.set_resource(&resource(service, revision));
+        exporter.set_resource(&resource(Resource::builder().build(), who));
         let scope = InstrumentationScope::builder("ortolan").with_version(env!("CARGO_PKG_VERSION")).build();
         let waiting = runtime::Builder::new_current_thread().enable_all().build()?;
         Ok(Self { exporter, waiting, scope })
     }
 }
 
-/// Who we are; what the environment says goes first.
-fn resource(service: &str, revision: Option<&str>) -> Resource {
-    let from_environment = Resource::builder().build();
-    let unnamed =
-        from_environment.get(&"service.name".into()).is_none_or(|name| name.as_str().starts_with("unknown_service"));
-    let mut attributes = vec![KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))];
-    if unnamed {
-        attributes.push(KeyValue::new("service.name", service.to_owned()));
-    }
-    attributes.extend(revision.map(|revision| KeyValue::new("ortolan.revision", revision.to_owned())));
-    Resource::builder().with_attributes(attributes).build()
+/// Who sends the spans, where the environment says nothing else.
+#[derive(Debug, Clone, Copy)]
+pub struct Resident<'a> {
+    /// Name of the service.
+    pub service: &'a str,
+    /// The variable OTEL_SERVICE_NAME, which is stronger than all else.
+    pub named: Option<&'a str>,
+    /// Name of the host: in Kubernetes that of the pod.
+    pub host: Option<&'a str>,
+    /// The revision that this process belongs to.
+    pub revision: Option<&'a str>,
+}
+
+/// What the environment says, and of `who` what it says nothing of.
+fn resource(from_environment: Resource, who: &Resident<'_>) -> Resource {
+    let Resident { service, named, host, revision } = *who;
+    let says = |key: &'static str| {
+        let said = from_environment.get(&key.into());
+        // The library's own word where nobody has said anything.
+        said.is_some_and(|value| !value.as_str().starts_with("unknown_service"))
+    };
+    let ours = [
+        ("service.name", Some(service)),
+        ("service.version", Some(env!("CARGO_PKG_VERSION"))),
+        ("service.instance.id", host),
+        ("ortolan.revision", revision),
+    ];
+    let unsaid = ours.into_iter().filter(|(key, _)| !says(key)).chain([("service.name", named)]);
+    let missing = unsaid.filter_map(|(key, value)| Some(KeyValue::new(key, value?.to_owned())));
+    let attributes = from_environment.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
+    Resource::builder_empty().with_attributes(attributes.chain(missing)).build()
 }
 
 impl Consumer for Traces {
@@ -207,4 +225,27 @@ fn of_batch(event: &Event, batch: &Batch) -> Vec<Draft> {
         whole.status = Status::error("the run failed");
     }
     vec![whole, Draft::new("session run", span.child(), began, batch.run)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_environment_says_of_us_wins_and_the_rest_is_ours() {
+        let said = |attributes: &[(&'static str, &'static str)], named| {
+            let attributes = attributes.iter().map(|(key, value)| KeyValue::new(*key, *value));
+            let environment = Resource::builder_empty().with_attributes(attributes).build();
+            let who = Resident { service: "ours", named, host: Some("pod-7"), revision: Some("r3") };
+            let resource = resource(environment, &who);
+            ["service.name", "service.version", "service.instance.id", "ortolan.revision", "team"]
+                .map(|key| resource.get(&key.into()).map(|value| value.to_string()).unwrap_or_default())
+        };
+        let version = env!("CARGO_PKG_VERSION");
+        assert_eq!(said(&[("service.name", "unknown_service:x")], None), ["ours", version, "pod-7", "r3", ""]);
+        let theirs =
+            [("service.name", "theirs"), ("service.version", "9"), ("service.instance.id", "i"), ("team", "t")];
+        assert_eq!(said(&theirs, None), ["theirs", "9", "i", "r3", "t"]);
+        assert_eq!(said(&theirs, Some("named")), ["named", "9", "i", "r3", "t"]);
+    }
 }
