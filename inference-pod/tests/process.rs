@@ -15,10 +15,16 @@ use serde_json::{Value, json};
 
 /// Runs `serve` with a config that cannot work; what it printed, and its termination message.
 fn fails_to_start(config: &str) -> (Output, Option<Value>) {
+    fails_to_start_in(&[], config)
+}
+
+/// The same with variables of its environment.
+fn fails_to_start_in(environment: &[(&str, &str)], config: &str) -> (Output, Option<Value>) {
     let folder = tempfile::tempdir().unwrap();
     let (file, message) = (folder.path().join("config.yaml"), folder.path().join("message"));
     fs::write(&file, config).unwrap();
     let output = program()
+        .envs(environment.iter().copied())
         .args(["serve", "--config"])
         .arg(&file)
         .arg("--termination-message")
@@ -32,6 +38,18 @@ fn fails_to_start(config: &str) -> (Output, Option<Value>) {
 }
 
 const FREE_PORTS: &str = "server: {host: 127.0.0.1, port: 0, grpc_port: 0, metrics_port: 0}\n";
+
+#[test]
+fn spans_that_are_wanted_in_another_form_are_refused_with_a_sentence() {
+    let environment =
+        [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")];
+    let config = format!("{FREE_PORTS}models: [{{name: espresso, path: /nowhere}}]");
+    let (_, message) = fails_to_start_in(&environment, &config);
+    let message = message.unwrap();
+    assert_eq!(message["reason"], "InvalidConfig");
+    let said = message["message"].as_str().unwrap();
+    assert!(said.contains("OTEL_EXPORTER_OTLP_PROTOCOL: expected http/protobuf"), "{said}");
+}
 
 #[test]
 fn a_broken_config_tells_all_its_faults_at_once_with_their_paths() {
