@@ -184,15 +184,15 @@ fn check_prints_what_a_model_takes_and_gives() {
 
 #[test]
 fn before_its_models_are_loaded_a_server_is_alive_but_not_ready() {
-    // Ten models take long enough to be seen loading.
+    // Four models take long enough to be seen loading.
     let models: String =
-        (0..10).map(|n| item(&format!("lite{n}"), "efficientnet-lite0", "task: image-classification")).collect();
+        (0..4).map(|n| item(&format!("lite{n}"), "efficientnet-lite0", "task: image-classification")).collect();
     let server = Server::start_unready("", &models);
     let not_ready = get(server.admin, "/ready");
     assert_eq!(not_ready.status, 503);
     assert!(not_ready.error().starts_with("loading lite"), "{}", not_ready.error());
     assert_eq!(get(server.admin, "/health").status, 200);
-    let early = server.post("/predict/lite9", "image/png", b"");
+    let early = server.post("/predict/lite3", "image/png", b"");
     assert_eq!(early.status, 503, "{}", early.text());
     assert!(early.error().contains("still loading"), "{}", early.error());
     assert_eq!(early.header("retry-after"), Some("1"));
