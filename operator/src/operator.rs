@@ -1,6 +1,7 @@
 //! Puts the parts together and ends them in order.
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -26,8 +27,9 @@ use crate::{
     info::Infos,
     kinds::{Kinds, OptionalKind},
     leader::{Candidate, Leadership},
+    logging::LogLevel,
     metrics::Metrics,
-    names,
+    names, observability,
     observe::Sources,
     scaling::scaler::{Common, Outcomes, Scaler},
     settings::Settings,
@@ -50,17 +52,17 @@ pub enum OperatorError {
     Client(#[source] Box<kube::Error>),
     /// The address is taken, for example.
     #[error("cannot listen on {0}")]
-    Listen(std::net::SocketAddr, #[source] std::io::Error),
+    Listen(SocketAddr, #[source] std::io::Error),
     /// No signals.
     #[error("cannot wait for signals")]
     Signals(#[source] std::io::Error),
 }
 
-/// Runs until SIGTERM or SIGINT.
+/// Runs until SIGTERM or SIGINT, with a log whose level can be changed.
 ///
 /// # Errors
 /// [`OperatorError`] where it cannot begin.
-pub async fn run(settings: Settings) -> Result<(), OperatorError> {
+pub async fn run(settings: Settings, level: Arc<LogLevel>) -> Result<(), OperatorError> {
     let began = Instant::now();
     let client = Client::try_default().await.map_err(|error| OperatorError::Client(Box::new(error)))?;
     let listener =
@@ -106,6 +108,7 @@ pub async fn run(settings: Settings) -> Result<(), OperatorError> {
         waiting: Arc::clone(&waiting),
         metrics: Arc::clone(&metrics),
     });
+    let routes = routes.merge(observability::router(level)).into_make_service_with_connect_info::<SocketAddr>();
     tokio::spawn(async move { axum::serve(listener, routes).await });
 
     let (stop, stopped) = watch::channel(false);

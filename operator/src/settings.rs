@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use clap::Parser;
 
-use crate::build::monitoring::Labels;
+use crate::{build::monitoring::Labels, causes::chain, logging};
 
 /// Turns InferenceModels into pods that serve them.
 #[derive(Debug, Clone, Parser)]
@@ -38,11 +38,11 @@ pub struct Settings {
     /// Name of the Lease.
     #[arg(long, env = "LEASE_NAME", default_value = "ortolan-operator")]
     pub lease_name: String,
-    /// Address of /health, /ready and /metrics.
+    /// Address of /health, /ready, /metrics and /observability.
     #[arg(long, env = "LISTEN", default_value = "0.0.0.0:9090")]
     pub listen: SocketAddr,
     /// A level (info) or a filter (info,ortolan_operator=debug).
-    #[arg(long, env = "LOG_LEVEL", default_value = "info")]
+    #[arg(long, env = "LOG_LEVEL", default_value = "info", value_parser = log_level)]
     pub log_level: String,
     /// Form of a log line.
     #[arg(long, env = "LOG_FORMAT", default_value = "json", value_parser = ["json", "plain"])]
@@ -69,6 +69,10 @@ fn address(text: &str) -> Result<String, String> {
         return Ok(text.trim_end_matches('/').to_owned());
     }
     Err("expected an address that begins with http:// or https://".to_owned())
+}
+
+fn log_level(text: &str) -> Result<String, String> {
+    logging::filter(text).map(|_| text.to_owned()).map_err(|error| chain(&error))
 }
 
 /// Prefixes of labels that say what an object is: to others, and to us.
@@ -117,6 +121,13 @@ mod tests {
         let needed = ["operator", "--identity=a", "--pod-image=b", "--pod-image-cuda=c"];
         let settings = Settings::try_parse_from(needed.iter().chain(flags));
         settings.map(|settings| settings.monitoring_labels).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_log_level_that_would_be_taken_for_a_part_of_the_program_is_refused_at_the_start() {
+        let said = told(&["--log-level=warning"]).unwrap_err();
+        assert!(said.contains("expected a level (off, error, warn,") && said.contains("got warning"), "{said}");
+        assert_eq!(told(&["--log-level=warn,ortolan_operator=debug"]), Ok(Labels::new()));
     }
 
     #[test]
