@@ -27,6 +27,7 @@ use kube::{
         watcher::{self, watcher},
     },
 };
+use opentelemetry::trace::FutureExt as _;
 use tokio::{
     sync::{mpsc, watch},
     time,
@@ -51,6 +52,7 @@ use crate::{
     shared::Rounds,
     status::{self, Facts},
     stuck,
+    traces::{Ending, Trace, Traces},
     validate::{Checked, Refusal, validate},
     waiting::{Change, Waiting},
 };
@@ -98,12 +100,22 @@ pub struct Context {
     pub recorder: Recorder,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Where traces of reconciles are made, if they are.
+    pub traces: Option<Traces>,
     /// What waits for a reconcile.
     pub waiting: Arc<Waiting>,
     /// Where changes are told that concern an InferenceModel.
     pub changed: mpsc::Sender<Change>,
     /// How often in a row the reconcile of an object failed.
     pub failures: Mutex<HashMap<ObjectRef<InferenceModel>, u32>>,
+}
+
+/// A reconcile that is tried again.
+#[derive(Debug, thiserror::Error)]
+#[error("tried again in {pause:?}")]
+pub struct Failed {
+    source: ReconcileError,
+    pause: Duration,
 }
 
 /// Why a reconcile is tried again.
@@ -158,7 +170,7 @@ pub async fn run(
     let config = controller::Config::default().concurrency(CONCURRENT);
     let reconciling = controller::applier(
         |model, context| Box::pin(reconcile(model, context)),
-        |model, error, context| pause_after(&model, error, &context),
+        |_, failed, _| Action::requeue(failed.pause),
         Arc::clone(&context),
         store,
         queue,
@@ -174,7 +186,7 @@ pub async fn run(
 }
 
 /// Deleted in the meantime, or told of already where the reconcile failed.
-fn not_reconciled<E: std::error::Error + 'static>(error: &controller::Error<ReconcileError, E>, waiting: &Waiting) {
+fn not_reconciled<E: std::error::Error + 'static>(error: &controller::Error<Failed, E>, waiting: &Waiting) {
     if let controller::Error::ObjectNotFound(model) = error {
         waiting.leaves(&ObjectRef::new(&model.name).within(model.namespace.as_deref().unwrap_or_default()));
     }
@@ -273,32 +285,57 @@ async fn tidy(context: std::sync::Weak<Context>, store: Store<InferenceModel>) {
     }
 }
 
-async fn reconcile(model: Arc<InferenceModel>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+pub(crate) async fn reconcile(model: Arc<InferenceModel>, context: Arc<Context>) -> Result<Action, Failed> {
     let since = context.waiting.leaves(&ObjectRef::from_obj(&*model));
     if context.leadership.check().is_err() || model.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
+    since.into_iter().for_each(|since| context.metrics.waited(since.elapsed()));
+    match context.traces.as_ref().and_then(|traces| traces.begin(&model)) {
+        Some(trace) => attempt(model, &context, Some(&trace)).with_context(trace.context()).await,
+        None => attempt(model, &context, None).await,
+    }
+}
+
+/// Brings it about, and tells how that ended.
+async fn attempt(model: Arc<InferenceModel>, context: &Context, trace: Option<&Trace>) -> Result<Action, Failed> {
     let began = Instant::now();
-    since.into_iter().for_each(|since| context.metrics.waited(began.duration_since(since)));
-    let done = time::timeout(RECONCILE_TIMEOUT, bring_about(Arc::clone(&model), &context)).await;
-    let result = done.unwrap_or(Err(ReconcileError::Timeout));
-    match &result {
-        Ok(_) => {
+    let done = time::timeout(RECONCILE_TIMEOUT, bring_about(Arc::clone(&model), context, trace)).await;
+    let traced = |result, requeue, error: Option<&ReconcileError>| {
+        if let Some(trace) = trace {
+            trace.ended(Ending { result, requeue, error: error.map(|error| chain(error)) });
+        }
+    };
+    match done.unwrap_or(Err(ReconcileError::Timeout)) {
+        Ok(next) => {
             let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
             failures.remove(&ObjectRef::from_obj(&*model));
             context.metrics.reconciled(ReconcileResult::ok, began.elapsed());
+            traced(Some(ReconcileResult::ok), Some(next), None);
+            Ok(Action::requeue(next))
         }
+        // Whoever leads, or nobody, goes on with it.
         Err(ReconcileError::Apply(ApplyError::NotLeading(_) | ApplyError::NamespaceEnds)) => {
-            return Ok(Action::await_change());
+            traced(None, None, None);
+            Ok(Action::await_change())
         }
-        Err(_) => context.metrics.reconciled(ReconcileResult::error, began.elapsed()),
+        Err(error) => {
+            let pause = pause_after(&model, &error, context);
+            context.metrics.reconciled(ReconcileResult::error, began.elapsed());
+            traced(Some(ReconcileResult::error), Some(pause), Some(&error));
+            Err(Failed { source: error, pause })
+        }
     }
-    result
 }
 
 /// observe ▸ validate ▸ build ▸ apply ▸ status
-async fn bring_about(model: Arc<InferenceModel>, context: &Context) -> Result<Action, ReconcileError> {
-    let mut steps = context.metrics.steps();
+/// How long nothing needs to be done, if nothing happens.
+async fn bring_about(
+    model: Arc<InferenceModel>,
+    context: &Context,
+    trace: Option<&Trace>,
+) -> Result<Duration, ReconcileError> {
+    let mut steps = context.metrics.steps(trace);
     let observed = observe(model, &context.sources, crate::clock::now());
     let findings = findings(&observed);
     steps.ended(Step::observe);
@@ -319,11 +356,17 @@ async fn bring_about(model: Arc<InferenceModel>, context: &Context) -> Result<Ac
         Some(objects) => context.writer.apply(objects, &observed).await,
         None => Ok(Applied::default()),
     };
-    steps.ended(Step::apply);
+    match &applied {
+        Ok(_) => steps.ended(Step::apply),
+        Err(error) => steps.failed(Step::apply, error),
+    }
     // What is known is told all the same, and the error with it.
     let (applied, failure) = match applied {
         Ok(applied) => (applied, None),
-        Err(error @ (ApplyError::NotLeading(_) | ApplyError::NamespaceEnds)) => return Err(error.into()),
+        Err(error @ (ApplyError::NotLeading(_) | ApplyError::NamespaceEnds)) => {
+            steps.over();
+            return Err(error.into());
+        }
         Err(error) if is_let_go(&error, &context.sources.kinds).await => (Applied::default(), None),
         Err(error) => (Applied::default(), Some(error)),
     };
@@ -340,7 +383,9 @@ async fn bring_about(model: Arc<InferenceModel>, context: &Context) -> Result<Ac
     });
     let is_news = observed.model.status.as_ref() != Some(&status);
     if is_news {
-        context.writer.write_status(&observed.model, &serde_json::to_value(&status).unwrap_or_default()).await?;
+        let status = serde_json::to_value(&status).unwrap_or_default();
+        let written = context.writer.write_status(&observed.model, &status).await;
+        written.inspect_err(|error| steps.failed(Step::status, error))?;
     }
     tell_readiness(&observed.model, &status, &context.metrics);
     if is_news || !applied.written.is_empty() {
@@ -349,7 +394,7 @@ async fn bring_about(model: Arc<InferenceModel>, context: &Context) -> Result<Ac
     steps.ended(Step::status);
     match failure {
         Some(error) => Err(error.into()),
-        None => Ok(Action::requeue(next_look(&observed, plan.as_ref(), &applied, checked.as_ref().err()))),
+        None => Ok(next_look(&observed, plan.as_ref(), &applied, checked.as_ref().err())),
     }
 }
 
@@ -511,13 +556,13 @@ fn next_look(observed: &Observed, plan: Option<&Plan>, applied: &Applied, refusa
 }
 
 /// Twice as long after each failure in a row, with jitter.
-fn pause_after(model: &InferenceModel, error: &ReconcileError, context: &Context) -> Action {
+fn pause_after(model: &InferenceModel, error: &ReconcileError, context: &Context) -> Duration {
     let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
     let count = failures.entry(ObjectRef::from_obj(model)).and_modify(|count| *count += 1).or_insert(1);
     let pause = SHORTEST_PAUSE.saturating_mul(1 << (*count - 1).min(16)).min(LONGEST_PAUSE);
     let pause = pause.mul_f64(fastrand::f64().mul_add(0.5, 0.75));
     tell_failure(model, error, *count, pause);
-    Action::requeue(pause)
+    pause
 }
 
 fn tell_failure(model: &InferenceModel, error: &ReconcileError, failures: u32, pause: Duration) {

@@ -73,6 +73,12 @@ impl Leadership {
         self.leading.subscribe()
     }
 
+    /// One that lasts as long as [`GIVE_UP_AFTER`], without a Lease.
+    #[cfg(test)]
+    pub(crate) fn gained(&self) {
+        self.allow_from(Instant::now());
+    }
+
     fn allow_from(&self, asked: Instant) {
         let until = asked.saturating_duration_since(self.began) + GIVE_UP_AFTER;
         self.until.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Release);

@@ -47,5 +47,6 @@ pub mod settings;
 pub mod shared;
 pub mod status;
 pub mod stuck;
+pub mod traces;
 pub mod validate;
 pub mod waiting;

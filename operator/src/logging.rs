@@ -1,14 +1,27 @@
 //! The log: one JSON object or one line of text for each event, on standard error, by a level that can be changed meanwhile.
 
 use std::{
+    fmt as text,
     io::IsTerminal as _,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use crds::serving::log_level_fault;
+use tracing::{Event, Subscriber};
 use tracing_subscriber::{
-    EnvFilter, Registry, filter::ParseError, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
+    EnvFilter, Registry,
+    filter::ParseError,
+    fmt::{
+        self, FmtContext,
+        format::{FormatEvent, FormatFields, Writer},
+    },
+    layer::SubscriberExt as _,
+    registry::LookupSpan,
+    reload,
+    util::SubscriberInitExt as _,
 };
+
+use crate::traces;
 
 /// Why the log cannot have a level.
 #[derive(Debug, thiserror::Error)]
@@ -58,9 +71,10 @@ pub fn start(level: &str, is_json: bool) -> Result<Arc<LogLevel>, LevelError> {
     let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     // A second start (in tests) keeps the first.
     let _ = if is_json {
-        log.with(lines.json().flatten_event(true).with_current_span(true).with_span_list(false)).try_init()
+        let lines = lines.json().flatten_event(true).with_current_span(true).with_span_list(false);
+        log.with(lines.map_event_format(|form| Traced { form, is_json })).try_init()
     } else {
-        log.with(lines).try_init()
+        log.with(lines.map_event_format(|form| Traced { form, is_json })).try_init()
     };
     Ok(level)
 }
@@ -86,9 +100,57 @@ pub fn filter(level: &str) -> Result<EnvFilter, LevelError> {
     Ok(format!("hyper_util=info,reqwest=info,opentelemetry=warn,{level}").parse()?)
 }
 
+/// Puts the id of the trace that a line belongs to, where there is one, behind its fields.
+pub(crate) struct Traced<F> {
+    pub(crate) form: F,
+    pub(crate) is_json: bool,
+}
+
+impl<S, N, F> FormatEvent<S, N> for Traced<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> text::Result {
+        let Some(trace) = traces::current() else { return self.form.format_event(context, writer, event) };
+        let mut line = String::new();
+        self.form.format_event(context, Writer::new(&mut line), event)?;
+        let line = line.trim_end();
+        match line.strip_suffix('}') {
+            Some(fields) if self.is_json => writeln!(writer, r#"{fields},"trace_id":"{trace}"}}"#),
+            _ => writeln!(writer, "{line} trace_id={trace}"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io;
+
+    use opentelemetry::{
+        Context,
+        trace::{SpanContext, TraceContextExt as _, TraceFlags, TraceState},
+    };
+
     use super::*;
+
+    #[test]
+    fn a_line_of_text_ends_with_the_trace_that_is_sent() {
+        let (reader, writer) = io::pipe().unwrap();
+        let lines =
+            fmt::layer().with_writer(Mutex::new(writer)).map_event_format(|form| Traced { form, is_json: false });
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
+            for flags in [TraceFlags::SAMPLED, TraceFlags::NOT_SAMPLED] {
+                let span = SpanContext::new(7.into(), 8.into(), flags, false, TraceState::NONE);
+                let _here = Context::new().with_remote_span_context(span).attach();
+                tracing::info!("spilt");
+            }
+        });
+        let text = io::read_to_string(reader).unwrap();
+        let ends: Vec<&str> = text.lines().map(|line| line.split_once("spilt").unwrap().1).collect();
+        assert_eq!(ends, [" trace_id=00000000000000000000000000000007", ""]);
+    }
 
     #[test]
     fn a_filter_that_would_switch_the_log_off_is_none() {

@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    error::Error,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -20,7 +21,15 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::{cache::Key, kinds::OptionalKind, process::Process, recent::Recent, scaling::Reason};
+use crate::{
+    cache::Key,
+    causes::chain,
+    kinds::OptionalKind,
+    process::Process,
+    recent::Recent,
+    scaling::Reason,
+    traces::{Stretch, Trace},
+};
 
 /// The operator's metrics.
 #[derive(Debug)]
@@ -42,6 +51,8 @@ pub struct Metrics {
     load_readings: Family<ReadingLabel, Counter>,
     scale_decisions: Family<ReasonLabel, Counter>,
     scale_steps: Family<DirectionLabel, Counter>,
+    spans_sent: Counter,
+    spans_dropped: Family<SpanLossLabel, Counter>,
     recent: Recent,
 }
 
@@ -73,6 +84,21 @@ struct DirectionLabel {
 enum Direction {
     up,
     down,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SpanLossLabel {
+    reason: SpanLoss,
+}
+
+/// Why a span is not in a collector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(non_camel_case_types, reason = "the values of a label are lower case")]
+pub enum SpanLoss {
+    /// Too many waited to be sent.
+    full,
+    /// The collector did not take it.
+    failed,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -204,6 +230,8 @@ impl Default for Metrics {
             load_readings: Family::default(),
             scale_decisions: Family::default(),
             scale_steps: Family::default(),
+            spans_sent: Counter::default(),
+            spans_dropped: Family::default(),
             recent: Recent::default(),
         };
         metrics.register();
@@ -254,6 +282,8 @@ impl Metrics {
         );
         r.register("scale_decisions", "Decisions on a number of replicas, by reason", self.scale_decisions.clone());
         r.register("scale_steps", "Numbers of replicas that were written, by direction", self.scale_steps.clone());
+        r.register("spans_sent", "Spans of reconciles that a collector took", self.spans_sent.clone());
+        r.register("spans_dropped", "Spans of reconciles that no collector got, by reason", self.spans_dropped.clone());
     }
 
     fn begin_at_zero(&self) {
@@ -282,6 +312,9 @@ impl Metrics {
         }
         for direction in [Direction::up, Direction::down] {
             let _ = self.scale_steps.get_or_create(&DirectionLabel { direction });
+        }
+        for reason in [SpanLoss::full, SpanLoss::failed] {
+            self.lost_spans(reason, 0);
         }
     }
 
@@ -315,10 +348,20 @@ impl Metrics {
         self.recent.reconciled(result, Instant::now());
     }
 
-    /// A reconcile's steps are timed from now on.
+    /// A reconcile's steps are timed from now on, and are spans of its trace where it has one.
     #[must_use]
-    pub fn steps(&self) -> Steps<'_> {
-        Steps { metrics: self, running: STEPS.first().copied(), began: Instant::now() }
+    pub fn steps<'a>(&'a self, trace: Option<&'a Trace>) -> Steps<'a> {
+        Steps { metrics: self, trace, running: STEPS.first().copied(), began: Instant::now() }
+    }
+
+    /// A collector took so many spans.
+    pub fn sent_spans(&self, count: u64) {
+        self.spans_sent.inc_by(count);
+    }
+
+    /// So many spans were dropped.
+    pub fn lost_spans(&self, reason: SpanLoss, count: u64) {
+        self.spans_dropped.get_or_create(&SpanLossLabel { reason }).inc_by(count);
     }
 
     /// A change had waited that long when its reconcile began.
@@ -417,6 +460,7 @@ fn not_ready(model: &Key, reason: &str) -> NotReadyLabels {
 /// Times the steps of one reconcile, one after another; also the one in which it is given up.
 pub struct Steps<'a> {
     metrics: &'a Metrics,
+    trace: Option<&'a Trace>,
     /// None after the last one.
     running: Option<Step>,
     began: Instant,
@@ -425,18 +469,35 @@ pub struct Steps<'a> {
 impl Steps<'_> {
     /// A step has ended, and the next one begins.
     pub fn ended(&mut self, step: Step) {
-        let now = Instant::now();
-        let time = now.duration_since(self.began);
-        self.metrics.step_time.get_or_create(&StepLabel { step }).observe(time.as_secs_f64());
+        self.close(step, None);
+    }
+
+    /// A step has ended in an error, and the next one begins all the same.
+    pub fn failed(&mut self, step: Step, error: &(dyn Error + 'static)) {
+        self.close(step, Some(chain(error)));
+    }
+
+    /// No other step comes.
+    pub fn over(mut self) {
+        self.running = None;
+    }
+
+    /// The one place where a step is told of, so that metrics and traces say the same.
+    fn close(&mut self, step: Step, error: Option<String>) {
+        let (from, to) = (self.began, Instant::now());
+        self.metrics.step_time.get_or_create(&StepLabel { step }).observe(to.duration_since(from).as_secs_f64());
+        if let Some(trace) = self.trace {
+            trace.step(Stretch { step, from, to, error });
+        }
         self.running = STEPS.into_iter().skip_while(|it| *it != step).nth(1);
-        self.began = now;
+        self.began = to;
     }
 }
 
 impl Drop for Steps<'_> {
     fn drop(&mut self) {
         if let Some(step) = self.running {
-            self.ended(step);
+            self.close(step, Some("given up".to_owned()));
         }
     }
 }
@@ -530,11 +591,11 @@ mod tests {
             let count = format!("ortolan_operator_reconcile_step_seconds_count{{step=\"{step:?}\"}} ");
             text.lines().find_map(|line| line.strip_prefix(&count)).unwrap().to_owned()
         };
-        let mut given_up = metrics.steps();
+        let mut given_up = metrics.steps(None);
         [Step::observe, Step::validate, Step::build].into_iter().for_each(|step| given_up.ended(step));
         drop(given_up);
         assert_eq!(STEPS.map(timed), ["1", "1", "1", "1", "0"]);
-        let mut whole = metrics.steps();
+        let mut whole = metrics.steps(None);
         STEPS.into_iter().for_each(|step| whole.ended(step));
         drop(whole);
         assert_eq!(STEPS.map(timed), ["2", "2", "2", "2", "1"]);

@@ -23,6 +23,7 @@ use crate::{
     autoscalers::Autoscalers,
     build::Images,
     cache::{Audience, Cache, Scope},
+    causes::chain,
     controller::{self, Context},
     info::Infos,
     kinds::{Kinds, OptionalKind},
@@ -35,6 +36,7 @@ use crate::{
     settings::Settings,
     shared::Shared,
     stuck::Stuck,
+    traces::{TraceError, Traces},
     waiting::Waiting,
 };
 
@@ -53,6 +55,9 @@ pub enum OperatorError {
     /// The address is taken, for example.
     #[error("cannot listen on {0}")]
     Listen(SocketAddr, #[source] std::io::Error),
+    /// No traces.
+    #[error("no traces")]
+    Traces(#[from] TraceError),
     /// No signals.
     #[error("cannot wait for signals")]
     Signals(#[source] std::io::Error),
@@ -72,6 +77,7 @@ pub async fn run(settings: Settings, level: Arc<LogLevel>) -> Result<(), Operato
 
     let scope = Scope::new(client.clone(), settings.only_namespace());
     let metrics = Arc::new(Metrics::default());
+    let traces = settings.traces().map(|to| Traces::new(&to, Arc::clone(&metrics))).transpose()?;
     let leadership = Leadership::default();
     let (changed, changes) = mpsc::channel(CHANGES);
     let kinds = Kinds::new(client.clone(), Arc::clone(&metrics));
@@ -147,6 +153,7 @@ pub async fn run(settings: Settings, level: Arc<LogLevel>) -> Result<(), Operato
         sources,
         leadership,
         metrics,
+        traces: traces.clone(),
         waiting,
         changed,
     });
@@ -166,6 +173,12 @@ pub async fn run(settings: Settings, level: Arc<LogLevel>) -> Result<(), Operato
     release.send_replace(true);
     // Its requests have time-outs of their own.
     let _ = candidate.await;
+    // After the Lease, so that the next one need not wait for a collector.
+    if let Some(traces) = traces
+        && let Err(error) = traces.end().await
+    {
+        tracing::warn!(error = chain(&error), "the last traces are not sent");
+    }
     Ok(())
 }
 

@@ -1,10 +1,10 @@
 //! How the operator is told what to do: flags, each also an environment variable.
 
-use std::net::SocketAddr;
+use std::{convert::Infallible, net::SocketAddr};
 
-use clap::Parser;
+use clap::{ArgAction, Parser};
 
-use crate::{build::monitoring::Labels, causes::chain, logging};
+use crate::{build::monitoring::Labels, causes::chain, logging, traces::Destination};
 
 /// Turns InferenceModels into pods that serve them.
 #[derive(Debug, Clone, Parser)]
@@ -41,6 +41,18 @@ pub struct Settings {
     /// Address of /health, /ready, /metrics and /observability.
     #[arg(long, env = "LISTEN", default_value = "0.0.0.0:9090")]
     pub listen: SocketAddr,
+    /// Base address of a collector of traces, which takes OTLP over HTTP (protobuf); empty: there are none.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", default_value = "", value_parser = address)]
+    pub tracing_endpoint: String,
+    /// The whole address that traces are sent to, where it is another than /v1/traces of the base address.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", default_value = "", value_parser = web_address)]
+    pub tracing_url: String,
+    /// Share of the reconciles that are traced, from 0 to 1; left out: what OTEL_TRACES_SAMPLER says, else all.
+    #[arg(long, env = "TRACING_SAMPLE", value_parser = share)]
+    pub tracing_sample: Option<f64>,
+    /// true: no traces, whatever else is said.
+    #[arg(long, env = "OTEL_SDK_DISABLED", default_value = "false", action = ArgAction::Set, value_parser = is_true)]
+    pub tracing_disabled: bool,
     /// A level (info) or a filter (info,ortolan_operator=debug).
     #[arg(long, env = "LOG_LEVEL", default_value = "info", value_parser = log_level)]
     pub log_level: String,
@@ -61,14 +73,41 @@ impl Settings {
     pub fn prometheus(&self) -> Option<String> {
         Some(self.prometheus_url.clone()).filter(|url| !url.is_empty())
     }
+
+    /// Where traces go, if there are any.
+    #[must_use]
+    pub fn traces(&self) -> Option<Destination> {
+        if self.tracing_disabled {
+            return None;
+        }
+        let of_base = || format!("{}/v1/traces", self.tracing_endpoint);
+        let url = Some(self.tracing_url.clone()).filter(|url| !url.is_empty());
+        let url = url.or_else(|| (!self.tracing_endpoint.is_empty()).then(of_base))?;
+        Some(Destination { url, sample: self.tracing_sample, identity: self.identity.clone() })
+    }
 }
 
-/// KEDA puts the path of the question behind it.
+/// Others put a path behind it.
 fn address(text: &str) -> Result<String, String> {
+    web_address(text).map(|text| text.trim_end_matches('/').to_owned())
+}
+
+fn web_address(text: &str) -> Result<String, String> {
     if text.is_empty() || text.starts_with("http://") || text.starts_with("https://") {
-        return Ok(text.trim_end_matches('/').to_owned());
+        return Ok(text.to_owned());
     }
     Err("expected an address that begins with http:// or https://".to_owned())
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "expected a number from 0 to 1".to_owned())
+}
+
+/// By the standard of that variable everything else is false.
+#[expect(clippy::unnecessary_wraps, reason = "a parser may fail")]
+fn is_true(text: &str) -> Result<bool, Infallible> {
+    Ok(text.eq_ignore_ascii_case("true"))
 }
 
 fn log_level(text: &str) -> Result<String, String> {
@@ -117,10 +156,29 @@ fn is_domain(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn told(flags: &[&str]) -> Result<Labels, String> {
+    fn parsed(flags: &[&str]) -> Result<Settings, String> {
         let needed = ["operator", "--identity=a", "--pod-image=b", "--pod-image-cuda=c"];
-        let settings = Settings::try_parse_from(needed.iter().chain(flags));
-        settings.map(|settings| settings.monitoring_labels).map_err(|error| error.to_string())
+        Settings::try_parse_from(needed.iter().chain(flags)).map_err(|error| error.to_string())
+    }
+
+    fn told(flags: &[&str]) -> Result<Labels, String> {
+        parsed(flags).map(|settings| settings.monitoring_labels)
+    }
+
+    #[test]
+    fn there_are_traces_only_where_a_collector_was_told() {
+        let url = |flags: &[&str]| parsed(flags).unwrap().traces().map(|to| to.url);
+        let base = "--tracing-endpoint=http://collector:4318/";
+        assert_eq!(url(&[]), None);
+        assert_eq!(url(&["--tracing-sample=0.5"]), None);
+        assert_eq!(url(&[base]).as_deref(), Some("http://collector:4318/v1/traces"));
+        assert_eq!(url(&[base, "--tracing-url=https://other/a/"]).as_deref(), Some("https://other/a/"));
+        assert_eq!(url(&[base, "--tracing-disabled=True"]), None);
+        assert!(url(&[base, "--tracing-disabled=no"]).is_some());
+        let sample = |flag| parsed(&[base, flag]).map(|settings| settings.tracing_sample);
+        assert_eq!(sample("--tracing-sample=0.25"), Ok(Some(0.25)));
+        assert!(sample("--tracing-sample=2").unwrap_err().contains("expected a number from 0 to 1"));
+        assert!(sample("--tracing-url=collector:4318").unwrap_err().contains("expected an address"));
     }
 
     #[test]
