@@ -128,7 +128,8 @@ fn a_model_with_a_fixed_batch_of_one_gives_the_same_answer_and_says_why_it_does_
 #[test]
 fn the_smallest_picture_is_classified() {
     let server = SHARED.get();
-    let answer = server.post("/predict/espresso", "image/png", &encoded(&DynamicImage::new_rgb8(1, 1), ImageFormat::Png));
+    let answer =
+        server.post("/predict/espresso", "image/png", &encoded(&DynamicImage::new_rgb8(1, 1), ImageFormat::Png));
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(answer.json()["predictions"].as_array().unwrap().len(), 5);
 }
