@@ -127,8 +127,8 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// The request of a reserved place has come in whole. Its wait is judged once more, for its body may have taken long;
-    /// then no more, so that nobody is refused whose body was decoded.
+    /// The request of a reserved place has come in whole. Its wait is judged once more, for its body may have taken long, and what
+    /// is refused now need not be decoded.
     ///
     /// # Errors
     /// [`Refused`] where the predicted wait is over its bound by now.

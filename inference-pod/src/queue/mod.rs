@@ -185,25 +185,12 @@ impl<T> Queue<T> {
     /// # Errors
     /// The jobs come back with [`Refused`] where a bound would be crossed. Nothing was let in.
     pub fn push(&mut self, jobs: Vec<NewJob<T>>, now: Instant) -> Result<Vec<Key>, (Refused, Vec<NewJob<T>>)> {
-        match self.admit_wait(samples_of(&jobs).saturating_sub(1), now) {
-            Ok(()) => self.push_admitted(jobs, now),
-            Err(refused) => Err((refused, jobs)),
-        }
-    }
-
-    /// As [`Self::push`], for a request that was [complete](Self::complete) before: only what was not known then can keep
-    /// it out, the samples beyond its first and the bytes.
-    ///
-    /// # Errors
-    /// As [`Self::push`].
-    pub fn push_complete(&mut self, jobs: Vec<NewJob<T>>, now: Instant) -> Result<Vec<Key>, (Refused, Vec<NewJob<T>>)> {
-        if samples_of(&jobs) > 1 { self.push(jobs, now) } else { self.push_admitted(jobs, now) }
-    }
-
-    fn push_admitted(&mut self, jobs: Vec<NewJob<T>>, now: Instant) -> Result<Vec<Key>, (Refused, Vec<NewJob<T>>)> {
-        let samples = samples_of(&jobs);
+        let samples: usize = jobs.iter().map(|job| job.samples).sum();
         let bytes = jobs.iter().map(|job| job.bytes).sum();
-        if let Err(refused) = self.admit_samples(samples).and_then(|()| self.admit_bytes(bytes, 0)) {
+        let admitted = self.admit_wait(samples.saturating_sub(1), now);
+        if let Err(refused) =
+            admitted.and_then(|()| self.admit_samples(samples)).and_then(|()| self.admit_bytes(bytes, 0))
+        {
             return Err((refused, jobs));
         }
         self.arrivals.record(samples, now);
@@ -296,10 +283,6 @@ impl<T> Waiting<T> {
     pub fn length(&self) -> usize {
         self.length
     }
-}
-
-fn samples_of<T>(jobs: &[NewJob<T>]) -> usize {
-    jobs.iter().map(|job| job.samples).sum()
 }
 
 fn as_u32(count: usize) -> u32 {

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// Weight of one run.
-const WEIGHT: f64 = 0.05;
+/// Least and greatest weight of one run.
+const WEIGHTS: (f64, f64) = (0.05, 0.25);
 
 /// One run says no more than this: a stalled one must not shut the queue.
 const BOUNDS: (f64, f64) = (0.5, 2.0);
@@ -37,7 +37,9 @@ impl Pace {
         let last = self.last[instance].replace(Begun { at: now, expected });
         if let Some(Begun { at, expected }) = last.filter(|last| !last.expected.is_zero()) {
             let ratio = (now - at).as_secs_f64() / expected.as_secs_f64();
-            self.factor += WEIGHT * (ratio.clamp(BOUNDS.0, BOUNDS.1) - self.factor);
+            // Of long runs a few are all that a queue lives through, so each says more: what a second of them shows is learnt.
+            let weight = expected.as_secs_f64().clamp(WEIGHTS.0, WEIGHTS.1);
+            self.factor += weight * (ratio.clamp(BOUNDS.0, BOUNDS.1) - self.factor);
         }
     }
 
@@ -72,6 +74,16 @@ mod tests {
         now += RUN * 1000;
         pace.begins(0, now, RUN);
         assert_eq!(pace.of(RUN), learnt, "a pause is no slow run");
+    }
+
+    #[test]
+    fn long_runs_are_learnt_from_sooner() {
+        let mut pace = Pace::new(1);
+        let (now, run) = (Instant::now(), Duration::from_millis(200));
+        for count in 0..6 {
+            pace.begins(0, now + run.mul_f64(1.5) * count, run);
+        }
+        assert!(pace.factor > 1.3, "{pace:?}");
     }
 
     #[test]

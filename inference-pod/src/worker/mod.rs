@@ -172,7 +172,7 @@ impl Reservation {
     /// The request has come in whole: from now on it counts in what others would have to wait for.
     ///
     /// # Errors
-    /// [`Refused`] where it would have to wait too long by now; afterwards its own wait keeps it out no more.
+    /// [`Refused`] where it would have to wait too long by now.
     pub fn complete(&mut self) -> Result<(), Refused> {
         if let Some(shared) = self.shared.as_ref().filter(|_| !self.complete) {
             shared.meeting.with(|queue| queue.complete(Instant::now()))?;
@@ -281,8 +281,7 @@ impl Shared {
         let pushed = self.meeting.bring(jobs.len(), |queue| {
             // Under the same lock as the push, so that nobody slips in between.
             queue.release(reservation.held, reservation.complete);
-            let pushed = if reservation.complete { queue.push_complete(jobs, now) } else { queue.push(jobs, now) };
-            let keys = pushed.map_err(|(refused, _)| PushError::Refused(refused))?;
+            let keys = queue.push(jobs, now).map_err(|(refused, _)| PushError::Refused(refused))?;
             due.progress.entered(keys.len(), now);
             self.observer.metrics().enqueued(samples, queue.samples(), now);
             Ok(keys)

@@ -428,7 +428,8 @@ pub fn eventually(what: &str, mut state: impl FnMut() -> bool) {
     let began = Instant::now();
     while !state() {
         assert!(began.elapsed() < PATIENCE, "{what}: not after {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(10));
+        // Many tests wait at once, and a look costs the server something.
+        std::thread::sleep((began.elapsed() / 10).clamp(Duration::from_millis(10), Duration::from_millis(250)));
     }
     let _ = writeln!(io::stderr(), "{what}: after {:?}", began.elapsed());
 }
