@@ -111,7 +111,12 @@ fn active(facts: &Facts<'_>, lasting: Option<Reason>) -> Verdict {
 /// Whether fewer replicas would carry the load, but none goes.
 fn holds(reason: Reason) -> bool {
     match reason {
-        Reason::Stabilizing | Reason::AfterBurst | Reason::Settling | Reason::Late | Reason::Rollout => true,
+        Reason::Stabilizing
+        | Reason::Returning
+        | Reason::AfterBurst
+        | Reason::Settling
+        | Reason::Late
+        | Reason::Rollout => true,
         Reason::Steady
         | Reason::Bounds
         | Reason::Load

@@ -406,7 +406,14 @@ fn what_keeps_replicas_that_the_load_does_not_ask_for_is_told() {
         Observed { scaling: Some(outcome), ..observed(mode("Operator")) }
     };
     for reason in Reason::ALL {
-        let holds = [Reason::Stabilizing, Reason::AfterBurst, Reason::Settling, Reason::Late, Reason::Rollout];
+        let holds = [
+            Reason::Stabilizing,
+            Reason::Returning,
+            Reason::AfterBurst,
+            Reason::Settling,
+            Reason::Late,
+            Reason::Rollout,
+        ];
         let said = if holds.contains(&reason) {
             format!("the number of replicas stays: {reason}")
         } else {

@@ -63,6 +63,7 @@ struct World {
     history: History,
     at: Duration,
     wanted: u32,
+    load_time: Duration,
 }
 
 /// A decision beside what it came from.
@@ -76,7 +77,8 @@ struct Decided {
 
 impl World {
     fn of(policy: Policy, wanted: u32) -> Self {
-        Self { policy, history: History::begin(Duration::ZERO, wanted), at: Duration::ZERO, wanted }
+        let (at, load_time) = (Duration::ZERO, Duration::from_secs(5));
+        Self { policy, history: History::begin(at, wanted), at, wanted, load_time }
     }
 
     fn live(&mut self, moment: &Moment) -> Decided {
@@ -106,9 +108,9 @@ impl World {
 
     fn decide(&mut self, in_rollout: bool) -> Decided {
         let (at, wanted) = (self.at, self.wanted);
-        let now = Now { at, wanted, in_rollout, load_time: Duration::from_secs(5) };
+        let now = Now { at, wanted, in_rollout, load_time: self.load_time };
         let decision = decide(&self.history, &self.policy, &now);
-        self.history.decided(at, wanted, &decision, self.policy.down_stabilization);
+        self.history.decided(at, wanted, &decision, &self.policy);
         self.wanted = decision.desired;
         Decided { at, wanted, last: self.history.last().cloned().unwrap_or_default(), in_rollout, decision }
     }
@@ -182,6 +184,33 @@ proptest! {
             let most = most_of(window);
             prop_assert!(it.decision.desired >= most, "{} of {most}", it.decision.desired);
         }
+    }
+
+    #[test]
+    fn nothing_is_kept_for_longer_than_the_longest_window(policy in policy(), moments in moments(), load_time in 0u64..600) {
+        let mut world = World { load_time: Duration::from_secs(load_time), ..World::of(policy.clone(), policy.max) };
+        for moment in &moments {
+            world.live(moment);
+        }
+        // The average falls, what came last shows what it carries, and the rest goes by halves.
+        let readings = (policy.return_stabilization + Duration::from_secs(3 * load_time + 3600)).as_secs() / PERIOD.as_secs();
+        for _ in 0..readings {
+            world.stays(0.0, 1);
+        }
+        prop_assert_eq!(world.wanted, policy.min);
+    }
+
+    #[test]
+    fn a_given_time_is_kept_to_whatever_comes_back(seconds in 0u64..3600) {
+        let given = Duration::from_secs(seconds);
+        let scale_down = crds::resource::ScaleDown {
+            stabilization: Some(format!("{seconds}s").parse().unwrap()),
+            ..crds::resource::ScaleDown::default()
+        };
+        let behavior = crds::resource::Behavior { scale_down: Some(scale_down), ..crds::resource::Behavior::default() };
+        let scaling = crds::resource::Scaling { behavior: Some(behavior), ..crds::resource::Scaling::default() };
+        let policy = Policy::from(&scaling);
+        prop_assert_eq!((policy.down_stabilization, policy.return_stabilization), (given, given));
     }
 
     #[test]

@@ -6,8 +6,9 @@
 //!       load      average of the stable window over the target ▸ what it takes
 //!       refusals  in three readings ▸ one step, once all that were asked for are ready
 //!       latency   too few answers in time, and a queue in three readings ▸ one step, once all are ready
-//! down  the most that was recommended within the window, half at a time; not during a rollout, not after a burst, not while answers
-//!       are late, not before those that came last have been ready for a window, not to a number that was too few lately
+//! down  the most that was recommended within the window, a longer one where loads come back, half at a time; not during a rollout,
+//!       not after a burst, not while answers are late, not before those that came last have been ready for a window, not to a number
+//!       that was too few lately
 //! ```
 //!
 //! Numbers that are missing or old change nothing. A ready pod that tells nothing counts as idle on the way up and as full on the
@@ -19,7 +20,7 @@ use std::{collections::BTreeSet, fmt, time::Duration};
 
 use super::{
     History, Reading, Share,
-    policy::{BLIND_KEPT, Policy, replicas},
+    policy::{BLIND_KEPT, Policy, RETURN_EXPECTED, RETURN_LOAD_TIMES, replicas},
 };
 
 /// Readings that must agree that requests are refused or late: one alone may be chance.
@@ -95,6 +96,8 @@ pub enum Reason {
     Idle,
     /// Fewer would do, but the load was higher a moment ago.
     Stabilizing,
+    /// Fewer would do, but a load that had gone has come back lately, and may again.
+    Returning,
     /// Fewer would do, but there was a burst a moment ago.
     AfterBurst,
     /// Fewer would do, but replicas that came last have not shown yet what they carry.
@@ -111,7 +114,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Steady,
         Self::Bounds,
         Self::Off,
@@ -121,6 +124,7 @@ impl Reason {
         Self::Latency,
         Self::Idle,
         Self::Stabilizing,
+        Self::Returning,
         Self::AfterBurst,
         Self::Settling,
         Self::Late,
@@ -133,6 +137,12 @@ impl Reason {
     #[must_use]
     pub fn is_blind(self) -> bool {
         matches!(self, Self::Refusals | Self::Latency)
+    }
+
+    /// Whether readings say it, and not their want or a person.
+    #[must_use]
+    pub fn is_of_readings(self) -> bool {
+        !matches!(self, Self::Bounds | Self::Off | Self::NoReplicaReady | Self::Stale)
     }
 
     /// The label's value in metrics.
@@ -148,6 +158,7 @@ impl Reason {
             Self::Latency => "latency",
             Self::Idle => "idle",
             Self::Stabilizing => "stabilizing",
+            Self::Returning => "returning",
             Self::AfterBurst => "after_burst",
             Self::Settling => "settling",
             Self::Late => "late",
@@ -170,6 +181,9 @@ impl fmt::Display for Reason {
             Self::Latency => "too few requests are answered within the target, and there is a queue",
             Self::Idle => "fewer replicas carry the load",
             Self::Stabilizing => "fewer replicas carry the load, but a moment ago it was higher",
+            Self::Returning => {
+                "fewer replicas carry the load, but a load that had gone came back lately, and may again"
+            }
             Self::AfterBurst => "fewer replicas carry the load, but there was a burst a moment ago",
             Self::Settling => {
                 "fewer replicas carry the load, but those that came last have not shown yet what they carry"
@@ -426,10 +440,13 @@ fn fall(history: &History, policy: &Policy, now: &Now, recommended: u32) -> Resu
     if is_settling(history, policy, now) {
         return Err(Reason::Settling);
     }
-    let since = now.at.saturating_sub(policy.down_stabilization);
-    let most = history.largest_since(since).unwrap_or(now.wanted).max(recommended);
-    if most >= now.wanted {
+    let most_within = |time| history.largest_since(now.at.saturating_sub(time)).unwrap_or(now.wanted).max(recommended);
+    if most_within(policy.down_stabilization) >= now.wanted {
         return Err(Reason::Stabilizing);
+    }
+    let most = most_within(stabilization(history, policy, now));
+    if most >= now.wanted {
+        return Err(Reason::Returning);
     }
     let would_not_go = |last: &Reading| most >= last.ready && most > policy.min;
     if is_stuck(history, now) && history.last().is_some_and(would_not_go) {
@@ -438,6 +455,14 @@ fn fall(history: &History, policy: &Policy, now: &Now, recommended: u32) -> Resu
     let (before, gone) = history.gone_within(policy.down_period(), now.at);
     let may_go = policy.step_down(before).saturating_sub(gone);
     Ok(most.max(now.wanted.saturating_sub(may_go)))
+}
+
+/// The time within which the most that was recommended is kept: a longer one where a load has come back lately, for it may again, and
+/// what loads slowly was let go too early then.
+fn stabilization(history: &History, policy: &Policy, now: &Now) -> Duration {
+    let is_expected = history.last_return().is_some_and(|back| now.at < back + RETURN_EXPECTED);
+    let longer = if is_expected { now.load_time * RETURN_LOAD_TIMES } else { Duration::ZERO };
+    longer.min(policy.return_stabilization).max(policy.down_stabilization)
 }
 
 /// Whether the replicas that came last have not shown yet what they carry: they have not all been ready for a window. Some may never

@@ -5,11 +5,18 @@ use std::{
     time::Duration,
 };
 
-use super::{Decision, policy::replicas};
+use super::{
+    Decision,
+    policy::{Policy, replicas},
+};
 
 /// Steps and readings are remembered for so long at least: what may go within a minute depends on what went, and a slow model takes
 /// that long to answer a few requests.
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
+
+/// A load has gone when only this part of the replicas is left that it took, a third: those that go back and forth by a few are no
+/// return.
+const LEFT: u32 = 3;
 
 /// What the pods of a model told at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -79,6 +86,8 @@ pub struct History {
     last_down: Option<Duration>,
     last_blind: Option<Duration>,
     last_burst: Option<Duration>,
+    /// When a load was last back that had gone.
+    last_return: Option<Duration>,
     last_whole: Duration,
     /// Since when there have been as many ready as were wanted, without a break.
     whole_since: Option<Duration>,
@@ -129,6 +138,7 @@ impl History {
             last_down: None,
             last_blind: None,
             last_burst: None,
+            last_return: None,
             last_whole: at,
             whole_since: None,
             began: at,
@@ -160,13 +170,16 @@ impl History {
     }
 
     /// Remembers what was decided at that time, when so many were wanted.
-    pub fn decided(&mut self, at: Duration, wanted: u32, decision: &Decision, window: Duration) {
+    pub fn decided(&mut self, at: Duration, wanted: u32, decision: &Decision, policy: &Policy) {
         // Somebody else has changed the number: it counts as recommended, and what comes next goes from there.
         if wanted != self.wanted {
             self.recommend(at, wanted);
         }
+        if decision.reason.is_of_readings() && self.is_return(at, decision.recommended.min(policy.max), policy) {
+            self.last_return = Some(at);
+        }
         self.recommend(at, decision.recommended);
-        let first = at.saturating_sub(window);
+        let first = at.saturating_sub(policy.longest_stabilization());
         for recommendations in [&mut self.largest, &mut self.smallest] {
             while recommendations.front().is_some_and(|(time, _)| *time < first) {
                 recommendations.pop_front();
@@ -223,6 +236,16 @@ impl History {
         let most = kept().map(|it| it.running / f64::from(it.replicas)).fold(0.0, f64::max);
         let by_most = if most > 0.0 { replicas(running / (Overload::FULL * most)) } else { 0 };
         one_more.max(by_most)
+    }
+
+    /// Whether as many are recommended again as were some time ago, after most of them were not: they would have been let go in
+    /// between, and only a longer time would have kept them.
+    fn is_return(&self, at: Duration, recommended: u32, policy: &Policy) -> bool {
+        let first = at.saturating_sub(policy.return_stabilization);
+        let again = self.largest_since(first).unwrap_or_default().min(recommended);
+        let Some((last, _)) = self.largest.iter().rfind(|(_, before)| *before >= again) else { return false };
+        let fewest = self.smallest_since(*last).unwrap_or(again);
+        at > *last + policy.down_stabilization && fewest.saturating_mul(LEFT) <= again
     }
 
     fn recommend(&mut self, at: Duration, replicas: u32) {
@@ -296,5 +319,11 @@ impl History {
     #[must_use]
     pub fn last_burst(&self) -> Option<Duration> {
         self.last_burst
+    }
+
+    /// When a load was last back that had gone.
+    #[must_use]
+    pub fn last_return(&self) -> Option<Duration> {
+        self.last_return
     }
 }

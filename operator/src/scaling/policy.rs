@@ -25,6 +25,16 @@ pub const ERRORS: f64 = 2.5;
 /// The most that was recommended within this time is kept.
 pub const DOWN_STABILIZATION: Duration = Duration::from_secs(30);
 
+/// Where a load has come back lately, the most that was recommended within this time is kept, or within [`RETURN_LOAD_TIMES`] where
+/// this is less: as long as the HorizontalPodAutoscaler keeps it by default.
+pub const RETURN_STABILIZATION: Duration = Duration::from_secs(300);
+
+/// What loads soon is soon there again, and is not kept for so long. In times of what loading the model takes.
+pub const RETURN_LOAD_TIMES: u32 = 20;
+
+/// A load that has come back may come back again within this time: long enough for four times [`RETURN_STABILIZATION`].
+pub const RETURN_EXPECTED: Duration = Duration::from_secs(1200);
+
 /// Numbers older than this are not acted on: seven readings.
 pub const STALE_AFTER: Duration = Duration::from_secs(15);
 
@@ -75,6 +85,8 @@ pub struct Policy {
     pub up_per_step: Option<u32>,
     /// See [`DOWN_STABILIZATION`].
     pub down_stabilization: Duration,
+    /// See [`RETURN_STABILIZATION`]; the same as `down_stabilization` where that is given.
+    pub return_stabilization: Duration,
     /// Most replicas removed in one minute.
     pub down_per_minute: Option<u32>,
     /// Share of those that there are that goes within [`DOWN_PERIOD`] at most, where no number is given; see [`DOWN_SHARE`].
@@ -111,6 +123,7 @@ impl From<&Scaling> for Policy {
             up_stabilization: length(up.stabilization, Duration::ZERO),
             up_per_step: up.max_per_step,
             down_stabilization: length(down.stabilization, DOWN_STABILIZATION),
+            return_stabilization: length(down.stabilization, RETURN_STABILIZATION),
             down_per_minute: down.max_per_minute,
             down_share: DOWN_SHARE,
             load_times: LOAD_TIMES,
@@ -124,6 +137,12 @@ impl Policy {
     #[must_use]
     pub fn step_up(&self, wanted: u32) -> u32 {
         self.up_per_step.unwrap_or_else(|| wanted.max(UP_PER_STEP))
+    }
+
+    /// For how long recommendations are remembered.
+    #[must_use]
+    pub fn longest_stabilization(&self) -> Duration {
+        self.up_stabilization.max(self.down_stabilization).max(self.return_stabilization)
     }
 
     /// The time within which so many go at most.

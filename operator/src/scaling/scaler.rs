@@ -289,7 +289,7 @@ impl Task {
         }
         self.common.metrics.decided(decision.reason);
         if let Some(history) = &mut self.history {
-            history.decided(at, wanted, &decision, policy.down_stabilization.max(policy.up_stabilization));
+            history.decided(at, wanted, &decision, policy);
         }
         self.tell(at, &decision).await;
         decision.soon

@@ -102,7 +102,7 @@ pub struct Variation {
 }
 
 /// What is tried beside the defaults, to see what they are worth.
-pub const VARIATIONS: [Variation; 4] = [
+pub const VARIATIONS: [Variation; 5] = [
     Variation {
         name: "kept for 5 min, a tenth goes in 20 s",
         apply: |policy| {
@@ -111,6 +111,10 @@ pub const VARIATIONS: [Variation; 4] = [
         },
     },
     Variation { name: "kept for 60 s", apply: |policy| policy.down_stabilization = Duration::from_secs(60) },
+    Variation {
+        name: "loads that come back are not expected to",
+        apply: |policy| policy.return_stabilization = policy.down_stabilization,
+    },
     Variation { name: "averages of 60 s", apply: |policy| policy.stable_window = Duration::from_secs(60) },
     Variation { name: "tolerance of 10 %, whatever chance makes", apply: |policy| policy.least_tolerance = 0.1 },
 ];

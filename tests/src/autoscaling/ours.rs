@@ -78,12 +78,7 @@ impl Autoscaler for Ours {
         let history = self.history.get_or_insert_with(|| History::begin(now.at, now.wanted));
         history.read(reading, self.policy.stable_window);
         let decision = scaling::decide(history, &self.policy, &now);
-        history.decided(
-            now.at,
-            now.wanted,
-            &decision,
-            self.policy.down_stabilization.max(self.policy.up_stabilization),
-        );
+        history.decided(now.at, now.wanted, &decision, &self.policy);
         let jittered = (PERIOD_STEPS * (0.9 + 0.2 * self.rng.f64())).round() as u64;
         self.next_at = plant.now() + if decision.soon { SOON_STEPS } else { jittered };
         decision.desired
