@@ -328,8 +328,7 @@ async fn attempt(model: Arc<InferenceModel>, context: &Context, trace: Option<&T
     }
 }
 
-/// observe ▸ validate ▸ build ▸ apply ▸ status
-/// How long nothing needs to be done, if nothing happens.
+/// observe ▸ validate ▸ build ▸ apply ▸ status. Returns for how long nothing needs to be done, if nothing happens.
 async fn bring_about(
     model: Arc<InferenceModel>,
     context: &Context,
