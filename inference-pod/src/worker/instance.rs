@@ -221,8 +221,11 @@ pub(super) fn work(shared: &Shared, index: usize, mut runner: Box<dyn Runner>, s
         shared.deliver(expired.into_iter().map(|job| (job.payload.reply, Err(JobError::Expired))).collect());
         let ended = if batch.is_empty() { Ended::Well } else { run(shared, index, &mut *runner, batch) };
         let instance = &shared.instances[index];
+        // Lost: its callers were answered, and probes say that it is gone; a restart is under way. Over: what was cancelled for that says
+        // nothing of the session.
+        let is_over = || instance.is_lost() || shared.meeting.is_over();
         let broken = match ended {
-            _ if instance.is_lost() => None,
+            _ if is_over() => None,
             Ended::Well => {
                 instance.watched(shared, || runner.tend());
                 None
@@ -230,8 +233,7 @@ pub(super) fn work(shared: &Shared, index: usize, mut runner: Box<dyn Runner>, s
             Ended::Badly => instance.watched(shared, || what_is_broken(&mut *runner, &mut tried)),
             Ended::Panicked => Some("a run panicked".to_owned()),
         };
-        if instance.is_lost() {
-            // Its callers were answered, and probes say that it is gone; a restart is under way.
+        if is_over() {
             return;
         }
         weigh(shared, &*runner, &mut weighed);

@@ -262,6 +262,21 @@ fn a_session_that_hangs_on_its_warm_up_input_is_ended_and_opened_anew() {
 }
 
 #[test]
+fn what_is_cancelled_because_the_server_stops_is_no_crash() {
+    for (number, trials_hang) in [(TAR, false), (POISON, true)] {
+        let world = world_with(Fate { trials_hang, ..Fate::default() }, 1, true, LONG, Vec::new());
+        let tickets = world.push(&[number]);
+        while !world.shared.instances[0].is_running() || world.shared.with_queue(|queue| queue.samples() > 0) {
+            std::thread::yield_now();
+        }
+        world.shared.stop();
+        assert!(world.says("ortolan_instance_crashes_total{model=\"m\"} 0"));
+        assert_eq!(world.fate.opened.load(Ordering::SeqCst), 0);
+        drop(tickets);
+    }
+}
+
+#[test]
 fn a_run_that_takes_too_long_is_ended_and_the_next_one_goes_well() {
     let world = world(1, false, &[], Duration::from_millis(50));
     let watch = watch(&world);
