@@ -43,6 +43,7 @@ fn trials() -> Vec<Trial> {
             "the_rules_for_prometheus_adapter_are_those_of_the_repository",
             rendered::has_the_rules_of_the_repository,
         ),
+        trial("of_traces_the_share_may_be_left_to_the_environment", rendered::traces_as_told),
         trial("the_versions_are_those_of_the_workspace", rendered::has_our_version),
         trial("the_operator_may_do_little", rendered::permits_little),
         trial("bad_values_are_refused_with_a_sentence", refused::values),

@@ -65,6 +65,13 @@ pub(crate) fn has_the_rules_of_the_repository() {
     assert_eq!(config["rules"], rules["rules"]["custom"]);
 }
 
+pub(crate) fn traces_as_told() {
+    let flags = |sample: &str| template(&["--set", "tracing.endpoint=http://collector:4318", "--set", sample]).unwrap();
+    assert!(flags("tracing.sample=0").contains("- --tracing-sample=0\n"));
+    let left_open = flags("tracing.sample=null");
+    assert!(left_open.contains("--tracing-endpoint=http://collector:4318") && !left_open.contains("--tracing-sample"));
+}
+
 pub(crate) fn has_our_version() {
     let version = env!("CARGO_PKG_VERSION");
     for folder in [chart(), crds_chart()] {
