@@ -441,9 +441,8 @@ fn scaled(observed: &Observed, plan: &Plan) -> Option<Target> {
 
 /// What is wrong with each pod that is not about to go.
 fn findings(observed: &Observed) -> BTreeMap<String, Finding> {
-    let found = staying(observed).filter_map(|(name, pod)| {
-        Some((name.clone(), diagnose(pod, observed.warnings.get(name).map(String::as_str))?))
-    });
+    let found =
+        staying(observed).filter_map(|(name, pod)| Some((name.clone(), diagnose(pod, observed.warnings.get(name))?)));
     found.collect()
 }
 

@@ -9,7 +9,7 @@ use k8s_openapi::{
 use kube::ResourceExt as _;
 use serde::Deserialize;
 
-use crate::{names, observe};
+use crate::{names, observe, stuck::Warning};
 
 /// What is wrong with a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,7 +108,7 @@ fn remedy(reason: &str) -> &'static str {
 
 /// What is wrong with a pod; none if nothing is. `warning` is the last Event about it, where one was asked for.
 #[must_use]
-pub fn diagnose(pod: &Pod, warning: Option<&str>) -> Option<Finding> {
+pub fn diagnose(pod: &Pod, warning: Option<&Warning>) -> Option<Finding> {
     if observe::ready_since(pod).is_some() {
         return None;
     }
@@ -229,15 +229,18 @@ fn not_started(pod: &Pod, status: &ContainerStatus, state: &ContainerState) -> O
         | "ImageInspectError"
         | "RegistryUnavailable" => {
             let cause = format!("the image {} cannot be pulled: {why}: {said}", status.image);
-            Some(loading(pod, Some(status), model_loaded::IMAGE_PULL_FAILED, cause))
+            Some(loading(pod, Some(status.name.clone()), model_loaded::IMAGE_PULL_FAILED, cause))
         }
         "CreateContainerConfigError" if said.contains("secret") && said.contains("not found") => {
-            let finding = loading(pod, Some(status), accepted::SECRET_NOT_FOUND, said);
+            let finding = loading(pod, Some(status.name.clone()), accepted::SECRET_NOT_FOUND, said);
             Some(Finding { condition: accepted::TYPE, ..finding })
         }
-        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" | "StartError" => {
-            Some(loading(pod, Some(status), model_loaded::CRASH_LOOPING, format!("it cannot be started: {said}")))
-        }
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" | "StartError" => Some(loading(
+            pod,
+            Some(status.name.clone()),
+            model_loaded::CRASH_LOOPING,
+            format!("it cannot be started: {said}"),
+        )),
         _ => None,
     }
 }
@@ -247,13 +250,13 @@ fn of_end(pod: &Pod, status: &ContainerStatus, ended: &ContainerStateTerminated)
     if ended.reason.as_deref() == Some("OOMKilled") {
         let limit = memory_limit(pod, &status.name).unwrap_or_else(|| "of the node".to_owned());
         let cause = format!("killed at its memory limit, {limit}, {}", times(status));
-        return loading(pod, Some(status), model_loaded::OUT_OF_MEMORY, cause);
+        return loading(pod, Some(status.name.clone()), model_loaded::OUT_OF_MEMORY, cause);
     }
     let told: Termination =
         ended.message.as_deref().and_then(|message| serde_json::from_str(message.trim()).ok()).unwrap_or_default();
     if told.reason.is_empty() {
         let cause = format!("it ended with {}, {}", exit(ended), times(status));
-        return loading(pod, Some(status), model_loaded::CRASH_LOOPING, cause);
+        return loading(pod, Some(status.name.clone()), model_loaded::CRASH_LOOPING, cause);
     }
     let (condition, reason) = match told.reason.as_str() {
         "InvalidOptions" | "InvalidConfig" => (accepted::TYPE, accepted::INVALID_OPTIONS),
@@ -262,11 +265,12 @@ fn of_end(pod: &Pod, status: &ContainerStatus, ended: &ContainerStateTerminated)
             (model_loaded::TYPE, known.copied().unwrap_or(model_loaded::CRASH_LOOPING))
         }
     };
-    let finding = loading(pod, Some(status), reason, told.message);
+    let finding = loading(pod, Some(status.name.clone()), reason, told.message);
     Finding { condition, model: told.model.or(finding.model.clone()), ..finding }
 }
 
-fn of_warning(pod: &Pod, warning: &str) -> Option<Finding> {
+fn of_warning(pod: &Pod, warning: &Warning) -> Option<Finding> {
+    let Warning { container, text: warning } = warning;
     let (condition, reason) = if warning.contains("secret") && warning.contains("not found") {
         (accepted::TYPE, accepted::SECRET_NOT_FOUND)
     } else if warning.contains("persistentvolumeclaim") && warning.contains("not found") {
@@ -280,12 +284,11 @@ fn of_warning(pod: &Pod, warning: &str) -> Option<Finding> {
     } else {
         return None;
     };
-    let finding = loading(pod, None, reason, warning.to_owned());
+    let finding = loading(pod, container.clone(), reason, warning.clone());
     Some(Finding { condition, ..finding })
 }
 
-fn loading(pod: &Pod, status: Option<&ContainerStatus>, reason: &'static str, cause: String) -> Finding {
-    let container = status.map(|status| status.name.clone());
+fn loading(pod: &Pod, container: Option<String>, reason: &'static str, cause: String) -> Finding {
     let model = container.as_deref().and_then(names::fetched_model).map(str::to_owned);
     Finding { condition: model_loaded::TYPE, reason, pod: pod.name_any(), container, model, cause }
 }

@@ -23,7 +23,7 @@ use crate::{
     kinds::{Kinds, OptionalKind},
     scaling::scaler::{Outcome, Outcomes},
     shared::{Places, Shared},
-    stuck::Stuck,
+    stuck::{Stuck, Warning},
 };
 
 /// What is there of one InferenceModel.
@@ -54,7 +54,7 @@ pub struct Observed {
     /// What ready pods tell, by the pod's name.
     pub infos: BTreeMap<String, Arc<Info>>,
     /// The last warning about a pod that does not get on, by the pod's name.
-    pub warnings: BTreeMap<String, String>,
+    pub warnings: BTreeMap<String, Warning>,
     /// What has become of the objects that it shares with others of its namespace.
     pub shared: Places,
     /// How it stands with its scaling, where the operator scales.

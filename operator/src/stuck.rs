@@ -37,7 +37,16 @@ pub struct Stuck {
 
 struct Seen {
     asked: Instant,
-    warning: Option<String>,
+    warning: Option<Warning>,
+}
+
+/// What an Event says that warns of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// Which container it is about, if it says so.
+    pub container: Option<String>,
+    /// Its reason and its message.
+    pub text: String,
 }
 
 impl Stuck {
@@ -49,7 +58,7 @@ impl Stuck {
 
     /// The last warning about a pod, as far as it is known; it is looked for again if that is long ago.
     #[must_use]
-    pub fn of(&self, pod: &Pod, model: &ObjectRef<InferenceModel>) -> Option<String> {
+    pub fn of(&self, pod: &Pod, model: &ObjectRef<InferenceModel>) -> Option<Warning> {
         let uid = pod.uid()?;
         let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let warning = all.get(&uid).and_then(|seen| seen.warning.clone());
@@ -78,12 +87,12 @@ impl Stuck {
         events.items.sort_by_key(|event| event.metadata.resource_version.clone().and_then(|it| it.parse::<u64>().ok()));
         let now = crate::clock::now();
         let current = events.items.iter().rev().find(|event| is_current(event, now));
-        let Some(warning) = current.map(text) else { return };
+        let Some(warning) = current.map(Warning::of) else { return };
         let changed = {
             let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             let seen = all.entry(uid).or_insert_with(|| Seen { asked: Instant::now(), warning: None });
             let before = seen.warning.replace(warning.clone());
-            before.as_deref() != Some(warning.as_str())
+            before != Some(warning)
         };
         if changed {
             // The other end is gone when the process ends.
@@ -99,9 +108,14 @@ fn is_current(event: &Event, now: Timestamp) -> bool {
     fresh && event.reason.as_deref() != Some("FailedScheduling")
 }
 
-fn text(event: &Event) -> String {
-    let reason = event.reason.as_deref().unwrap_or("Warning");
-    format!("{reason}: {}", event.message.as_deref().unwrap_or_default())
+impl Warning {
+    fn of(event: &Event) -> Self {
+        // spec.containers{server}, spec.initContainers{fetch-tiny}: there is no other field that tells the container.
+        let part = event.involved_object.field_path.as_deref();
+        let container = part.and_then(|path| Some(path.split_once('{')?.1.strip_suffix('}')?.to_owned()));
+        let reason = event.reason.as_deref().unwrap_or("Warning");
+        Self { container, text: format!("{reason}: {}", event.message.as_deref().unwrap_or_default()) }
+    }
 }
 
 /// Whether it is time to ask what keeps a pod from starting.
@@ -126,4 +140,26 @@ pub fn is_silent(pod: &Pod) -> bool {
             && matches!(reason.as_deref(), None | Some("ContainerCreating" | "PodInitializing"))
     });
     has_node && untold && status.phase.as_deref() == Some("Pending") && pod.metadata.deletion_timestamp.is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_warning_names_its_container() {
+        let of = |field_path: Option<&str>| {
+            let event = json!({
+                "metadata": {}, "involvedObject": {"fieldPath": field_path}, "reason": "Failed", "message": "no Secret",
+            });
+            Warning::of(&serde_json::from_value(event).unwrap())
+        };
+        assert_eq!(of(Some("spec.initContainers{fetch-tiny}")).container.as_deref(), Some("fetch-tiny"));
+        assert_eq!(of(Some("spec")).container, None);
+        assert_eq!(of(None), Warning { container: None, text: "Failed: no Secret".to_owned() });
+    }
 }

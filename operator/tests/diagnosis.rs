@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use k8s_openapi::api::core::v1::Pod;
-use ortolan_operator::diagnose::{Progress, diagnose, progress, waits_for_room_since};
+use ortolan_operator::{
+    diagnose::{Progress, diagnose, progress, waits_for_room_since},
+    stuck::Warning,
+};
 use serde_json::{Value, json};
 
 fn pod(status: Value) -> Pod {
@@ -160,6 +163,16 @@ fn a_pod_that_is_ready_or_on_its_way_has_nothing_wrong() {
 fn a_volume_that_cannot_be_mounted_is_told_by_an_event_alone() {
     let pod = server(json!({"state": {"waiting": {"reason": "ContainerCreating"}}}));
     assert_eq!(diagnose(&pod, None), None);
-    let finding = diagnose(&pod, Some("FailedMount: MountVolume.SetUp failed for volume \"model-a\"")).unwrap();
-    assert_eq!(finding.reason, "FetchFailed");
+    let text = "FailedMount: MountVolume.SetUp failed for volume \"model-a\"".to_owned();
+    let finding = diagnose(&pod, Some(&Warning { container: None, text })).unwrap();
+    assert_eq!((finding.reason, finding.container), ("FetchFailed", None));
+}
+
+#[test]
+fn an_event_that_comes_before_the_status_names_the_container_and_the_model_too() {
+    let pod = fetch(json!({"state": {"waiting": {"reason": "PodInitializing"}}}));
+    let text = "Failed: Error: secret \"keys\" not found".to_owned();
+    let finding = diagnose(&pod, Some(&Warning { container: Some("fetch-small".to_owned()), text })).unwrap();
+    assert_eq!((finding.condition, finding.reason), ("Accepted", "SecretNotFound"));
+    assert_eq!((finding.container.as_deref(), finding.model.as_deref()), (Some("fetch-small"), Some("small")));
 }

@@ -141,6 +141,25 @@ fn is_missing(it: &Decided, policy: &Policy) -> bool {
 }
 
 proptest! {
+    // Hours of readings in each case.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn nothing_is_kept_for_longer_than_the_longest_window(policy in policy(), moments in moments(), load_time in 0u64..600) {
+        let mut world = World { load_time: Duration::from_secs(load_time), ..World::of(policy.clone(), policy.max) };
+        for moment in &moments {
+            world.live(moment);
+        }
+        // The average falls, what came last shows what it carries, and the rest goes by halves.
+        let readings = (policy.return_stabilization + Duration::from_secs(3 * load_time + 3600)).as_secs() / PERIOD.as_secs();
+        for _ in 0..readings {
+            world.stays(0.0, 1);
+        }
+        prop_assert_eq!(world.wanted, policy.min);
+    }
+}
+
+proptest! {
     #[test]
     fn the_number_is_always_within_the_bounds(policy in policy(), wanted in 1u32..60, moments in moments()) {
         for it in run(&policy, wanted, &moments) {
@@ -184,20 +203,6 @@ proptest! {
             let most = most_of(window);
             prop_assert!(it.decision.desired >= most, "{} of {most}", it.decision.desired);
         }
-    }
-
-    #[test]
-    fn nothing_is_kept_for_longer_than_the_longest_window(policy in policy(), moments in moments(), load_time in 0u64..600) {
-        let mut world = World { load_time: Duration::from_secs(load_time), ..World::of(policy.clone(), policy.max) };
-        for moment in &moments {
-            world.live(moment);
-        }
-        // The average falls, what came last shows what it carries, and the rest goes by halves.
-        let readings = (policy.return_stabilization + Duration::from_secs(3 * load_time + 3600)).as_secs() / PERIOD.as_secs();
-        for _ in 0..readings {
-            world.stays(0.0, 1);
-        }
-        prop_assert_eq!(world.wanted, policy.min);
     }
 
     #[test]

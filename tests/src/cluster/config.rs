@@ -187,7 +187,6 @@ fn kube_proxy(folder: &Folder, network: Network) -> Value {
         "hostnameOverride": NODE,
         // Limits of the whole machine, which are not ours to change.
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
-        "nftables": {"minSyncPeriod": "100ms"},
     })
 }
 

@@ -179,6 +179,8 @@ impl Plan<'_> {
             format!("--initial-cluster=etcd={peer}"),
             // What a crash of the machine would lose is of no use after it.
             "--unsafe-no-fsync".to_owned(),
+            // Each batch is written to a file, ten times a second by default.
+            "--backend-batch-interval=1s".to_owned(),
             "--log-level=warn".to_owned(),
         ]
     }

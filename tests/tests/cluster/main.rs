@@ -75,8 +75,12 @@ fn trials(fixture: &'static Fixture) -> Vec<Trial> {
         trial(fixture, "faults::a_killed_kubelet_is_noticed_and_comes_back", OurNode, faults::killed_kubelet),
         trial(fixture, "faults::containers_outlive_containerd", OurNode, faults::killed_containerd),
         trial(fixture, "faults::a_frozen_api_answers_again_once_thawed", OurNode, faults::frozen_api),
-        trial(fixture, "remains::clusters_run_side_by_side_and_end_alone", OurNode, remains::side_by_side),
-        trial(fixture, "remains::nothing_is_left_after_the_end", OurNode, remains::nothing_is_left),
+        trial(
+            fixture,
+            "remains::clusters_run_side_by_side_and_one_that_ends_leaves_nothing",
+            OurNode,
+            remains::side_by_side,
+        ),
         trial(fixture, "remains::a_killed_harness_is_cleaned_up_after", OurNode, remains::killed_harness),
     ]
 }

@@ -18,6 +18,7 @@ const CLUSTER: &str = env!("CARGO_BIN_EXE_cluster");
 
 pub(crate) async fn side_by_side(fixture: &Fixture) -> Outcome {
     let first = fixture.node().await?;
+    let before = Machine::without("test-second")?;
     let second = Cluster::up(&Options::named("test-second")).await?;
     assert_ne!(first.machine_address()?, second.machine_address()?);
     second.run_kubectl(&["create", "namespace", "only-in-the-second"]).await?;
@@ -27,22 +28,14 @@ pub(crate) async fn side_by_side(fixture: &Fixture) -> Outcome {
     // Both have the first address of their pod ranges, and a pod of the same name.
     create_server(&second, "twin", "second").await?;
     create_server(first, "twin", "first").await?;
+    let members = members("test-second")?;
+    let names: BTreeSet<&str> = members.iter().map(|member| member.name.as_str()).collect();
+    assert!(names.is_superset(&["kubelet", "containerd-shim", "program"].into()), "found only {members:?}");
     second.down()?;
     let answer = first.run_kubectl(&["exec", "twin", "--", "/program", "get", "http://127.0.0.1:8080/"]).await?;
     assert_eq!(answer, "first");
-    crate::node::delete_pod(first, "twin").await
-}
-
-pub(crate) async fn nothing_is_left(_: &Fixture) -> Outcome {
-    let before = Machine::without("test-trace")?;
-    let cluster = Cluster::up(&Options::named("test-trace")).await?;
-    cluster.import_image(&probe_archive()?).await?;
-    create_server(&cluster, "running", "to the end").await?;
-    let members = members("test-trace")?;
-    let names: BTreeSet<&str> = members.iter().map(|member| member.name.as_str()).collect();
-    assert!(names.is_superset(&["kubelet", "containerd-shim", "program"].into()), "found only {members:?}");
-    cluster.down()?;
-    assert_nothing_left("test-trace", &members, &before)
+    crate::node::delete_pod(first, "twin").await?;
+    assert_nothing_left("test-second", &members, &before)
 }
 
 /// Kills the harness at several points on its way up, and once when it is done.

@@ -52,8 +52,9 @@ fn main() -> ExitCode {
     if conclusion.has_failed() || ended.is_err() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// In the order in which they begin: what takes long first, and what runs alone last. Those apart wait for each other, so they stand
-/// between the others and keep no more than one thread waiting.
+/// In the order in which they begin: what takes long first, and what runs alone after the others. Those apart wait for each other, so
+/// they stand between the others and keep no more than one thread waiting; half of them come last, beside those that run alone, for
+/// they have a cluster of their own.
 fn trials(fixture: &'static Fixture) -> Vec<Trial> {
     use Beside::{Apart, Nobody, Others};
     let left_out = Fixture::reason_to_leave_out();
@@ -89,29 +90,21 @@ fn trials(fixture: &'static Fixture) -> Vec<Trial> {
         Others "foreign" "foreign::what_belongs_to_another_is_left_alone_and_named" foreign::is_left_alone,
         Others "rolled-back" "rollout::a_broken_change_is_taken_back" rollout::rolls_back,
         Others "recreated" "rollout::with_recreate_there_are_never_two_revisions" rollout::recreates,
-        Apart "switched" "monitoring::what_is_disabled_goes_and_what_is_enabled_comes" monitoring::is_switched,
         Others "restarted" "rollout::the_restart_annotation_is_a_new_revision" rollout::restarts_on_demand,
-        Apart "other-scalers" "autoscaler::those_of_others_are_named_and_keep_ours_away" autoscaler::names_the_others,
         Others "checksum" "failures::a_wrong_checksum_is_told_and_clears" failures::wrong_checksum,
         Others "not-found" "failures::a_missing_file_is_told_and_clears" failures::missing_file,
-        Apart "taken" "monitoring::a_shared_object_of_somebody_else_is_left_alone_and_named" monitoring::leaves_the_foreign_alone,
         Others "no-onnx" "failures::a_file_that_is_no_model_is_told_and_clears" failures::no_onnx_file,
         Others "no-image" "failures::a_missing_image_is_told_and_clears" failures::missing_image,
         Others "crash" "failures::a_crashing_server_is_told_and_clears" failures::crash,
-        Apart "told" "monitoring::what_prometheus_refuses_is_told" monitoring::tells_what_prometheus_refuses,
         Others "memory" "failures::too_little_memory_is_told_and_clears" failures::too_little_memory,
         Others "no-claim" "failures::a_missing_claim_is_told_and_clears" failures::missing_claim,
         Others "no-secret" "failures::a_missing_secret_is_told_and_clears" failures::missing_secret,
-        Apart "crowd" "monitoring::many_models_at_once_cost_few_writes_of_what_they_share" monitoring::writes_little_for_many,
         Others "quota" "failures::an_exceeded_quota_is_told_and_clears" failures::exceeded_quota,
         Others "two-models" "serving::two_models_in_one_pod_both_answer" serving::serves_two_models,
         Others "scaled" "serving::kubectl_scale_makes_more_pods_and_fewer" serving::is_scaled,
-        Apart "detailed" "monitoring::the_operator_tells_of_itself" monitoring::tells_of_itself,
-        Apart "keda" "autoscaler::the_kind_of_keda_is_picked_up_later_and_its_object_makes_way" autoscaler::picks_keda_up,
         Others "removed" "serving::nothing_is_left_of_a_deleted_model" serving::leaves_nothing_behind,
         Others "phoenix" "serving::a_model_comes_back_right_after_its_deletion" serving::comes_back_after_deletion,
         Others "suspended" "serving::a_suspended_model_has_no_pods_until_it_is_resumed" serving::is_suspended,
-        Apart "gone" "monitoring::definitions_that_are_removed_are_let_go_of" monitoring::lets_go,
         Others "events" "serving::events_tell_what_happened" serving::tells_in_events,
         Others "restricted" "foreign::models_are_served_where_restricted_is_enforced" foreign::restricted_is_enforced,
         Others "sources" "refused::none_or_two_sources" refused::none_or_two_sources,
@@ -121,6 +114,14 @@ fn trials(fixture: &'static Fixture) -> Vec<Trial> {
         Nobody "upgraded" "restart::an_upgraded_operator_restarts_no_pod" restart::upgraded,
         Nobody "orphan" "scaling::a_leader_that_ends_in_a_spike_takes_nothing_with_it" scaling::survives_its_leader,
         Nobody "pair" "restart::of_two_operators_one_writes_and_the_other_takes_over" restart::two_at_once,
+        Apart "switched" "monitoring::what_is_disabled_goes_and_what_is_enabled_comes" monitoring::is_switched,
+        Apart "other-scalers" "autoscaler::those_of_others_are_named_and_keep_ours_away" autoscaler::names_the_others,
+        Apart "taken" "monitoring::a_shared_object_of_somebody_else_is_left_alone_and_named" monitoring::leaves_the_foreign_alone,
+        Apart "told" "monitoring::what_prometheus_refuses_is_told" monitoring::tells_what_prometheus_refuses,
+        Apart "crowd" "monitoring::many_models_at_once_cost_few_writes_of_what_they_share" monitoring::writes_little_for_many,
+        Apart "detailed" "monitoring::the_operator_tells_of_itself" monitoring::tells_of_itself,
+        Apart "keda" "autoscaler::the_kind_of_keda_is_picked_up_later_and_its_object_makes_way" autoscaler::picks_keda_up,
+        Apart "gone" "monitoring::definitions_that_are_removed_are_let_go_of" monitoring::lets_go,
     ];
     // The long suite: these take too long for every change.
     if std::env::var_os("ORTOLAN_SCALE_TRIES").is_some() {
