@@ -27,7 +27,7 @@ serve: build-tools models ## Bring library and model, build the server, serve, c
 demo: models ## A local Kubernetes, Ortolan by Helm, a model applied, photos classified from inside; NAME=…
 	@$(call program,demo) $(if $(NAME),--name $(NAME))
 
-test: build-tools ## Unit, contract, router and end-to-end tests on one local cluster
+test: build-tools ## Unit, contract, router and end-to-end tests on local clusters
 	@tests/run.sh
 
 accept: build-tools ## Long suites: all tests three times over, then a real Prometheus with each alert by its cause, and real autoscalers; ARGS=… for the latter alone

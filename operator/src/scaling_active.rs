@@ -140,8 +140,8 @@ fn operator_mode(facts: &Facts<'_>) -> Verdict {
         status: "Unknown",
         reason: METRICS_STALE,
         message:
-            "half of the ready pods, or more, do not tell their load on port 9090, so the number of replicas stays. \
-                  Check that no NetworkPolicy keeps the operator from them"
+            "more than half of the ready pods do not tell their load on port 9090, or the last numbers are too old, \
+                  so the number of replicas stays. Check that no NetworkPolicy keeps the operator from them"
                 .to_owned(),
     };
     let Some(outcome) = &facts.observed.scaling else {

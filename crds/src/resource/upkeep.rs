@@ -34,9 +34,9 @@ pub struct Monitoring {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Availability {
-    /// A PodDisruptionBudget; with Auto from two replicas on.
+    /// A PodDisruptionBudget. Not built yet: with Auto there is none, and anything else is refused.
     pub pdb: Toggle,
-    /// Pods spread over zones and nodes where there is room.
+    /// Pods spread over zones and nodes. Not built yet: with Auto nothing is set, and anything else is refused.
     pub spread: Toggle,
 }
 
