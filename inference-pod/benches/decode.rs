@@ -43,7 +43,7 @@ fn main() {
             black_box(input.decode(&file).expect("the file is an image"));
         });
         let read = median(arguments.times, || {
-            black_box(Images::from_json(&body).expect("the body is right"));
+            black_box(Images::from_json(&body, 1024).expect("the body is right"));
         });
         print(arguments.json, &json!({"file": path, "decode_ms": milliseconds(decode), "json_ms": milliseconds(read)}));
     }

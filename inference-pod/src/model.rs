@@ -161,6 +161,8 @@ pub struct Model {
     pub classes: Option<Classes>,
     /// Instances.
     pub instances: usize,
+    /// Most samples of its queue, and so of a request.
+    pub queue_size: usize,
     /// Time from file to session.
     pub load_time: Duration,
     /// Time of probe and warm-up.
@@ -170,7 +172,6 @@ pub struct Model {
     /// The provider that it was to use.
     wanted_provider: ExecutionProvider,
     request_timeout: Duration,
-    queue_size: usize,
     bounds: Bounds,
     shared: Arc<Shared>,
 }
@@ -420,11 +421,8 @@ impl Model {
         Ok(Predicted { outputs, queue_time, run_time })
     }
 
-    /// Whether a request may have that many samples.
-    ///
-    /// # Errors
-    /// [`PredictError::TooManySamples`] where they are more than the queue can ever hold.
-    pub fn check_count(&self, samples: usize) -> Result<(), PredictError> {
+    /// Whether a request may have that many samples: no more than the queue can ever hold.
+    fn check_count(&self, samples: usize) -> Result<(), PredictError> {
         let limit = self.queue_size;
         if samples > limit { Err(PredictError::TooManySamples { samples, limit }) } else { Ok(()) }
     }

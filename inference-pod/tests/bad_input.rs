@@ -204,8 +204,27 @@ fn bomb() -> Vec<u8> {
     bytes
 }
 
+/// A form with that many files of no bytes, and as many other parts.
+fn form_of_nothing(files: usize, others: usize) -> Vec<u8> {
+    let part = |name| format!("--edge\r\ncontent-disposition: form-data; name={name}\r\n\r\n\r\n");
+    [part("image").repeat(files), part("x").repeat(others), "--edge--\r\n".to_owned()].concat().into_bytes()
+}
+
 #[test]
-fn a_png_bomb_is_413_and_costs_no_memory() {
+fn a_form_of_more_parts_than_allowed_is_413() {
+    let server = server();
+    let content_type = "multipart/form-data; boundary=edge";
+    assert_error(&server.post(PATH, content_type, &form_of_nothing(1025, 0)), 413, &["form has more than 1024 files"]);
+    // What comes after the first too many is not looked at, broken as it is.
+    let cut = [&form_of_nothing(1025, 0)[..], b"--edge\r\nbroken"].concat();
+    assert_error(&server.post(PATH, content_type, &cut), 413, &["form has more than 1024 files"]);
+    let others = form_of_nothing(1, 1025);
+    assert_error(&server.post(PATH, content_type, &others), 413, &["form has more than 1024 parts that are no files"]);
+    assert_error(&server.post(PATH, content_type, &form_of_nothing(2, 1024)), 400, &["part 0: ", "got 0 bytes"]);
+}
+
+#[test]
+fn bombs_are_413_and_cost_no_memory() {
     // One of its own: what others ask at the same time would count.
     let server = Unharmed(Arc::new(Server::start(&classifier())));
     let bomb = bomb();
@@ -215,8 +234,13 @@ fn a_png_bomb_is_413_and_costs_no_memory() {
     for _ in 0..20 {
         assert_error(&server.post(PATH, "image/png", &bomb), 413, &["20000x20000", "at most 50000000"]);
     }
+    let list = format!(r#"{{"images": [""{}]}}"#, r#","""#.repeat(600_000));
+    assert_error(&server.post(PATH, "application/json", list.as_bytes()), 413, &["request has 600001 samples"]);
     let grown = server.memory_kib("VmHWM:") - before;
-    assert!(grown < 32 << 10, "the peak grew by {grown} KiB; decoding one would take 400 MB");
+    assert!(
+        grown < 32 << 10,
+        "the peak grew by {grown} KiB; a decoded PNG takes 400 MB, a list of 600,001 texts 60 MB"
+    );
 }
 
 #[test]

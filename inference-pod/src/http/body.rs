@@ -160,11 +160,13 @@ impl Pieces {
     }
 }
 
-/// The files of a form.
+/// The files of a form, of which there may be `most`. It takes as long as there are parts, so it is no work for the loop.
 ///
 /// # Errors
-/// 400 where the form is broken or holds no file.
-pub async fn files(body: Bytes, boundary: String) -> Result<Vec<Bytes>, ApiError> {
+/// 400 where the form is broken or holds no file, 413 where it has more parts than allowed; those behind are not looked at.
+pub async fn files(body: Bytes, boundary: String, most: usize) -> Result<Vec<Bytes>, ApiError> {
+    /// More than any form has beside its files.
+    const MOST_OTHERS: usize = 1024;
     let broken = |error: multer::Error| ApiError::bad_input(format!("multipart form is broken: {error}"));
     let mut form = multer::Multipart::new(Body::from(body).into_data_stream(), boundary);
     let mut files = Vec::new();
@@ -173,7 +175,13 @@ pub async fn files(body: Bytes, boundary: String) -> Result<Vec<Bytes>, ApiError
         let name = part.name().unwrap_or_default().to_owned();
         if part.file_name().is_some() || matches!(name.as_str(), "image" | "images" | "images[]" | "file") {
             files.push(part.bytes().await.map_err(broken)?);
+            if files.len() > most {
+                return Err(ApiError::too_large(format!("form has more than {most} files, the most of a request")));
+            }
         } else {
+            if others.len() == MOST_OTHERS {
+                return Err(ApiError::too_large(format!("form has more than {MOST_OTHERS} parts that are no files")));
+            }
             others.push(name);
         }
     }

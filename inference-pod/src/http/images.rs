@@ -1,14 +1,19 @@
 //! Images in, predictions out: the body of `POST /predict/{model}` for image classification.
 
-use std::{borrow::Cow, collections::VecDeque};
+use std::{borrow::Cow, collections::VecDeque, fmt};
 
 use axum::body::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer as _, Serialize,
+    de::{IgnoredAny, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
 
 use super::{body::without_mark, error::ApiError};
 use crate::{
     classify::{Classes, Prediction},
     decode::ImageInput,
+    model::PredictError,
     tensor::Tensor,
 };
 
@@ -25,40 +30,77 @@ pub struct Images {
 struct JsonBody<'a> {
     #[serde(borrow, default)]
     image: Option<Text<'a>>,
+    /// Read when it is known how many there may be: each costs memory beyond its bytes.
     #[serde(borrow, default)]
-    images: Option<Vec<Text<'a>>>,
+    images: Option<&'a RawValue>,
 }
 
 /// Text that is borrowed from the body where it has no escapes.
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
+const EXPECTED: &str = r#"expected {"image": base64} or {"images": [base64, …]}"#;
+
+/// Reads the texts of a list, no more of them than there may be, and counts all.
+struct Listed {
+    most: usize,
+}
+
+impl<'de> Visitor<'de> for Listed {
+    type Value = (Vec<Text<'de>>, usize);
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a list of base64")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        let mut texts = Vec::new();
+        while texts.len() < self.most
+            && let Some(text) = items.next_element()?
+        {
+            texts.push(text);
+        }
+        let mut count = texts.len();
+        while items.next_element::<IgnoredAny>()?.is_some() {
+            count += 1;
+        }
+        Ok((texts, count))
+    }
+}
+
 impl Images {
-    /// `{"image": base64}` or `{"images": [base64, …]}`.
+    /// `{"image": base64}` or `{"images": [base64, …]}`, of which there may be `most`.
     ///
     /// # Errors
-    /// 400 with the field, what was expected and what came.
-    pub fn from_json(body: &[u8]) -> Result<Self, ApiError> {
-        const EXPECTED: &str = r#"expected {"image": base64} or {"images": [base64, …]}"#;
+    /// 400 with the field, what was expected and what came; 413 where there are more, before any is decoded.
+    pub fn from_json(body: &[u8], most: usize) -> Result<Self, ApiError> {
         let body: JsonBody<'_> = serde_json::from_slice(without_mark(body))
             .map_err(|error| ApiError::bad_input(format!("{EXPECTED}; {error}")))?;
         match (body.image, body.images) {
             (Some(image), None) => {
                 Ok(Self { files: [("image".to_owned(), decode_base64("image", &image.0)?)].into(), listed: false })
             }
-            (None, Some(images)) if images.is_empty() => {
-                Err(ApiError::bad_input("images: expected at least one image, got none"))
-            }
-            (None, Some(images)) => {
-                let file = |(index, text): (usize, &Text<'_>)| {
-                    let field = format!("images[{index}]");
-                    decode_base64(&field, &text.0).map(|bytes| (field, bytes))
-                };
-                Ok(Self { files: images.iter().enumerate().map(file).collect::<Result<_, _>>()?, listed: true })
-            }
+            (None, Some(images)) => Self::from_list(images, most),
             (Some(_), Some(_)) => Err(ApiError::bad_input(format!("{EXPECTED}, got both"))),
             (None, None) => Err(ApiError::bad_input(format!("{EXPECTED}, got neither"))),
         }
+    }
+
+    fn from_list(images: &RawValue, most: usize) -> Result<Self, ApiError> {
+        let (texts, samples) = serde_json::Deserializer::from_str(images.get())
+            .deserialize_seq(Listed { most })
+            .map_err(|error| ApiError::bad_input(format!("{EXPECTED}; images: {error}")))?;
+        if samples == 0 {
+            return Err(ApiError::bad_input("images: expected at least one image, got none"));
+        }
+        if samples > most {
+            return Err(PredictError::TooManySamples { samples, limit: most }.into());
+        }
+        let file = |(index, text): (usize, &Text<'_>)| {
+            let field = format!("images[{index}]");
+            decode_base64(&field, &text.0).map(|bytes| (field, bytes))
+        };
+        Ok(Self { files: texts.iter().enumerate().map(file).collect::<Result<_, _>>()?, listed: true })
     }
 
     /// A body that is an image file.
@@ -140,26 +182,32 @@ mod tests {
     use super::*;
 
     fn said(body: &str) -> String {
-        format!("{:?}", Images::from_json(body.as_bytes()).unwrap_err())
+        format!("{:?}", Images::from_json(body.as_bytes(), 2).unwrap_err())
     }
 
     #[test]
     fn every_common_way_to_write_base64_is_read() {
-        assert!(!Images::from_json(b"\xEF\xBB\xBF{\"image\": \"aGk=\"}").unwrap().listed, "with a byte order mark");
+        assert!(!Images::from_json(b"\xEF\xBB\xBF{\"image\": \"aGk=\"}", 1).unwrap().listed, "with a byte order mark");
         for text in ["_-8_", "/+8/", "/+8/\\n", "data:image/png;base64,/+8/"] {
-            let images = Images::from_json(format!(r#"{{"image": "{text}"}}"#).as_bytes()).unwrap();
+            let images = Images::from_json(format!(r#"{{"image": "{text}"}}"#).as_bytes(), 1).unwrap();
             assert_eq!(images.files[0].1[..], [0xFF, 0xEF, 0x3F], "{text}");
             assert!(!images.listed);
         }
-        let unpadded = Images::from_json(br#"{"image": "aGk"}"#).unwrap();
+        let unpadded = Images::from_json(br#"{"image": "aGk"}"#, 1).unwrap();
         assert_eq!(unpadded.files[0].1[..], *b"hi");
     }
 
     #[test]
     fn a_list_of_one_is_still_a_list() {
-        let images = Images::from_json(br#"{"images": ["aGk="]}"#).unwrap();
+        let images = Images::from_json(br#"{"images": ["aGk="]}"#, 1).unwrap();
         assert!(images.listed);
         assert_eq!(images.files[0].0, "images[0]");
+    }
+
+    #[test]
+    fn more_images_than_there_may_be_are_counted_and_not_decoded() {
+        let body = r#"{"images": ["no base64!", "%", 7, ["%"]]}"#;
+        assert!(said(body).contains("request has 4 samples; expected at most 2"), "{}", said(body));
     }
 
     #[test]
@@ -169,6 +217,8 @@ mod tests {
         assert!(said(r#"{"images": []}"#).contains("images: expected at least one image"));
         assert!(said(r#"{"img": "aGk="}"#).contains("got neither"));
         assert!(said(r#"{"image": "aGk=", "images": []}"#).contains("got both"));
+        assert!(said(r#"{"images": ["aGk=", 7]}"#).contains("images: invalid type: integer `7`, expected a string"));
+        assert!(said(r#"{"images": "aGk="}"#).contains("expected a list of base64"));
         assert!(said(r#"{"image": 7}"#).contains("invalid type: integer `7`, expected a string"));
         assert!(said("{").contains("line 1 column 1"));
     }

@@ -14,6 +14,7 @@ use axum::{
 };
 
 use serde::Deserialize;
+use tokio::runtime::Handle;
 
 use super::{
     App, MODEL_VERSION,
@@ -211,17 +212,14 @@ fn in_time(timeout: Duration) -> Duration {
     timeout.saturating_sub(STEP).max(timeout / 2)
 }
 
-/// Where the images of a request are; base64 is read with them, away from the loop.
-enum Source {
-    Read(Images),
-    Json(Bytes),
-}
-
-impl Source {
-    fn read(self) -> Result<Images, ApiError> {
-        match self {
-            Self::Read(images) => Ok(images),
-            Self::Json(bytes) => Images::from_json(&bytes),
+/// Reads the images of a request, of which there may be `most`; base64 and forms take their time, so away from the loop.
+fn read_images(kind: BodyKind, body: Bytes, most: usize) -> Result<Images, ApiError> {
+    match kind {
+        BodyKind::Json => Images::from_json(&body, most),
+        BodyKind::Image => Ok(Images::from_file(body)),
+        // All of it is there: nothing is waited for.
+        BodyKind::Multipart(boundary) => {
+            Handle::current().block_on(body::files(body, boundary, most)).map(Images::from_form)
         }
     }
 }
@@ -236,17 +234,11 @@ async fn classify(
     let Admitted { mut reservation, due } = admitted;
     let kind = body::kind_of(&parts.headers, app.server.max_body_bytes)?;
     let bytes = body::read(body, app.server.max_body_bytes, &mut reservation).await?.contiguous();
-    let source = match kind {
-        BodyKind::Multipart(boundary) => Source::Read(Images::from_form(body::files(bytes, boundary).await?)),
-        BodyKind::Image => Source::Read(Images::from_file(bytes)),
-        BodyKind::Json => Source::Json(bytes),
-    };
     let began_decoding = Instant::now();
     let work = Arc::clone(model);
     // The first image with what holds it: each way to another thread and back costs.
     let (mut images, mut decoded) = off_the_loop(app, move || {
-        let mut images = source.read()?;
-        work.check_count(images.files.len())?;
+        let mut images = read_images(kind, bytes, work.queue_size)?;
         let first = decode_next(&work, &mut images)?;
         Ok((images, first))
     })
