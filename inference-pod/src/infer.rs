@@ -22,14 +22,15 @@ pub struct NamedInput<D> {
     pub data: D,
 }
 
-/// One tensor for each input of a model, in the model's order. `read` makes the bytes, or says what is wrong with them.
+/// One tensor for each input of a model, in the model's order. `read` makes the bytes for
+/// a shape, or says what is wrong with them.
 ///
 /// # Errors
 /// [`InvalidInput`] with the input, what was expected and what came.
 pub fn in_model_order<D>(
     ports: &[Port],
     inputs: Vec<NamedInput<D>>,
-    mut read: impl FnMut(ElementType, D) -> Result<Chunks, String>,
+    mut read: impl FnMut(ElementType, &[usize], D) -> Result<Chunks, String>,
 ) -> Result<Vec<Tensor>, InvalidInput> {
     let mut slots: Vec<Option<NamedInput<D>>> = ports.iter().map(|_| None).collect();
     for input in inputs {
@@ -54,7 +55,7 @@ pub fn in_model_order<D>(
 fn tensor<D>(
     port: &Port,
     input: NamedInput<D>,
-    read: &mut impl FnMut(ElementType, D) -> Result<Chunks, String>,
+    read: &mut impl FnMut(ElementType, &[usize], D) -> Result<Chunks, String>,
 ) -> Result<Tensor, String> {
     let expected = port.element.datatype();
     if input.datatype == "BYTES" {
@@ -65,7 +66,7 @@ fn tensor<D>(
     }
     let shape: Result<Vec<usize>, _> = input.shape.iter().map(|size| usize::try_from(*size)).collect();
     let shape = shape.map_err(|_| format!("expected sizes of 0 or more in shape, got {:?}", input.shape))?;
-    let data = read(port.element, input.data)?;
+    let data = read(port.element, &shape, input.data)?;
     check_bytes(port.element, &data)?;
     Tensor::new(port.element, shape, data).map_err(|error| error.to_string())
 }
@@ -114,10 +115,10 @@ pub fn outputs_named(ports: &[Port], wanted: &[&str]) -> Result<Vec<usize>, Inva
 ///
 /// # Errors
 /// Which of them there is.
-pub fn refuse_unsupported<'a>(mut parameters: impl Iterator<Item = &'a String>) -> Result<(), String> {
+pub fn refuse_unsupported<N: AsRef<str>>(mut parameters: impl Iterator<Item = N>) -> Result<(), String> {
     const UNSUPPORTED: [&str; 2] = ["shared_memory_region", "classification"];
-    match parameters.find(|name| UNSUPPORTED.contains(&name.as_str())) {
-        Some(name) => Err(format!("parameter {name} is not supported")),
+    match parameters.find(|name| UNSUPPORTED.contains(&name.as_ref())) {
+        Some(name) => Err(format!("parameter {} is not supported", name.as_ref())),
         None => Ok(()),
     }
 }
@@ -153,7 +154,7 @@ mod tests {
     }
 
     fn read(inputs: Vec<NamedInput<&'static [u8]>>) -> Result<Vec<Tensor>, String> {
-        let bytes = |_, data| Ok(Chunks::from(Bytes::from_static(data)));
+        let bytes = |_, _: &[usize], data| Ok(Chunks::from(Bytes::from_static(data)));
         in_model_order(&ports(), inputs, bytes).map_err(|error| error.to_string())
     }
 

@@ -145,6 +145,37 @@ fn a_shape_that_lies_about_its_size_costs_nothing() {
 }
 
 #[test]
+fn what_is_not_heeded_and_lists_that_are_too_long_cost_no_memory() {
+    // One of its own: what others ask at the same time would count.
+    let server = Server::start(&item("tiny", "tiny", ""));
+    let post = |body: &str| server.post("/v2/models/tiny/infer", "application/json", body.as_bytes());
+    let input = r#"{"name": "input", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]"#;
+    assert_eq!(post(&format!(r#"{{"inputs": [{input}}}]}}"#)).status, 200);
+    let before = server.memory_kib("VmHWM:");
+    let many = |item: &str, count| format!("[{}{item}]", format!("{item},").repeat(count));
+    let zeros = many("0", 1_500_000);
+    let parameters = format!(r#""parameters": {{"x": {zeros}}}"#);
+    for body in [
+        format!(r#"{{{parameters}, "inputs": [{input}}}]}}"#),
+        format!(r#"{{"inputs": [{input}, {parameters}}}]}}"#),
+        format!(r#"{{"inputs": [{input}}}], "outputs": [{{"name": "output", {parameters}}}]}}"#),
+    ] {
+        assert_eq!(post(&body).json()["outputs"][0]["data"], json!([2.0, 4.0, 6.0, 8.0]));
+    }
+    let nameless = many(r#"{"name": ""}"#, 200_000);
+    for (body, most) in [
+        (format!(r#"{{"inputs": [{{"name": "input", "datatype": "FP32", "shape": {zeros}}}]}}"#), 64),
+        (format!(r#"{{"inputs": [{input}}}], "outputs": {nameless}}}"#), 4096),
+    ] {
+        let answer = post(&body);
+        assert_eq!(answer.status, 400, "{}", answer.text());
+        assert!(answer.error().contains(&format!("expected a list of at most {most}, got more")), "{}", answer.error());
+    }
+    let grown = server.memory_kib("VmHWM:") - before;
+    assert!(grown < 32 << 10, "the peak grew by {grown} KiB");
+}
+
+#[test]
 fn what_libraries_write_for_what_nobody_set_is_taken_for_nothing() {
     let body = json!({
         "id": null,

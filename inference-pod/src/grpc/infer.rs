@@ -113,7 +113,7 @@ impl InferCall {
             .map_err(ApiError::bad_input)?;
         let is_raw = !raw.is_empty();
         let named = with_data(inputs, raw).map_err(ApiError::bad_input)?;
-        let inputs = in_model_order(&model.signature.inputs, named, |element, data| match data {
+        let inputs = in_model_order(&model.signature.inputs, named, |element, _, data| match data {
             Data::Raw(bytes) => Ok(bytes),
             Data::Typed(contents) => typed(element, &contents).map(Chunks::from),
         })?;

@@ -1,14 +1,17 @@
 //! Tensors in, tensors out: the Open Inference Protocol's infer request as JSON, and with tensors as bytes behind the JSON.
 
-use std::ops::Range;
+use std::{fmt, marker::PhantomData, ops::Range};
 
 use axum::{
     body::Bytes,
     http::{HeaderMap, HeaderName, HeaderValue, header},
     response::{IntoResponse, Response},
 };
-use serde::{Deserialize, Deserializer};
-use serde_json::{Map, Value, value::RawValue};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
 
 use super::{body::without_mark, error::ApiError, numbers};
 use crate::{
@@ -69,16 +72,91 @@ impl Framed {
     }
 }
 
+/// More than any model has inputs and outputs.
+const MOST_TENSORS: usize = 4096;
+/// More than any tensor has dimensions.
+const MOST_DIMENSIONS: usize = 64;
+
 #[derive(Deserialize)]
 struct Request<'a> {
     #[serde(default)]
     id: Option<String>,
-    #[serde(default, deserialize_with = "null_as_absent")]
-    parameters: Map<String, Value>,
+    #[serde(borrow, default, deserialize_with = "null_as_absent")]
+    parameters: Parameters<'a>,
     #[serde(borrow)]
-    inputs: Vec<RequestInput<'a>>,
-    #[serde(default, deserialize_with = "null_as_absent")]
-    outputs: Vec<RequestOutput>,
+    inputs: Few<RequestInput<'a>, MOST_TENSORS>,
+    #[serde(borrow, default)]
+    outputs: Option<Few<RequestOutput<'a>, MOST_TENSORS>>,
+}
+
+/// The parameters that are heeded, of requests, inputs and outputs alike; no others cost memory.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Parameters<'a> {
+    #[serde(borrow)]
+    binary_data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    binary_data_output: Option<&'a RawValue>,
+    #[serde(borrow)]
+    binary_data_size: Option<&'a RawValue>,
+    #[serde(borrow)]
+    classification: Option<&'a RawValue>,
+    #[serde(borrow)]
+    sequence_end: Option<&'a RawValue>,
+    #[serde(borrow)]
+    sequence_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    sequence_start: Option<&'a RawValue>,
+    #[serde(borrow)]
+    shared_memory_region: Option<&'a RawValue>,
+}
+
+impl Parameters<'_> {
+    /// Refuses what asks for another way to send or get a tensor.
+    fn refuse_unsupported(&self) -> Result<(), String> {
+        let known = [("shared_memory_region", self.shared_memory_region), ("classification", self.classification)];
+        refuse_unsupported(known.into_iter().filter_map(|(name, value)| value.map(|_| name)))
+    }
+
+    /// Refuses what makes the request one of several that belong together.
+    fn refuse_sequence(&self) -> Result<(), String> {
+        let known = [
+            ("sequence_id", self.sequence_id),
+            ("sequence_start", self.sequence_start),
+            ("sequence_end", self.sequence_end),
+        ];
+        refuse_sequence(known.into_iter().map(|(name, value)| (name, value.is_some_and(is_set))))
+    }
+}
+
+/// A list of no more than `MOST`: each item costs memory beyond its bytes.
+struct Few<T, const MOST: usize>(Vec<T>);
+
+impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for Few<T, MOST> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(FewItems(PhantomData))
+    }
+}
+
+struct FewItems<T, const MOST: usize>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for FewItems<T, MOST> {
+    type Value = Few<T, MOST>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "a list of at most {MOST}")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        let mut few = Vec::new();
+        while let Some(item) = items.next_element()? {
+            if few.len() == MOST {
+                return Err(A::Error::custom(format!("expected a list of at most {MOST}, got more")));
+            }
+            few.push(item);
+        }
+        Ok(Few(few))
+    }
 }
 
 /// Many libraries write `null` for what nobody set.
@@ -89,19 +167,19 @@ fn null_as_absent<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(dese
 #[derive(Deserialize)]
 struct RequestInput<'a> {
     name: String,
-    shape: Vec<i64>,
+    shape: Few<i64, MOST_DIMENSIONS>,
     datatype: String,
-    #[serde(default, deserialize_with = "null_as_absent")]
-    parameters: Map<String, Value>,
+    #[serde(borrow, default, deserialize_with = "null_as_absent")]
+    parameters: Parameters<'a>,
     #[serde(borrow, default)]
     data: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
-struct RequestOutput {
+struct RequestOutput<'a> {
     name: String,
-    #[serde(default, deserialize_with = "null_as_absent")]
-    parameters: Map<String, Value>,
+    #[serde(borrow, default, deserialize_with = "null_as_absent")]
+    parameters: Parameters<'a>,
 }
 
 /// Where the elements of an input are.
@@ -152,13 +230,13 @@ impl InferRequest {
         let request: Request<'_> = serde_json::from_slice(without_mark(json)).map_err(|error| {
             ApiError::bad_input(format!(r#"expected {{"inputs": [{{"name", "shape", "datatype", "data"}}]}}; {error}"#))
         })?;
-        let parameters = request.parameters.iter().map(|(name, value)| (name.as_str(), is_set(value)));
-        refuse_sequence(parameters).map_err(ApiError::bad_input)?;
-        let form = AnswerForm::of(request.id, &request.parameters, &request.outputs, &model.signature.outputs)?;
+        request.parameters.refuse_sequence().map_err(ApiError::bad_input)?;
+        let wanted = request.outputs.map(|outputs| outputs.0).unwrap_or_default();
+        let form = AnswerForm::of(request.id, &request.parameters, &wanted, &model.signature.outputs)?;
         let available = tensors.as_ref().map(Chunks::len);
         let tensors = tensors.unwrap_or_else(|| Chunks::from(Bytes::new()));
-        let named = with_data(request.inputs, available).map_err(ApiError::bad_input)?;
-        let inputs = in_model_order(&model.signature.inputs, named, |element, data| match data {
+        let named = with_data(request.inputs.0, available).map_err(ApiError::bad_input)?;
+        let inputs = in_model_order(&model.signature.inputs, named, |element, _, data| match data {
             Data::Bytes(range) => Ok(tensors.slice(range)),
             Data::Numbers(numbers) => {
                 numbers::read(element, numbers).map(Chunks::from).map_err(|error| format!("data: {error}"))
@@ -207,16 +285,14 @@ fn with_data(inputs: Vec<RequestInput<'_>>, available: Option<usize>) -> Result<
     let mut named = Vec::with_capacity(inputs.len());
     for input in inputs {
         let RequestInput { name, shape, datatype, parameters, data } = input;
-        let data = refuse_unsupported(parameters.keys()).and_then(|()| {
-            match (data, present(&parameters, "binary_data_size")) {
-                (Some(numbers), None) => Ok(Data::Numbers(numbers)),
-                (None, Some(size)) => behind.next(size).map(Data::Bytes),
-                (Some(_), Some(_)) => Err("expected `data` or `binary_data_size`, got both".to_owned()),
-                (None, None) => Err("expected `data` or `binary_data_size`, got neither".to_owned()),
-            }
+        let data = parameters.refuse_unsupported().and_then(|()| match (data, parameters.binary_data_size) {
+            (Some(numbers), None) => Ok(Data::Numbers(numbers)),
+            (None, Some(size)) => behind.next(size).map(Data::Bytes),
+            (Some(_), Some(_)) => Err("expected `data` or `binary_data_size`, got both".to_owned()),
+            (None, None) => Err("expected `data` or `binary_data_size`, got neither".to_owned()),
         });
         let data = data.map_err(|message| format!("input `{name}`: {message}"))?;
-        named.push(NamedInput { name, datatype, shape, data });
+        named.push(NamedInput { name, datatype, shape: shape.0, data });
     }
     behind.end().map(|()| named)
 }
@@ -229,12 +305,12 @@ struct Behind {
 }
 
 impl Behind {
-    fn next(&mut self, size: &Value) -> Result<Range<usize>, String> {
+    fn next(&mut self, size: &RawValue) -> Result<Range<usize>, String> {
         let Some(available) = self.available else {
             return Err(format!("binary_data_size: expected the header {JSON_LENGTH} too, got none"));
         };
-        let bytes = size.as_u64().and_then(|size| usize::try_from(size).ok());
-        let bytes = bytes.ok_or_else(|| format!("binary_data_size: expected a number of bytes, got {size}"))?;
+        let bytes: Result<usize, _> = size.get().parse();
+        let bytes = bytes.map_err(|_| format!("binary_data_size: expected a number of bytes, got {size}"))?;
         let left = available - self.announced;
         if bytes > left {
             return Err(format!("binary_data_size: expected at most the {left} bytes left, got {bytes}"));
@@ -255,20 +331,18 @@ impl Behind {
     }
 }
 
-fn present<'a>(parameters: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
-    parameters.get(name).filter(|value| !value.is_null())
-}
-
 /// Whether a parameter says anything: nothing, zero, no and an empty text are what libraries send for what nobody set.
-fn is_set(value: &Value) -> bool {
-    !matches!(value, Value::Null | Value::Bool(false)) && value.as_f64() != Some(0.0) && value.as_str() != Some("")
+fn is_set(value: &RawValue) -> bool {
+    let text = value.get();
+    !matches!(text, "null" | "false" | "\"\"") && text.parse() != Ok(0.0)
 }
 
 /// A parameter that says yes or no.
-fn switch(parameters: &Map<String, Value>, name: &str) -> Result<Option<bool>, String> {
-    match present(parameters, name) {
+fn switch(name: &str, value: Option<&RawValue>) -> Result<Option<bool>, String> {
+    match value.map(RawValue::get) {
         None => Ok(None),
-        Some(Value::Bool(value)) => Ok(Some(*value)),
+        Some("true") => Ok(Some(true)),
+        Some("false") => Ok(Some(false)),
         Some(other) => Err(format!("{name}: expected true or false, got {other}")),
     }
 }
@@ -276,17 +350,18 @@ fn switch(parameters: &Map<String, Value>, name: &str) -> Result<Option<bool>, S
 impl AnswerForm {
     fn of(
         id: Option<String>,
-        parameters: &Map<String, Value>,
-        wanted: &[RequestOutput],
+        parameters: &Parameters<'_>,
+        wanted: &[RequestOutput<'_>],
         ports: &[Port],
     ) -> Result<Self, ApiError> {
-        let otherwise = switch(parameters, "binary_data_output").map_err(ApiError::bad_input)?.unwrap_or(false);
+        let otherwise = switch("binary_data_output", parameters.binary_data_output);
+        let otherwise = otherwise.map_err(ApiError::bad_input)?.unwrap_or(false);
         let names: Vec<&str> = wanted.iter().map(|output| output.name.as_str()).collect();
         let outputs = outputs_named(ports, &names)?.into_iter().enumerate().map(|(index, at)| {
             let Some(output) = wanted.get(index) else { return Ok(WantedOutput { at, binary: otherwise }) };
             let wrong = |message: String| ApiError::bad_input(format!("output `{}`: {message}", output.name));
-            refuse_unsupported(output.parameters.keys()).map_err(wrong)?;
-            let binary = switch(&output.parameters, "binary_data").map_err(wrong)?.unwrap_or(otherwise);
+            output.parameters.refuse_unsupported().map_err(wrong)?;
+            let binary = switch("binary_data", output.parameters.binary_data).map_err(wrong)?.unwrap_or(otherwise);
             Ok(WantedOutput { at, binary })
         });
         Ok(Self { id: id.filter(|id| !id.is_empty()), outputs: outputs.collect::<Result<_, ApiError>>()? })
