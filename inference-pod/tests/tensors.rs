@@ -176,6 +176,27 @@ fn what_is_not_heeded_and_lists_that_are_too_long_cost_no_memory() {
 }
 
 #[test]
+fn numbers_count_as_bytes_of_their_type_before_they_are_read() {
+    let server = Server::start(&item("tiny", "tiny", "queue_bytes: 100000, queue_size: 100000"));
+    let rows = 6000;
+    let body = tiny(&json!([rows, 4]), &json!(vec![0; rows * 4])).to_string();
+    assert!(body.len() < 60_000);
+    let answer = server.post("/v2/models/tiny/infer", "application/json", body.as_bytes());
+    assert_eq!(answer.status, 413, "{}", answer.text());
+    let both = body.len() + rows * 16;
+    assert_eq!(answer.error(), format!("request takes {both} bytes of the queue; expected at most 100000"));
+    // As many numbers, but the shape has few of them.
+    let body = tiny(&json!([1, 4]), &json!(vec![0; rows * 4])).to_string();
+    let answer = server.post("/v2/models/tiny/infer", "application/json", body.as_bytes());
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    assert!(
+        answer.error().starts_with("input `input`: data: shape [1, 4] has 4 numbers, got more"),
+        "{}",
+        answer.error()
+    );
+}
+
+#[test]
 fn what_libraries_write_for_what_nobody_set_is_taken_for_nothing() {
     let body = json!({
         "id": null,

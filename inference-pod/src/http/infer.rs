@@ -16,10 +16,11 @@ use serde_json::value::RawValue;
 use super::{body::without_mark, error::ApiError, numbers};
 use crate::{
     infer::{NamedInput, check_bytes, in_model_order, outputs_named, refuse_sequence, refuse_unsupported},
-    model::Model,
+    model::{Model, PredictError},
     probe::Batching,
     session::Port,
-    tensor::{Chunks, Tensor, elements},
+    tensor::{Chunks, ElementType, Tensor, elements},
+    worker::Reservation,
 };
 
 /// Bytes of the JSON before the tensors; 0 where there is none and the body is the one input's tensor.
@@ -214,19 +215,25 @@ struct WantedOutput {
 }
 
 impl InferRequest {
-    /// Reads a body.
+    /// Reads a body, holding room first for the tensors that numbers become; where there is no reservation, for they are
+    /// few, none is held.
     ///
     /// # Errors
-    /// 400 with the input, what was expected and what came.
-    pub fn read(body: Framed, model: &Model) -> Result<Self, ApiError> {
+    /// 400 with the input, what was expected and what came; 413 or 429 where there is no room.
+    pub fn read(body: Framed, model: &Model, reservation: Option<&mut Reservation>) -> Result<Self, ApiError> {
         match body {
-            Framed::Json(json) => Self::from_json(&json, None, model),
-            Framed::Binary { json, tensors } => Self::from_json(&json, Some(tensors), model),
+            Framed::Json(json) => Self::from_json(&json, None, model, reservation),
+            Framed::Binary { json, tensors } => Self::from_json(&json, Some(tensors), model, reservation),
             Framed::Raw(tensor) => Self::from_raw(tensor, model),
         }
     }
 
-    fn from_json(json: &[u8], tensors: Option<Chunks>, model: &Model) -> Result<Self, ApiError> {
+    fn from_json(
+        json: &[u8],
+        tensors: Option<Chunks>,
+        model: &Model,
+        reservation: Option<&mut Reservation>,
+    ) -> Result<Self, ApiError> {
         let request: Request<'_> = serde_json::from_slice(without_mark(json)).map_err(|error| {
             ApiError::bad_input(format!(r#"expected {{"inputs": [{{"name", "shape", "datatype", "data"}}]}}; {error}"#))
         })?;
@@ -236,10 +243,13 @@ impl InferRequest {
         let available = tensors.as_ref().map(Chunks::len);
         let tensors = tensors.unwrap_or_else(|| Chunks::from(Bytes::new()));
         let named = with_data(request.inputs.0, available).map_err(ApiError::bad_input)?;
-        let inputs = in_model_order(&model.signature.inputs, named, |element, _, data| match data {
+        if let Some(reservation) = reservation {
+            reservation.hold(named.iter().map(number_bytes).sum()).map_err(PredictError::Refused)?;
+        }
+        let inputs = in_model_order(&model.signature.inputs, named, |element, shape, data| match data {
             Data::Bytes(range) => Ok(tensors.slice(range)),
             Data::Numbers(numbers) => {
-                numbers::read(element, numbers).map(Chunks::from).map_err(|error| format!("data: {error}"))
+                numbers::read(element, shape, numbers).map(Chunks::from).map_err(|error| format!("data: {error}"))
             }
         })?;
         Ok(Self { inputs, form })
@@ -295,6 +305,17 @@ fn with_data(inputs: Vec<RequestInput<'_>>, available: Option<usize>) -> Result<
         named.push(NamedInput { name, datatype, shape: shape.0, data });
     }
     behind.end().map(|()| named)
+}
+
+/// Most bytes that an input's numbers become.
+fn number_bytes(input: &NamedInput<Data<'_>>) -> usize {
+    let (Data::Numbers(numbers), Some(element)) = (&input.data, ElementType::from_datatype(&input.datatype)) else {
+        return 0;
+    };
+    // A size below 0 is refused before a number is read.
+    let size = |size: &i64| usize::try_from(*size).unwrap_or(0);
+    let count = input.shape.iter().map(size).fold(1, usize::saturating_mul);
+    numbers::most_bytes(element, count, numbers)
 }
 
 /// The bytes behind the JSON, as the inputs announce them one after another.

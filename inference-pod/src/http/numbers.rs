@@ -3,25 +3,32 @@
 use std::fmt;
 
 use axum::body::Bytes;
-use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::tensor::{ElementType, Tensor};
+use crate::tensor::{ElementType, Tensor, elements};
 
-/// Numbers of a flat or nested list as row-major bytes.
+/// Most bytes that reading numbers takes: of no more than the shape has, and than their text is long enough for.
+#[must_use]
+pub fn most_bytes(element: ElementType, count: usize, data: &RawValue) -> usize {
+    count.min(data.get().len() / 2 + 1).saturating_mul(element.size_bytes())
+}
+
+/// Numbers of a flat or nested list as row-major bytes, no more than the shape has.
 ///
 /// # Errors
-/// What is no number, or does not fit the type.
-pub fn read(element: ElementType, data: &RawValue) -> Result<Bytes, serde_json::Error> {
-    let mut bytes = Vec::new();
+/// What is no number, or does not fit the type, or comes when all are there.
+pub fn read(element: ElementType, shape: &[usize], data: &RawValue) -> Result<Bytes, serde_json::Error> {
+    let mut bytes = Vec::with_capacity(most_bytes(element, elements(shape), data));
     let mut reader = serde_json::Deserializer::from_str(data.get());
-    Flat { element, bytes: &mut bytes }.deserialize(&mut reader)?;
+    Flat { element, shape, bytes: &mut bytes }.deserialize(&mut reader)?;
     Ok(Bytes::from(bytes))
 }
 
 /// Appends a number, or every number of a list, to the bytes.
 struct Flat<'a> {
     element: ElementType,
+    shape: &'a [usize],
     bytes: &'a mut Vec<u8>,
 }
 
@@ -95,8 +102,13 @@ impl<'de> Visitor<'de> for Flat<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        let Self { element, bytes } = self;
-        while items.next_element_seed(Flat { element, bytes: &mut *bytes })?.is_some() {}
+        let Self { element, shape, bytes } = self;
+        let most = elements(shape).saturating_mul(element.size_bytes());
+        while items.next_element_seed(Flat { element, shape, bytes: &mut *bytes })?.is_some() {
+            if bytes.len() > most {
+                return Err(A::Error::custom(format!("shape {shape:?} has {} numbers, got more", elements(shape))));
+            }
+        }
         Ok(())
     }
 
@@ -228,9 +240,13 @@ mod tests {
 
     use super::*;
 
-    fn read(element: ElementType, text: &str) -> Result<Vec<u8>, String> {
+    fn read_as(shape: &[usize], element: ElementType, text: &str) -> Result<Vec<u8>, String> {
         let raw: Box<RawValue> = serde_json::from_str(text).unwrap();
-        super::read(element, &raw).map(|bytes| bytes.to_vec()).map_err(|error| error.to_string())
+        super::read(element, shape, &raw).map(|bytes| bytes.to_vec()).map_err(|error| error.to_string())
+    }
+
+    fn read(element: ElementType, text: &str) -> Result<Vec<u8>, String> {
+        read_as(&[4], element, text)
     }
 
     fn written(tensor: &Tensor) -> serde_json::Value {
@@ -243,7 +259,31 @@ mod tests {
     fn nested_and_flat_lists_give_the_same_bytes() {
         let flat = read(ElementType::F32, "[1, 2.5, -3, 4e1]").unwrap();
         assert_eq!(flat, [1.0_f32, 2.5, -3.0, 40.0].iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<_>>());
-        assert_eq!(read(ElementType::F32, "[[1, 2.5], [-3, 4e1]]").unwrap(), flat);
+        assert_eq!(read_as(&[2, 2], ElementType::F32, "[[1, 2.5], [-3, 4e1]]").unwrap(), flat);
+    }
+
+    #[test]
+    fn reading_ends_with_the_first_number_that_the_shape_has_no_place_for() {
+        // What follows is no number, and nobody looks at it.
+        let said = read_as(&[1, 2], ElementType::I64, "[1, 2, 3, \"x\"]").unwrap_err();
+        assert!(said.starts_with("shape [1, 2] has 2 numbers, got more"), "{said}");
+        assert_eq!(
+            read_as(&[1, 2], ElementType::I64, "[1]").unwrap().len(),
+            8,
+            "fewer are told by who knows the tensor"
+        );
+        assert_eq!(
+            read_as(&[usize::MAX, 2], ElementType::F64, "[1]").unwrap().len(),
+            8,
+            "and such a shape costs nothing"
+        );
+        assert!(read_as(&[0], ElementType::U8, "[]").unwrap().is_empty());
+        for (text, element) in
+            [("7", ElementType::U8), ("[1,2,3,4]", ElementType::I64), ("[[1],[2]]", ElementType::F32)]
+        {
+            let raw: Box<RawValue> = serde_json::from_str(text).unwrap();
+            assert!(read(element, text).unwrap().len() <= most_bytes(element, 4, &raw), "{text}");
+        }
     }
 
     #[test]

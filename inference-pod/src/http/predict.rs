@@ -299,7 +299,10 @@ async fn infer_tensors(
     body::expect_json(&parts.headers, app.server.max_body_bytes)?;
     let bytes = body::read(body, app.server.max_body_bytes, &mut reservation).await?;
     let began_decoding = Instant::now();
-    let InferRequest { inputs, form } = read_tensors(app, model, Framed::new(&parts.headers, &bytes)?).await?;
+    let framed = Framed::new(&parts.headers, &bytes)?;
+    // What no tensor shares need not stay until the answer is there.
+    drop(bytes);
+    let (InferRequest { inputs, form }, reservation) = read_tensors(app, model, framed, reservation).await?;
     let decode_time = due.progress.decoded(began_decoding);
     model.metrics().decoded(decode_time);
     let predicted = model.predict(reservation, vec![inputs], &due).await?;
@@ -317,12 +320,17 @@ async fn written(app: &App, model: &Arc<Model>, form: AnswerForm, predicted: &Pr
 }
 
 /// Little JSON is read on the spot: handing it to another thread would take longer.
-async fn read_tensors(app: &App, model: &Arc<Model>, body: Framed) -> Result<InferRequest, ApiError> {
+async fn read_tensors(
+    app: &App,
+    model: &Arc<Model>,
+    body: Framed,
+    mut reservation: Reservation,
+) -> Result<(InferRequest, Reservation), ApiError> {
     if body.json_bytes() <= SMALL_BYTES {
-        return InferRequest::read(body, model);
+        return Ok((InferRequest::read(body, model, None)?, reservation));
     }
     let work = Arc::clone(model);
-    off_the_loop(app, move || InferRequest::read(body, &work)).await
+    off_the_loop(app, move || Ok((InferRequest::read(body, &work, Some(&mut reservation))?, reservation))).await
 }
 
 /// Does what keeps a core busy away from the loop that serves connections, no more at a time than there are threads.
