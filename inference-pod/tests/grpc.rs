@@ -254,6 +254,35 @@ async fn every_mistake_says_what_was_expected_and_what_came() {
 }
 
 #[tokio::test]
+async fn what_a_message_becomes_counts_before_it_is_decoded() {
+    let server = Server::start(&item("tiny", "tiny", "queue_bytes: 200000, queue_size: 100000"));
+    let client = Client::new(&server).await;
+    let said = async |contents: InferTensorContents| {
+        let mut request = typed(&[]);
+        request.inputs[0].contents = Some(contents);
+        let length = 5 + request.encoded_len();
+        let status = client.infer(request).await.unwrap_err();
+        (length, status.code(), status.message().to_owned())
+    };
+    // A byte each, and eight as numbers.
+    let numbers = 40_000;
+    let (length, code, message) =
+        said(InferTensorContents { int64_contents: vec![1; numbers], ..Default::default() }).await;
+    assert_eq!(code, Code::ResourceExhausted, "{message}");
+    // With the two sizes of the shape.
+    let both = length + (numbers + 2) * 8;
+    assert_eq!(message, format!("request takes {both} bytes of the queue; expected at most 200000"));
+    // Two bytes each, and the size of a pointer and more in memory.
+    let bytes_contents = vec![Bytes::new(); numbers];
+    let (_, code, message) = said(InferTensorContents { bytes_contents, ..Default::default() }).await;
+    assert_eq!(
+        (code, message.as_str()),
+        (Code::InvalidArgument, "expected at most 4096 fields in the message, got more")
+    );
+    assert!(client.infer(typed(&[0.0; 4])).await.is_ok(), "the connection goes on, and the place is free");
+}
+
+#[tokio::test]
 async fn a_message_over_the_limit_is_refused_by_its_beginning() {
     let server = Server::start_with("max_body_bytes: 100000", &item("tiny", "tiny", ""));
     let client = Client::new(&server).await;

@@ -31,8 +31,9 @@ use crate::{
         predict::{Admitted, SMALL_BYTES, find, measured, off_the_loop, timed},
     },
     infer::{NamedInput, in_model_order, outputs_named, refuse_sequence, refuse_unsupported},
-    model::Model,
+    model::{Model, PredictError},
     tensor::{Chunks, ElementType, Tensor},
+    worker::Reservation,
 };
 
 /// A client that does not even say which model it wants is waited for no longer.
@@ -60,12 +61,9 @@ async fn predict(app: &App, model: &Arc<Model>, message: Incoming, admitted: Adm
     let message = message.whole(&mut reservation).await?;
     let began_decoding = Instant::now();
     let parted = message::parted(&message)?;
-    let InferCall { inputs, form } = if parted.head.len() <= SMALL_BYTES {
-        InferCall::read(parted, model)?
-    } else {
-        let work = Arc::clone(model);
-        off_the_loop(app, move || InferCall::read(parted, &work)).await?
-    };
+    // What no tensor shares need not stay until the answer is there.
+    drop(message);
+    let (InferCall { inputs, form }, reservation) = read(app, model, parted, reservation).await?;
     find(app, &model_name(model.name.clone(), form.version.clone()))?;
     let decode_time = due.progress.decoded(began_decoding);
     model.metrics().decoded(decode_time);
@@ -77,6 +75,24 @@ async fn predict(app: &App, model: &Arc<Model>, message: Incoming, admitted: Adm
         off_the_loop(app, move || message::answer(&form.answer(&work, &outputs))).await?
     };
     Ok(timed(answer, decode_time, &predicted))
+}
+
+/// Reads a request; a large one away from the loop, and not before there is room for what its numbers become.
+async fn read(
+    app: &App,
+    model: &Arc<Model>,
+    parted: Parted,
+    mut reservation: Reservation,
+) -> Result<(InferCall, Reservation), ApiError> {
+    if parted.head.len() <= SMALL_BYTES {
+        return Ok((InferCall::read(parted, model)?, reservation));
+    }
+    let work = Arc::clone(model);
+    let job = move || {
+        reservation.hold(message::number_bytes(&parted.head)?).map_err(PredictError::Refused)?;
+        Ok((InferCall::read(parted, &work)?, reservation))
+    };
+    off_the_loop(app, job).await
 }
 
 /// A request that fits its model by name.

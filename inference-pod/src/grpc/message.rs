@@ -27,7 +27,13 @@ const NAME_WITHIN: usize = 4 << 10;
 const MOST_FIELDS: usize = 4096;
 
 const MODEL_NAME: u64 = 1;
+const INPUTS: u64 = 5;
+const OUTPUTS: u64 = 6;
 const RAW_INPUT_CONTENTS: u64 = 7;
+
+/// Fields of an input.
+const SHAPE: u64 = 3;
+const CONTENTS: u64 = 5;
 
 /// How long the client waits, where it says so: at most eight digits and a unit.
 ///
@@ -189,7 +195,7 @@ pub fn parted(message: &Chunks) -> Result<Parted, ApiError> {
         let Field { number, value } = fields.next().ok_or_else(broken)?;
         count += 1;
         if count > MOST_FIELDS {
-            return Err(ApiError::bad_input(format!("expected at most {MOST_FIELDS} fields in the message, got more")));
+            return Err(too_many_fields());
         }
         match value {
             Value::Bytes(bytes) if number == RAW_INPUT_CONTENTS => raw.push(bytes),
@@ -197,6 +203,63 @@ pub fn parted(message: &Chunks) -> Result<Parted, ApiError> {
         }
     }
     Ok(Parted { head: Bytes::from(head), raw })
+}
+
+fn too_many_fields() -> ApiError {
+    ApiError::bad_input(format!("expected at most {MOST_FIELDS} fields in the message, got more"))
+}
+
+/// Bytes that the numbers of a request take once it is decoded: up to eight times as many as they came in. All else takes
+/// little more than it came in, for its fields are counted.
+///
+/// # Errors
+/// 400 where it has more fields than allowed, at all levels together. Numbers one by one count, packed ones do not.
+pub fn number_bytes(head: &Bytes) -> Result<usize, ApiError> {
+    let mut left = MOST_FIELDS;
+    let mut bytes = 0;
+    for (number, message) in parts(head, &mut left)? {
+        if number == INPUTS {
+            for (number, list) in parts(&message, &mut left)? {
+                bytes += match number {
+                    SHAPE => varints(&list) * size_of::<i64>(),
+                    CONTENTS => parts(&list, &mut left)?.iter().map(listed_bytes).sum(),
+                    _ => 0,
+                };
+            }
+        } else if number == OUTPUTS {
+            parts(&message, &mut left)?;
+        }
+    }
+    Ok(bytes)
+}
+
+/// The fields of a message in one piece that have a length, by their numbers. Fields beyond the end of it are for the decoder
+/// to refuse.
+fn parts(message: &Bytes, left: &mut usize) -> Result<Vec<(u64, Bytes)>, ApiError> {
+    let mut fields = Fields::new(&Chunks::from(message.clone()));
+    let mut parts = Vec::new();
+    while let Some(Field { number, value }) = fields.next() {
+        *left = left.checked_sub(1).ok_or_else(too_many_fields)?;
+        if let Value::Bytes(bytes) = value {
+            parts.push((number, bytes.contiguous()));
+        }
+    }
+    Ok(parts)
+}
+
+/// Bytes of a packed list of `InferTensorContents` as numbers.
+fn listed_bytes((number, list): &(u64, Bytes)) -> usize {
+    match number {
+        2 | 4 => varints(list) * size_of::<i32>(),
+        3 | 5 => varints(list) * size_of::<i64>(),
+        // Their bytes are as many as they came in: BOOL, FP32 and FP64.
+        _ => list.len(),
+    }
+}
+
+/// How many numbers of variable length there are: each ends with a byte below 0x80.
+fn varints(list: &Bytes) -> usize {
+    list.iter().filter(|byte| **byte < 0x80).count()
 }
 
 /// A field of a message.
@@ -325,7 +388,7 @@ pub fn answer(message: &impl Message) -> Result<Response, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grpc::protocol::{ModelInferRequest, model_infer_request::InferInputTensor};
+    use crate::grpc::protocol::{InferTensorContents, ModelInferRequest, model_infer_request::InferInputTensor};
 
     fn request() -> ModelInferRequest {
         let input = |name: &str| InferInputTensor {
@@ -375,6 +438,51 @@ mod tests {
         }
         let many = Bytes::from([8, 0].repeat(MOST_FIELDS + 1));
         assert!(format!("{:?}", parted(&Chunks::from(many)).unwrap_err()).contains("at most 4096 fields"));
+    }
+
+    #[test]
+    fn numbers_take_what_their_type_takes_whatever_they_came_in() {
+        let bytes_of = |contents: InferTensorContents| {
+            let mut request = request();
+            request.raw_input_contents.clear();
+            request.inputs[1].contents = Some(contents);
+            number_bytes(&Bytes::from(request.encode_to_vec())).unwrap()
+        };
+        let shapes = bytes_of(InferTensorContents::default());
+        assert_eq!(shapes, 2 * 2 * 8);
+        let c = InferTensorContents::default;
+        for (contents, bytes) in [
+            (InferTensorContents { bool_contents: vec![true; 100], ..c() }, 100),
+            (InferTensorContents { int_contents: vec![-1; 100], ..c() }, 400),
+            (InferTensorContents { int64_contents: vec![1; 100], ..c() }, 800),
+            (InferTensorContents { uint_contents: vec![300; 100], ..c() }, 400),
+            (InferTensorContents { uint64_contents: vec![u64::MAX; 100], ..c() }, 800),
+            (InferTensorContents { fp32_contents: vec![0.5; 100], ..c() }, 400),
+            (InferTensorContents { fp64_contents: vec![0.5; 100], ..c() }, 800),
+        ] {
+            assert_eq!(bytes_of(contents.clone()) - shapes, bytes, "{contents:?}");
+        }
+    }
+
+    #[test]
+    fn fields_are_counted_at_every_level() {
+        let input = |change: fn(&mut InferInputTensor)| {
+            let mut request = request();
+            change(&mut request.inputs[0]);
+            number_bytes(&Bytes::from(request.encode_to_vec()))
+        };
+        let texts = |input: &mut InferInputTensor| {
+            let bytes_contents = vec![Bytes::new(); MOST_FIELDS];
+            input.contents = Some(InferTensorContents { bytes_contents, ..Default::default() });
+        };
+        let parameters = |input: &mut InferInputTensor| {
+            input.parameters = (0..MOST_FIELDS).map(|number| (number.to_string(), Default::default())).collect();
+        };
+        let outputs = Bytes::from([&[0x32, 0x80, 0x80, 0x01][..], &[0x12, 0].repeat(8192)].concat());
+        for refused in [input(texts), input(parameters), number_bytes(&outputs)] {
+            assert!(format!("{:?}", refused.unwrap_err()).contains("at most 4096 fields"));
+        }
+        assert!(input(|input| input.shape = vec![1; 2 * MOST_FIELDS]).is_ok(), "a packed list is one field");
     }
 
     fn framed(message: &[u8]) -> Bytes {
