@@ -14,10 +14,11 @@ pub fn most_bytes(element: ElementType, count: usize, data: &RawValue) -> usize 
     count.min(data.get().len() / 2 + 1).saturating_mul(element.size_bytes())
 }
 
-/// Numbers of a flat or nested list as row-major bytes, no more than the shape has.
+/// Numbers of a list as row-major bytes. It may be flat, nested as the shape is, or nested at first and then flat: each list
+/// within has as many numbers as its part of the shape.
 ///
 /// # Errors
-/// What is no number, or does not fit the type, or comes when all are there.
+/// What is no number, or does not fit the type; and the first list of other numbers than its part of the shape has.
 pub fn read(element: ElementType, shape: &[usize], data: &RawValue) -> Result<Bytes, serde_json::Error> {
     let mut bytes = Vec::with_capacity(most_bytes(element, elements(shape), data));
     let mut reader = serde_json::Deserializer::from_str(data.get());
@@ -28,6 +29,7 @@ pub fn read(element: ElementType, shape: &[usize], data: &RawValue) -> Result<By
 /// Appends a number, or every number of a list, to the bytes.
 struct Flat<'a> {
     element: ElementType,
+    /// Of what is read, where it is a list.
     shape: &'a [usize],
     bytes: &'a mut Vec<u8>,
 }
@@ -103,13 +105,16 @@ impl<'de> Visitor<'de> for Flat<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
         let Self { element, shape, bytes } = self;
-        let most = elements(shape).saturating_mul(element.size_bytes());
-        while items.next_element_seed(Flat { element, shape, bytes: &mut *bytes })?.is_some() {
-            if bytes.len() > most {
-                return Err(A::Error::custom(format!("shape {shape:?} has {} numbers, got more", elements(shape))));
+        let wrong = |got| A::Error::custom(format!("shape {shape:?} has {} numbers, got {got}", elements(shape)));
+        let (begin, expected) = (bytes.len(), elements(shape).saturating_mul(element.size_bytes()));
+        let within = shape.get(1..).unwrap_or_default();
+        while items.next_element_seed(Flat { element, shape: within, bytes: &mut *bytes })?.is_some() {
+            if bytes.len() - begin > expected {
+                return Err(wrong("more".to_owned()));
             }
         }
-        Ok(())
+        let got = bytes.len() - begin;
+        if got < expected { Err(wrong((got / element.size_bytes()).to_string())) } else { Ok(()) }
     }
 
     fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<(), E> {
@@ -246,7 +251,7 @@ mod tests {
     }
 
     fn read(element: ElementType, text: &str) -> Result<Vec<u8>, String> {
-        read_as(&[4], element, text)
+        read_as(&[text.split(',').count()], element, text)
     }
 
     fn written(tensor: &Tensor) -> serde_json::Value {
@@ -267,22 +272,27 @@ mod tests {
         // What follows is no number, and nobody looks at it.
         let said = read_as(&[1, 2], ElementType::I64, "[1, 2, 3, \"x\"]").unwrap_err();
         assert!(said.starts_with("shape [1, 2] has 2 numbers, got more"), "{said}");
-        assert_eq!(
-            read_as(&[1, 2], ElementType::I64, "[1]").unwrap().len(),
-            8,
-            "fewer are told by who knows the tensor"
-        );
-        assert_eq!(
-            read_as(&[usize::MAX, 2], ElementType::F64, "[1]").unwrap().len(),
-            8,
-            "and such a shape costs nothing"
-        );
+        assert!(read_as(&[usize::MAX, 2], ElementType::F64, "[1]").unwrap_err().ends_with("got 1 at line 1 column 3"));
         assert!(read_as(&[0], ElementType::U8, "[]").unwrap().is_empty());
         for (text, element) in
             [("7", ElementType::U8), ("[1,2,3,4]", ElementType::I64), ("[[1],[2]]", ElementType::F32)]
         {
             let raw: Box<RawValue> = serde_json::from_str(text).unwrap();
             assert!(read(element, text).unwrap().len() <= most_bytes(element, 4, &raw), "{text}");
+        }
+    }
+
+    #[test]
+    fn lists_within_a_list_are_as_long_as_the_shape_says() {
+        let said = |shape: &[usize], text| read_as(shape, ElementType::U8, text).unwrap_err();
+        for (text, got) in [("[[1, 2, 3], [4]]", "more"), ("[[1], [2, 3, 4]]", "1"), ("[[1, 2, 3, 4]]", "more")] {
+            assert!(said(&[2, 2], text).starts_with(&format!("shape [2] has 2 numbers, got {got}")), "{text}");
+        }
+        assert!(said(&[2, 2], "[[1, 2], [3, 4], [5, 6]]").starts_with("shape [2, 2] has 4 numbers, got more"));
+        assert!(said(&[2, 2], "[[1, 2]]").starts_with("shape [2, 2] has 4 numbers, got 2"));
+        assert!(said(&[4], "[[1, 2, 3, 4]]").starts_with("shape [] has 1 numbers, got more"));
+        for text in ["[1, 2, 3, 4]", "[[1, 2, 3, 4]]", "[[[1, 2], [3, 4]]]"] {
+            assert_eq!(read_as(&[1, 2, 2], ElementType::U8, text).unwrap(), [1, 2, 3, 4], "{text}");
         }
     }
 
