@@ -89,6 +89,8 @@ impl Flat<'_> {
             }
             ElementType::F32 => put(bytes, (number as f32).is_finite(), (number as f32).to_le_bytes()),
             ElementType::F64 => put(bytes, number.is_finite(), number.to_le_bytes()),
+            // As JSON is read here, -0 is a real number; it is as whole as 0.
+            _ if number == 0.0 && number.is_sign_negative() => return self.integer(0),
             _ => false,
         };
         // With its point, for 1 would be an integer.
@@ -311,6 +313,11 @@ mod tests {
         assert!(read(ElementType::F32, "[\"1\"]").unwrap_err().contains("a number of FP32 or a list of them"));
         assert_eq!(read(ElementType::Bool, "[true, false, 1, 0]").unwrap(), [1, 0, 1, 0]);
         assert!(read(ElementType::Bool, "[2]").is_err());
+        for element in ElementType::ALL {
+            let is_real = matches!(element, ElementType::F16 | ElementType::BF16 | ElementType::F32 | ElementType::F64);
+            let sign = if is_real { 0x80 } else { 0 };
+            assert_eq!(read(element, "[-0]").unwrap().last(), Some(&sign), "{element:?}");
+        }
     }
 
     #[test]
