@@ -78,8 +78,10 @@ pub fn without_mark(text: &[u8]) -> &[u8] {
 }
 
 fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
-    match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
-        None | Some(b"identity") => Ok(()),
+    let lines = headers.get_all(header::CONTENT_ENCODING).into_iter().map(HeaderValue::as_bytes);
+    let mut codings = lines.flat_map(|line| line.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    match codings.find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity")) {
+        None => Ok(()),
         Some(other) => {
             let got = String::from_utf8_lossy(other);
             Err(ApiError::compressed(format!("expected a body that is not compressed, got encoding {got}")))
@@ -190,4 +192,24 @@ pub async fn files(body: Bytes, boundary: String, most: usize) -> Result<Vec<Byt
         return Err(ApiError::bad_input(format!("expected a part `image` with the bytes of an image, got {got}")));
     }
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn encodings_are_read_from_every_line_and_whatever_their_case() {
+        let refused = |lines: &[&'static str]| {
+            let line = |text: &&'static str| (header::CONTENT_ENCODING, HeaderValue::from_static(text));
+            expect_json(&lines.iter().map(line).collect(), 1).err().map(|error| error.message())
+        };
+        for lines in [&[][..], &["identity"], &["Identity"], &[" identity, IDENTITY"], &["identity", ""]] {
+            assert_eq!(refused(lines), None, "{lines:?}");
+        }
+        for lines in [&["gzip"][..], &["identity, gzip"], &["identity", "gzip"]] {
+            let expected = "expected a body that is not compressed, got encoding gzip";
+            assert_eq!(refused(lines).as_deref(), Some(expected), "{lines:?}");
+        }
+    }
 }
