@@ -8,6 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::json;
+use tokio::task::JoinError;
 
 use crate::{
     model::{InvalidInput, PredictError},
@@ -229,6 +230,13 @@ impl From<PredictError> for ApiError {
                 Self { failure, ..Self::internal("inference failed; the server's log says why") }
             }
         }
+    }
+}
+
+impl From<JoinError> for ApiError {
+    fn from(error: JoinError) -> Self {
+        let failure = Some(format!("work behind the serving loop failed: {error}"));
+        Self { failure, ..Self::internal("a fault of this server; its log says what") }
     }
 }
 

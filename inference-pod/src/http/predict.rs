@@ -349,7 +349,7 @@ pub async fn off_the_loop<T: Send + 'static>(
         drop(permit);
         result
     };
-    tokio::task::spawn_blocking(job).await.map_err(|error| ApiError::internal(format!("decoding failed: {error}")))?
+    tokio::task::spawn_blocking(job).await?
 }
 
 /// Says where the time went, as browsers and curl show it.
@@ -379,6 +379,17 @@ mod tests {
 
     use super::*;
     use crate::observe::{Bounds, Observer};
+
+    #[tokio::test]
+    async fn a_panic_behind_the_loop_is_told_to_the_log_and_not_to_the_client() {
+        let panicked = tokio::task::spawn_blocking(|| panic!("as asked for")).await;
+        let error = ApiError::from(panicked.unwrap_err());
+        assert_eq!(
+            (error.status().as_u16(), error.message().as_str()),
+            (500, "a fault of this server; its log says what")
+        );
+        assert!(error.failure().unwrap().contains("as asked for"), "{error:?}");
+    }
 
     #[test]
     fn a_request_whose_handler_panics_failed_and_one_whose_caller_leaves_was_cancelled() {
