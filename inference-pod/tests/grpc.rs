@@ -335,7 +335,7 @@ impl hyper::body::Body for Beginning {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_queue_refuses_by_the_beginning_of_a_message() {
+async fn too_many_who_stall_are_refused_by_the_beginning_of_a_message() {
     let server = Server::start(&item("slow", "slow", "batch_size: 1, queue_size: 1, max_queue_ms: 60000"));
     let client = Client::new(&server).await;
     let begin = || {
@@ -348,14 +348,15 @@ async fn a_full_queue_refuses_by_the_beginning_of_a_message() {
             .unwrap();
         client.0.clone().send_request(request)
     };
-    let first = tokio::spawn(begin());
-    eventually("the place is taken", || server.metric("ortolan_requests_received_total{model=\"slow\"}") == 1.0);
+    let mut stalled: tokio::task::JoinSet<_> = (0..16).map(|_| begin()).collect();
+    eventually("they have begun", || server.metric("ortolan_requests_received_total{model=\"slow\"}") == 16.0);
     let answer = begin().await.unwrap();
     let status = Status::from_header_map(answer.headers()).unwrap();
-    assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, "queue is full: the limit is 1 samples"));
-    first.abort();
-    eventually("the place is free", || {
-        server.metric("ortolan_requests_total{model=\"slow\",outcome=\"cancelled\"}") == 1.0
+    let said = "queue is full: 16 requests are still being received";
+    assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, said));
+    stalled.abort_all();
+    eventually("they are gone", || {
+        server.metric("ortolan_requests_total{model=\"slow\",outcome=\"cancelled\"}") == 16.0
     });
     assert!(client.infer(raw("slow", 1, floats(&[0.0; 4]))).await.is_ok());
 }

@@ -76,21 +76,27 @@ fn what_would_wait_too_long_is_429_and_told_when_to_come_back() {
 }
 
 #[test]
-fn a_full_queue_refuses_on_the_headers_alone() {
+fn senders_who_stall_shut_nobody_out_and_too_many_are_refused_on_their_headers() {
     let server = Server::start(&item("slow", "slow", "batch_size: 1, queue_size: 1, max_queue_ms: 60000"));
     let head =
         format!("POST {PATH} HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n");
-    // Takes the one place, and never sends its body.
-    let mut first = server.connect();
-    first.write(head.as_bytes()).unwrap();
-    eventually("the place is taken", || server.metric("ortolan_requests_received_total{model=\"slow\"}") == 1.0);
-    let mut second = server.connect();
-    second.write(head.as_bytes()).unwrap();
-    let answer = second.read().unwrap();
+    // Nobody of them ever sends a body.
+    let stall = || {
+        let mut connection = server.connect();
+        connection.write(head.as_bytes()).unwrap();
+        connection
+    };
+    let received = || server.metric("ortolan_requests_received_total{model=\"slow\"}");
+    let mut stalled: Vec<Connection> = (0..15).map(|_| stall()).collect();
+    eventually("they have begun", || received() == 15.0);
+    assert_eq!(at_once(&server, 1)[0].status, 200, "the one place of the queue is free");
+    stalled.push(stall());
+    eventually("there is one more", || received() == 17.0);
+    let answer = stall().read().unwrap();
     assert_eq!(answer.status, 429, "not one byte of its body was sent: {}", answer.text());
-    assert_eq!(answer.error(), "queue is full: the limit is 1 samples");
-    drop(first);
-    eventually("the place is free", || at_once(&server, 1)[0].status == 200);
+    assert_eq!(answer.error(), "queue is full: 16 requests are still being received");
+    drop(stalled);
+    eventually("they are gone", || at_once(&server, 1)[0].status == 200);
 }
 
 #[test]

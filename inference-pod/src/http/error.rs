@@ -182,6 +182,7 @@ impl ApiError {
                 limit.as_millis()
             ),
             Bound::Samples(limit) => format!("queue is full: the limit is {limit} samples"),
+            Bound::Incoming(limit) => format!("queue is full: {limit} requests are still being received"),
             Bound::Bytes(limit) => format!("queue is full: the limit is {limit} bytes"),
         };
         let retry_after = Some(refused.retry_after);

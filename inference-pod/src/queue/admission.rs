@@ -5,6 +5,10 @@ use std::time::{Duration, Instant};
 use super::{Queue, as_u32};
 use crate::{integral::Integral, times::BucketTimes};
 
+/// Requests whose bodies are still on their way, for each sample that may wait. They are no work yet and take no place in the
+/// queue, so that senders who stall shut nobody out; each costs some memory, so that there is a bound.
+const INCOMING_PER_PLACE: usize = 16;
+
 /// How much may wait, and how batches are made of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -43,6 +47,8 @@ pub enum Bound {
     },
     /// The number of samples.
     Samples(usize),
+    /// The number of requests whose bodies are still on their way.
+    Incoming(usize),
     /// The bytes of samples.
     Bytes(usize),
     /// The same, by one request alone: it will never have room.
@@ -61,8 +67,9 @@ pub(super) struct Admitted {
     pub(super) bytes: usize,
     /// What the waiting jobs will take, by the times known when they came.
     work: Duration,
+    /// Requests that asked for a place and have not been let in yet.
     reserved: usize,
-    /// Reserved places whose request is complete: work that is certain to come.
+    /// Those of them that are complete: work that is certain to come.
     complete: usize,
     held: usize,
     /// How many were refused.
@@ -104,14 +111,18 @@ impl<T> Queue<T> {
         self.shared(running.saturating_add(self.pace.of(queued)))
     }
 
-    /// Holds a place for a request whose body is not read yet, so that admission needs the headers alone.
-    /// Give it back by [`Self::release`].
+    /// Lets a request begin whose body is not read yet, so that a full queue refuses on the headers alone. It has its place once
+    /// it is [complete](Self::complete). To be ended by [`Self::release`].
     ///
     /// # Errors
-    /// [`Refused`] where the predicted wait or the number of samples is over its bound.
+    /// [`Refused`] where the predicted wait, the number of samples or that of bodies on their way is over its bound.
     pub fn reserve(&mut self, now: Instant) -> Result<(), Refused> {
         self.admit_wait(0, now)?;
         self.admit_samples(1)?;
+        let limit = self.limits.samples.saturating_mul(INCOMING_PER_PLACE);
+        if self.admitted.reserved - self.admitted.complete >= limit {
+            return Err(self.refused(Bound::Incoming(limit), Duration::ZERO));
+        }
         self.admitted.reserved += 1;
         Ok(())
     }
@@ -127,18 +138,19 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// The request of a reserved place has come in whole. Its wait is judged once more, for its body may have taken long, and what
-    /// is refused now need not be decoded.
+    /// A request that was let begin has come in whole, and holds a place from now on. The bounds are judged once more, for its body
+    /// may have taken long, and what is refused now need not be decoded.
     ///
     /// # Errors
-    /// [`Refused`] where the predicted wait is over its bound by now.
+    /// [`Refused`] where the predicted wait or the number of samples is over its bound by now.
     pub fn complete(&mut self, now: Instant) -> Result<(), Refused> {
         self.admit_wait(0, now)?;
+        self.admit_samples(1)?;
         self.admitted.complete += 1;
         Ok(())
     }
 
-    /// Gives a reserved place back, with the bytes that were held for it.
+    /// Ends what [`Self::reserve`] began: gives the place back, and the bytes that were held.
     pub fn release(&mut self, held: usize, complete: bool) {
         let admitted = &mut self.admitted;
         admitted.reserved = admitted.reserved.saturating_sub(1);
@@ -178,7 +190,7 @@ impl<T> Queue<T> {
     }
 
     pub(super) fn admit_samples(&mut self, samples: usize) -> Result<(), Refused> {
-        let wanted = self.samples() + self.admitted.reserved + samples;
+        let wanted = self.samples() + self.admitted.complete + samples;
         if wanted <= self.limits.samples {
             return Ok(());
         }
@@ -197,7 +209,7 @@ impl<T> Queue<T> {
         if known.saturating_add(bytes) <= limit {
             return Ok(());
         }
-        let over = self.drain_time(self.samples() + self.admitted.reserved);
+        let over = self.drain_time(self.samples() + self.admitted.complete);
         Err(self.refused(Bound::Bytes(limit), over))
     }
 

@@ -219,13 +219,33 @@ fn the_jobs_of_one_request_come_in_together_or_not_at_all() {
 }
 
 #[test]
-fn reserved_places_count_until_they_are_released() {
+fn places_of_complete_requests_count_until_they_are_released() {
     let now = Instant::now();
     let mut queue: Queue<&'static str> = Queue::new(limits(), Times::default(), 1);
-    for _ in 0..50 {
+    for _ in 0..51 {
         queue.reserve(now).unwrap();
     }
-    assert!(queue.reserve(now).is_err());
+    for _ in 0..50 {
+        queue.complete(now).unwrap();
+    }
+    assert_eq!(queue.reserve(now).unwrap_err().bound, Bound::Samples(50));
+    assert_eq!(queue.complete(now).unwrap_err().bound, Bound::Samples(50));
+    queue.release(0, true);
+    assert!(queue.reserve(now).is_ok());
+    assert!(queue.complete(now).is_ok());
+}
+
+#[test]
+fn senders_who_stall_take_nobodys_place_and_have_a_bound_of_their_own() {
+    let now = Instant::now();
+    let mut queue: Queue<&'static str> = Queue::new(limits(), Times::default(), 1);
+    for _ in 0..799 {
+        queue.reserve(now).unwrap();
+    }
+    push(&mut queue, job("whole", 8, later(now, 500)), now);
+    assert_eq!(names(&queue.take(0, now).batch), ["whole"]);
+    queue.reserve(now).unwrap();
+    assert_eq!(queue.reserve(now).unwrap_err().bound, Bound::Incoming(800));
     queue.release(0, false);
     assert!(queue.reserve(now).is_ok());
 }
