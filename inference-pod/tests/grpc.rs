@@ -384,6 +384,22 @@ async fn a_clients_own_deadline_shortens_ours() {
     assert_eq!(server.metric("ortolan_requests_total{model=\"slow\",outcome=\"expired\"}"), late.len() as f64);
 }
 
+#[tokio::test]
+async fn a_call_whose_message_does_not_come_ends_by_its_deadline() {
+    let server = SHARED.get();
+    let client = Client::new(&server).await;
+    for path in ["inference.GRPCInferenceService/ServerLive", "grpc.health.v1.Health/Check"] {
+        let request = hyper::Request::post(format!("http://test/{path}"))
+            .header("content-type", "application/grpc")
+            .header("grpc-timeout", "20m")
+            .body(tonic::body::Body::new(Beginning(None)))
+            .unwrap();
+        let answer = tokio::time::timeout(common::PATIENCE, client.0.clone().send_request(request));
+        let status = Status::from_header_map(answer.await.expect("no answer").unwrap().headers()).unwrap();
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{path}: {status:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_is_dropped_costs_no_run() {
     let server = Server::start(&item("slow", "slow", "batch_size: 1, max_queue_ms: 60000"));

@@ -36,8 +36,8 @@ use crate::{
     worker::Reservation,
 };
 
-/// A client that does not even say which model it wants is waited for no longer.
-const NAME_TIMEOUT: Duration = Duration::from_secs(30);
+/// A client that does not even say which model it wants, or what else, is waited for no longer.
+pub const NAME_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Answers the call.
 pub async fn model_infer(State(app): State<Arc<App>>, request: Request<Body>) -> Response {

@@ -37,7 +37,9 @@ use self::protocol::{
 };
 use crate::{
     http::{
-        App, EXTENSIONS, MODEL_VERSION, PLATFORM, name_request,
+        App, EXTENSIONS, MODEL_VERSION, PLATFORM,
+        error::ApiError,
+        name_request,
         predict::{ModelName, find},
         probes,
     },
@@ -53,6 +55,7 @@ pub fn router(app: Arc<App>) -> Router {
     Routes::new(GrpcInferenceServiceServer::new(calls.clone()))
         .add_service(HealthServer::new(calls))
         .into_axum_router()
+        .layer(middleware::from_fn(in_time))
         // More exact than the route of the whole service, so it is the one that is taken.
         .route(&format!("/{SERVICE_NAME}/ModelInfer"), post(infer::model_infer).with_state(Arc::clone(&app)))
         .layer(CatchPanicLayer::custom(panicked))
@@ -69,6 +72,16 @@ async fn scope(mut request: HttpRequest<Body>, next: Next) -> HttpResponse {
     let mut response = next.run(request).await;
     response.headers_mut().insert(REQUEST_ID, id);
     response
+}
+
+/// Waits for a call that tonic reads as long as its caller does, and no longer than for the name of a model.
+async fn in_time(request: HttpRequest<Body>, next: Next) -> HttpResponse {
+    let wait = match message::timeout_of(request.headers()) {
+        Ok(patience) => patience.unwrap_or(infer::NAME_TIMEOUT).min(infer::NAME_TIMEOUT),
+        Err(error) => return Status::from(error).into_http(),
+    };
+    let answered = tokio::time::timeout(wait, next.run(request)).await;
+    answered.unwrap_or_else(|_| Status::from(ApiError::deadline(wait)).into_http())
 }
 
 /// The calls that tonic reads and writes.
