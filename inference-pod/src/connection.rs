@@ -57,6 +57,8 @@ struct Patience {
     pause: Duration,
     /// And no longer than this.
     linger: Duration,
+    /// A client that is to leave and takes nothing of what it is sent for so long is left.
+    unread: Duration,
 }
 
 const PATIENCE: Patience = Patience {
@@ -67,6 +69,8 @@ const PATIENCE: Patience = Patience {
     idle: Duration::from_secs(120),
     pause: Duration::from_secs(2),
     linger: Duration::from_secs(30),
+    // As long as its headers may take it.
+    unread: Duration::from_secs(30),
 };
 
 /// Once the listener is closed, a connection that has been idle for so long is closed too.
@@ -171,7 +175,8 @@ struct Shared {
     opened: Instant,
     /// Requests under way.
     requests: AtomicUsize,
-    /// Milliseconds from `opened` to the last time that a request began or ended.
+    /// Milliseconds from `opened` to the last time that a request began or ended, that something could be written, or that the
+    /// client was told to leave.
     moved: AtomicU64,
     /// The same to the first bytes that came without a request under way; 0 where none came since one was.
     heard: AtomicU64,
@@ -213,13 +218,13 @@ impl Shared {
         }
     }
 
-    /// When it will have been idle long enough, if nothing comes.
-    fn idle_at(&self) -> Instant {
-        self.opened + Duration::from_millis(self.moved.load(Ordering::Acquire)) + IDLE_BEFORE_CLOSE
+    /// When it will not have moved for that long, if nothing comes.
+    fn still_at(&self, time: Duration) -> Instant {
+        self.opened + Duration::from_millis(self.moved.load(Ordering::Acquire)) + time
     }
 
-    fn is_idle(&self) -> bool {
-        self.requests.load(Ordering::Acquire) == 0 && self.idle_at() <= Instant::now()
+    fn is_still(&self, time: Duration) -> bool {
+        self.requests.load(Ordering::Acquire) == 0 && self.still_at(time) <= Instant::now()
     }
 
     /// When its client has been waited for long enough, if nothing comes; `None` while requests are under way, and on
@@ -299,12 +304,14 @@ where
     let mut old = std::pin::pin!(sleep(age(terms.max_age)));
     let mut phase = *phases.borrow_and_update();
     // HTTP/2 is told once; HTTP/1 with each answer, and once where it is silent.
-    let mut told = false;
+    let (mut leaves, mut told) = (false, false);
     let mut look = Instant::now() + patience.headers;
     loop {
         let leaving = phase >= Phase::Draining || shared.is_old.load(Ordering::Relaxed);
-        if leaving && !told && shared.is_http2.load(Ordering::Relaxed) {
+        leaves |= leaving && shared.is_http2.load(Ordering::Relaxed);
+        if leaves && !told {
             told = true;
+            shared.moves();
             served.as_mut().graceful_shutdown();
         }
         tokio::select! {
@@ -329,21 +336,28 @@ where
                     if !shared.is_used.load(Ordering::Acquire) {
                         return;
                     }
-                    told = true;
-                    served.as_mut().graceful_shutdown();
+                    leaves = true;
                 }
                 // No later than what may begin in between would have to be complete.
                 look = end.unwrap_or(now + patience.headers).min(now + patience.headers);
             }
             () = old.as_mut(), if !shared.is_old.load(Ordering::Relaxed) => shared.is_old.store(true, Ordering::Relaxed),
-            () = sleep_until(shared.idle_at().max(Instant::now() + Duration::from_millis(20))), if phase == Phase::Closing && !told => {
-                if shared.is_idle() {
-                    told = true;
-                    served.as_mut().graceful_shutdown();
+            () = sleep_until(shared.still_at(IDLE_BEFORE_CLOSE).max(soon())), if phase == Phase::Closing && !told => {
+                leaves = shared.is_still(IDLE_BEFORE_CLOSE);
+            }
+            // The last answers may wait for a client that does not take them.
+            () = sleep_until(shared.still_at(patience.unread).max(soon())), if told => {
+                if shared.is_still(patience.unread) {
+                    return;
                 }
             }
         }
     }
+}
+
+/// No look at a connection follows the last one sooner.
+fn soon() -> Instant {
+    Instant::now() + Duration::from_millis(20)
 }
 
 fn age(max_age: Duration) -> Duration {
@@ -405,7 +419,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf));
+        self.shared.moves();
+        Poll::Ready(written)
     }
 
     fn poll_write_vectored(
@@ -413,7 +429,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs));
+        self.shared.moves();
+        Poll::Ready(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -456,7 +474,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
 #[cfg(test)]
 mod tests {
     use axum::routing::get;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
+        task::JoinHandle,
+    };
 
     use super::*;
 
@@ -466,11 +487,21 @@ mod tests {
 
     /// A client of a connection with that patience.
     fn client(patience: Patience) -> DuplexStream {
+        connected(patience, &Arc::default()).0
+    }
+
+    /// The same with the connection's end. It answers at `/`, and at `/long` what does not fit into it.
+    fn connected(patience: Patience, lifecycle: &Arc<Lifecycle>) -> (DuplexStream, JoinHandle<()>) {
         let (client, server) = duplex(64 << 10);
-        let router = Router::new().route("/", get(|| async { "yes" }));
-        let terms = Terms { lifecycle: Arc::default(), max_age: Duration::ZERO, max_connections: 1, tells_peer: false };
-        tokio::spawn(converse(server, router, terms, patience));
-        client
+        let router =
+            Router::new().route("/", get(|| async { "yes" })).route("/long", get(|| async { vec![0; 1 << 20] }));
+        let lifecycle = Arc::clone(lifecycle);
+        let terms = Terms { lifecycle, max_age: Duration::ZERO, max_connections: 1, tells_peer: false };
+        (client, tokio::spawn(converse(server, router, terms, patience)))
+    }
+
+    async fn ends(connection: JoinHandle<()>) {
+        tokio::time::timeout(Duration::from_secs(60), connection).await.expect("it stays").unwrap();
     }
 
     async fn asks(client: &mut DuplexStream) {
@@ -483,7 +514,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_silent_connection_ends_by_its_own_time_and_one_in_the_middle_of_headers_by_theirs() {
-        let patience = Patience { headers: NEVER, idle: SOON, pause: SOON, linger: SOON };
+        let patience = Patience { headers: NEVER, idle: SOON, pause: SOON, linger: SOON, unread: NEVER };
         let mut idle = client(Patience { headers: SOON, ..patience });
         asks(&mut idle).await;
         assert_eq!(idle.read(&mut [0; 9]).await.unwrap(), 0, "closed, not reset");
@@ -501,14 +532,35 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_says_nothing_at_all_is_not_kept() {
-        let mut silent = client(Patience { headers: SOON, idle: NEVER, pause: NEVER, linger: NEVER });
+        let mut silent = client(Patience { headers: SOON, idle: NEVER, pause: NEVER, linger: NEVER, unread: NEVER });
         assert_eq!(silent.read(&mut [0; 9]).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_take_its_answer_is_left_once_it_should_leave() {
+        let patience = Patience { headers: SOON, idle: SOON, pause: NEVER, linger: NEVER, unread: SOON };
+        let (mut client, connection) = connected(patience, &Arc::default());
+        client.write_all(b"GET /long HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+        ends(connection).await;
+
+        let lifecycle = Arc::<Lifecycle>::default();
+        let (client, connection) = connected(Patience { headers: NEVER, ..patience }, &lifecycle);
+        let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        // No byte of a body may be sent.
+        let (mut sender, serves) =
+            builder.initial_stream_window_size(0).handshake(TokioIo::new(client)).await.unwrap();
+        tokio::spawn(serves);
+        let request = Request::get("http://test/").body(Body::empty()).unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        lifecycle.enter(Phase::Draining);
+        ends(connection).await;
+        drop(answer);
     }
 
     /// What is left of a client's patience does not depend on how long it sends, up to a bound.
     #[tokio::test]
     async fn a_client_that_is_still_sending_is_read_until_it_pauses() {
-        let patience = Patience { headers: NEVER, idle: NEVER, pause: SOON * 10, linger: NEVER };
+        let patience = Patience { headers: NEVER, idle: NEVER, pause: SOON * 10, linger: NEVER, unread: NEVER };
         let mut slow = client(patience);
         slow.write_all(b"GET / HTTP/1.1\r\nhost: test\r\ncontent-length: 9000000\r\n\r\n").await.unwrap();
         let mut answer = Vec::new();
