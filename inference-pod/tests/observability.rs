@@ -340,6 +340,8 @@ fn what_is_told_is_changed_while_it_runs() {
         assert_eq!(refused.status, 400, "{change}");
         assert!(refused.error().contains(said), "{change}: {}", refused.error());
     }
+    let long = patch(&server, &json!({"level": "x".repeat(70_000)}));
+    assert_eq!(long.status, 413, "{}", long.text());
     assert_eq!(get(server.admin, "/observability").json()["log"], changed.json()["log"]);
     assert_eq!(server.get("/observability").status, 404, "for the admin port");
 }

@@ -59,6 +59,11 @@ impl ApiError {
         Self { caller_left: true, ..Self::bad_input(message) }
     }
 
+    /// 403.
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, message)
+    }
+
     /// 404: the model has no such version.
     pub fn unknown_version(name: &str, version: &str) -> Self {
         let (name, version) = (shortened(name), shortened(version));

@@ -1,21 +1,26 @@
 //! `/observability` on the admin port: what is told to whom, shown and changed while the process runs. Changes last as long as
 //! it does, and are taken from this machine only (`kubectl port-forward` arrives from there).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json,
-    body::Bytes,
-    extract::State,
-    http::StatusCode,
+    body::{Body, Bytes},
+    extract::{Request, State},
     response::{IntoResponse, Response},
 };
 use crds::serving::{EventRule, event_rule_faults};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{App, error::ApiError};
 use crate::{connection::Peer, logging::LogLevel, termination::error_chain};
+
+/// A change is a few lines, which come at once. Whoever keeps one of the few connections of this port waiting takes it from
+/// probes and scrapes.
+const LONGEST_BYTES: usize = 64 << 10;
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What may be changed; what is left out stays as it is.
 #[derive(Debug, Default, Deserialize)]
@@ -61,18 +66,29 @@ fn current(app: &App) -> serde_json::Value {
 pub async fn change(
     State(app): State<Arc<App>>,
     peer: Option<Extension<Peer>>,
-    body: Bytes,
+    request: Request,
 ) -> Result<Response, ApiError> {
     if !peer.is_some_and(|Extension(Peer(address))| address.ip().to_canonical().is_loopback()) {
-        let message = "changes are taken from this machine only: use kubectl port-forward, or exec";
-        return Ok((StatusCode::FORBIDDEN, Json(json!({"error": message}))).into_response());
+        return Err(ApiError::forbidden("changes are taken from this machine only: use kubectl port-forward, or exec"));
     }
+    let body = whole(request.into_body(), PATIENCE).await?;
     let change: Change = serde_json::from_slice(&body)
         .map_err(|error| ApiError::bad_input(format!("expected level, log, audit or trace_sample: {error}")))?;
     check(&app, &change)?;
     apply(&app, change)?;
     app.observer.changed(&current(&app).to_string());
     Ok(Json(current(&app)).into_response())
+}
+
+async fn whole(body: Body, patience: Duration) -> Result<Bytes, ApiError> {
+    match tokio::time::timeout(patience, Limited::new(body, LONGEST_BYTES).collect()).await {
+        Err(_) => Err(ApiError::bad_input(format!("expected the whole change within {patience:?}"))),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(ApiError::too_large(format!("change is longer than expected; expected at most {LONGEST_BYTES} bytes")))
+        }
+        Ok(Err(error)) => Err(ApiError::ended_early(format!("change ended early: {error}"))),
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+    }
 }
 
 fn check(app: &App, change: &Change) -> Result<(), ApiError> {
@@ -122,4 +138,38 @@ fn apply(app: &App, change: Change) -> Result<(), ApiError> {
         app.observer.set_trace_sample(share);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
+    use hyper::body::Frame;
+
+    use super::*;
+
+    /// A body that does not come.
+    struct Silent;
+
+    impl hyper::body::Body for Silent {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn a_change_that_does_not_come_or_does_not_end_is_waited_for_no_longer() {
+        let late = whole(Body::new(Silent), Duration::from_millis(5)).await.unwrap_err();
+        assert_eq!(late.message(), "expected the whole change within 5ms");
+        let long = whole(Body::from(vec![b' '; LONGEST_BYTES + 1]), PATIENCE).await.unwrap_err();
+        assert_eq!(long.status(), 413);
+        assert_eq!(whole(Body::from("{}"), PATIENCE).await.unwrap(), "{}");
+    }
 }
