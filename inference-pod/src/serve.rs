@@ -6,7 +6,7 @@ use crds::serving::{AuditConfig, EventsConfig, Faults, ModelConfig, Observabilit
 use tokio::{
     net::TcpListener,
     runtime::{self, Runtime as AsyncRuntime},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{Semaphore, oneshot},
 };
 
@@ -147,9 +147,14 @@ pub fn serve(config: ServingConfig, log_level: Option<LogLevel>) -> Result<(), S
     if config.models.is_empty() {
         return Err(ServeError::NoModels);
     }
-    let runtime = Runtime::load(surroundings::variable("ORT_DYLIB_PATH").map(PathBuf::from))?;
     let threads = surroundings::threads(&config.server);
     let loop_runtime = serving_loop(threads)?;
+    // Before anything that takes long: the first process of a container is not ended by a signal that it does not listen for.
+    let signals = {
+        let _in_runtime = loop_runtime.enter();
+        Signals::listen()?
+    };
+    let runtime = Runtime::load(surroundings::variable("ORT_DYLIB_PATH").map(PathBuf::from))?;
     let (clients, grpc_clients, admin) = {
         let _in_runtime = loop_runtime.enter();
         (
@@ -183,7 +188,7 @@ pub fn serve(config: ServingConfig, log_level: Option<LogLevel>) -> Result<(), S
         "starting"
     );
     start_admin_thread(admin.into_std()?, Arc::clone(&app))?;
-    let result = loop_runtime.block_on(run([clients, grpc_clients], Arc::clone(&app), runtime, models));
+    let result = loop_runtime.block_on(run([clients, grpc_clients], signals, Arc::clone(&app), runtime, models));
     app.registry.stop();
     app.observer.events.close();
     // A decoder that is still at it has nobody to answer to.
@@ -310,14 +315,25 @@ async fn tell_health(app: Arc<App>) {
     }
 }
 
+/// The signals that end the process, from when they are listened for.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, std::io::Error> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+}
+
 async fn run(
     [clients, grpc_clients]: [TcpListener; 2],
+    mut signals: Signals,
     app: Arc<App>,
     runtime: Runtime,
     models: Vec<ModelConfig>,
 ) -> Result<(), ServeError> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     let pulse = Arc::clone(&app);
     tokio::spawn(async move { pulse.lifecycle.keep_beating().await });
     let files = surroundings::open_files().saturating_sub(RESERVED_FILES);
@@ -343,8 +359,8 @@ async fn run(
                 loaded = true;
                 tracing::info!(seconds = app.lifecycle.started().elapsed().as_secs_f64(), "ready");
             }
-            _ = terminate.recv() => break Duration::from_millis(app.server.drain_delay_ms),
-            _ = interrupt.recv() => break Duration::ZERO,
+            _ = signals.terminate.recv() => break Duration::from_millis(app.server.drain_delay_ms),
+            _ = signals.interrupt.recv() => break Duration::ZERO,
         }
     };
     tokio::select! {
@@ -359,10 +375,10 @@ async fn run(
 
 async fn second_signal() -> Result<(), std::io::Error> {
     tokio::time::sleep(SAME_SIGNAL).await;
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut signals = Signals::listen()?;
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        _ = signals.terminate.recv() => {}
+        _ = signals.interrupt.recv() => {}
     }
     Ok(())
 }

@@ -6,7 +6,8 @@ mod common;
 
 use std::{
     fs,
-    process::{Output, Stdio},
+    io::Write as _,
+    process::{Command, Output, Stdio},
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
@@ -306,6 +307,31 @@ fn ctrl_c_skips_the_delay_and_a_second_signal_ends_it_at_once() {
     std::thread::sleep(std::time::Duration::from_millis(300));
     stubborn.signal("TERM");
     assert_eq!(stubborn.wait().0.code(), Some(1), "requests may have been dropped");
+}
+
+/// A library that is a pipe: it is loaded for as long as nothing is written into it.
+#[test]
+fn a_signal_that_comes_while_the_library_is_loaded_is_not_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, library) = (folder.path().join("config.yaml"), folder.path().join("library.so"));
+    fs::write(&file, format!("{FREE_PORTS}models:\n{}", item("tiny", "tiny", ""))).unwrap();
+    assert!(Command::new("mkfifo").arg(&library).status().unwrap().success());
+    let mut pipe = fs::File::options().read(true).write(true).open(&library).unwrap();
+    let mut command = program();
+    command.env("ORT_DYLIB_PATH", &library).args(["serve", "--config"]).arg(&file).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    // The mask of signals that have a handler, SIGTERM being the 15th.
+    eventually("it listens for signals", || {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:\t")).unwrap();
+        u64::from_str_radix(mask, 16).unwrap() & (1 << 14) != 0
+    });
+    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    pipe.write_all(&[b'x'; 1024]).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "not ended by the signal: {said}");
+    assert!(said.contains("cannot load ONNX Runtime from"), "{said}");
 }
 
 #[test]
