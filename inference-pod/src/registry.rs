@@ -6,7 +6,10 @@ use std::{
     time::Instant,
 };
 
-use crate::model::Model;
+use crate::{
+    model::Model,
+    worker::{self, Shared},
+};
 
 /// What a name leads to.
 pub enum Found {
@@ -66,8 +69,9 @@ impl Registry {
         }
     }
 
-    /// Ends the worker threads after their current run.
+    /// Ends the worker threads.
     pub fn stop(&self) {
-        self.loaded().for_each(|model| model.shared().stop());
+        let models: Vec<&Shared> = self.loaded().map(|model| &**model.shared()).collect();
+        worker::stop(&models);
     }
 }

@@ -35,7 +35,7 @@ use crate::{
     tensor::{Tensor, elements},
 };
 
-/// The end of the process waits no longer for a worker thread.
+/// The end of the process waits no longer for the worker threads of all models together.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A thread that pauses looks this often whether the server stops.
@@ -407,24 +407,33 @@ impl Shared {
         self.meeting.with(|queue| look(queue))
     }
 
-    /// Ends the worker threads: answers what still waits, ends what runs, and waits a moment for the threads to be gone,
-    /// for ONNX Runtime must not be torn down under a run.
+    /// Ends the worker threads of one model; see [`stop`].
     pub fn stop(&self) {
+        stop(&[self]);
+    }
+
+    /// Lets nothing in any more, and answers what still waits.
+    fn close(&self) {
         for job in self.meeting.end(|queue| queue.clear(Instant::now())) {
             let _ = job.payload.reply.send(Err(JobError::Stopped));
         }
-        let end = Instant::now() + STOP_PATIENCE;
-        for instance in &self.instances {
-            while instance.is_running() && Instant::now() < end {
-                instance.cancel();
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }
-        for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            while !thread.is_finished() && Instant::now() < end {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        }
+    }
+
+    /// Ends what runs. Whether all threads are gone.
+    fn has_ended(&self) -> bool {
+        self.instances.iter().filter(|instance| instance.is_running()).for_each(Instance::cancel);
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).iter().all(JoinHandle::is_finished)
+    }
+}
+
+/// Ends the worker threads of models: answers what still waits, ends what runs, and waits a moment for the threads to be gone,
+/// for ONNX Runtime must not be torn down under a run. A model that hangs takes none of the others' time.
+pub fn stop(models: &[&Shared]) {
+    models.iter().for_each(|model| model.close());
+    let end = Instant::now() + STOP_PATIENCE;
+    // Each of them is asked, for those that run are ended by it.
+    while models.iter().filter(|model| !model.has_ended()).count() > 0 && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

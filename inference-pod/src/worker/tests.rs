@@ -36,8 +36,12 @@ struct Fate {
     unsettled: AtomicUsize,
     /// How the next tries to open go; further ones succeed.
     opening_fails: Mutex<VecDeque<bool>>,
-    cancelled: Mutex<bool>,
-    cancel: Condvar,
+    /// Its number, and those that were cancelled, which other models may share.
+    number: u8,
+    cancelled: Arc<Mutex<Vec<u8>>>,
+    cancel: Arc<Condvar>,
+    /// What hangs does so until this one is cancelled.
+    tied_to: u8,
     /// Trials last until they are cancelled.
     trials_hang: bool,
 }
@@ -45,7 +49,7 @@ struct Fate {
 impl Fate {
     fn hang(&self) -> SessionError {
         let cancelled = self.cancelled.lock().unwrap();
-        drop(self.cancel.wait_while(cancelled, |cancelled| !*cancelled).unwrap());
+        drop(self.cancel.wait_while(cancelled, |cancelled| !cancelled.contains(&self.tied_to)).unwrap());
         failure("cancelled")
     }
 }
@@ -94,7 +98,7 @@ impl Runner for Doubler {
     fn canceller(&self) -> Canceller {
         let fate = Arc::clone(&self.fate);
         Box::new(move || {
-            *fate.cancelled.lock().unwrap() = true;
+            fate.cancelled.lock().unwrap().push(fate.number);
             fate.cancel.notify_all();
         })
     }
@@ -274,6 +278,21 @@ fn what_is_cancelled_because_the_server_stops_is_no_crash() {
         assert_eq!(world.fate.opened.load(Ordering::SeqCst), 0);
         drop(tickets);
     }
+}
+
+#[test]
+fn models_are_stopped_together_and_none_waits_for_another() {
+    let first = world_with(Fate { tied_to: 1, ..Fate::default() }, 1, false, LONG, Vec::new());
+    let (cancelled, cancel) = (Arc::clone(&first.fate.cancelled), Arc::clone(&first.fate.cancel));
+    let fate = Fate { number: 1, tied_to: 1, cancelled, cancel, ..Fate::default() };
+    let second = world_with(fate, 1, false, LONG, Vec::new());
+    let tickets = [&first, &second].map(|world| world.push(&[TAR]));
+    while [&first, &second].iter().any(|world| !world.shared.instances[0].is_running()) {
+        std::thread::yield_now();
+    }
+    stop(&[&first.shared, &second.shared]);
+    assert_eq!(first.fate.cancelled.lock().unwrap()[..2], [0, 1], "the first ends after the second");
+    drop(tickets);
 }
 
 #[test]

@@ -31,9 +31,6 @@ const SLOW: Duration = Duration::from_secs(5);
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// At the end of the process a consumer gets so long for what it has.
-const CLOSING: Duration = Duration::from_secs(2);
-
 /// What takes events. It may block and it may panic.
 pub trait Consumer: Send {
     /// Takes all of them or none.
@@ -185,12 +182,15 @@ impl Tap {
         }
     }
 
-    /// Takes no more events, and waits a moment for the consumer to be done with those that it has.
+    /// Takes no more events.
     pub fn close(&self) {
         self.state.closing.store(true, Ordering::Relaxed);
         drop(self.sender.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// Waits until then at most for the consumer of a closed one to be done with what it has.
+    pub fn finish(&self, end: Instant) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let end = Instant::now() + CLOSING;
         while thread.as_ref().is_some_and(|thread| !thread.is_finished()) && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -305,6 +305,11 @@ mod tests {
         (Tap::start("test", Duration::ZERO, Box::new(Told(Arc::clone(&orders)))).unwrap(), orders)
     }
 
+    fn end(tap: &Tap) {
+        tap.close();
+        tap.finish(Instant::now() + PATIENCE);
+    }
+
     fn event() -> Arc<Event> {
         let detail = Detail::Overload { refused: 1, lasted: Duration::ZERO };
         Arc::new(Event { kind: Kind::OverloadBegun, at: crate::clock::now(), model: "m".into(), detail })
@@ -334,7 +339,7 @@ mod tests {
             assert!(tap.counts().failed >= 3, "{:?}", tap.counts());
             *orders.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(|| Ok(()));
             offered += offer_until(&tap, |counts| counts.consumed > 0 && !counts.is_open);
-            tap.close();
+            end(&tap);
             let counts = tap.counts();
             assert_eq!(all(counts), offered, "{counts:?}");
             assert!(counts.open > 0, "{counts:?}");
@@ -359,7 +364,7 @@ mod tests {
         offered += offer_until(&tap, |counts| counts.is_open);
         drop(let_go);
         offered += offer_until(&tap, |counts| !counts.is_open);
-        tap.close();
+        end(&tap);
         let counts = tap.counts();
         assert_eq!(all(counts), offered, "{counts:?}");
         assert!(counts.consumed >= CAPACITY as u64 && counts.failed == 0, "{counts:?}");
@@ -369,7 +374,7 @@ mod tests {
     fn what_is_there_at_the_end_is_taken() {
         let (tap, _) = tap(|| Ok(()));
         (0..100).for_each(|_| tap.offer(event()));
-        tap.close();
+        end(&tap);
         assert_eq!(tap.counts(), Counts { consumed: 100, ..Counts::default() });
     }
 }

@@ -37,6 +37,9 @@ use super::{
     span::{Span, TraceId},
 };
 
+/// At the end of the process the consumers get so long, all of them together, for what they have.
+const CLOSING: Duration = Duration::from_secs(2);
+
 /// The kinds of events, in the order of [`EVENTS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "their names say it")]
@@ -388,8 +391,10 @@ impl Events {
         self.listeners.iter().map(|listener| (listener.tap.name(), listener.tap.counts()))
     }
 
-    /// Takes no more events, and waits a moment for the consumers to be done with those that they have.
+    /// Takes no more events, and waits a moment for the consumers, all of them together, to be done with those that they have.
     pub fn close(&self) {
         self.listeners.iter().for_each(|listener| listener.tap.close());
+        let end = Instant::now() + CLOSING;
+        self.listeners.iter().for_each(|listener| listener.tap.finish(end));
     }
 }
