@@ -46,14 +46,20 @@ pub async fn model_infer(State(app): State<Arc<App>>, request: Request<Body>) ->
 }
 
 async fn infer(app: &App, headers: &HeaderMap, body: Body) -> Result<Response, ApiError> {
+    let began = Instant::now();
     let patience = message::timeout_of(headers)?;
     let mut message = Incoming::new(body, app.server.max_body_bytes);
     let wait = patience.unwrap_or(NAME_TIMEOUT).min(NAME_TIMEOUT);
     let name = tokio::time::timeout(wait, message.model_name()).await.map_err(|_| ApiError::deadline(wait))??;
     let model = find(app, &model_name(name, String::new()))?;
-    let timeout = patience.unwrap_or(Duration::MAX).min(model.request_timeout());
+    let timeout = left_of(patience, began.elapsed()).min(model.request_timeout());
     let caller = app.observer.caller(headers, "ModelInfer");
     measured(app, &model, &caller, timeout, async |admitted| predict(app, &model, message, admitted).await).await
+}
+
+/// What a client's own deadline leaves of its patience when that much is spent.
+fn left_of(patience: Option<Duration>, spent: Duration) -> Duration {
+    patience.map_or(Duration::MAX, |patience| patience.saturating_sub(spent))
 }
 
 async fn predict(app: &App, model: &Arc<Model>, message: Incoming, admitted: Admitted) -> Result<Response, ApiError> {
@@ -299,6 +305,14 @@ mod tests {
                 None => assert!(typed(element, &InferTensorContents::default()).is_err(), "{element:?}"),
             }
         }
+    }
+
+    #[test]
+    fn the_wait_for_a_models_name_counts_in_its_callers_deadline() {
+        let seconds = Duration::from_secs;
+        assert_eq!(left_of(Some(seconds(5)), seconds(3)), seconds(2));
+        assert_eq!(left_of(Some(seconds(5)), seconds(6)), Duration::ZERO);
+        assert_eq!(left_of(None, seconds(3)), Duration::MAX);
     }
 
     #[test]
