@@ -112,6 +112,20 @@ fn a_wrong_verb_is_405_and_names_the_right_one() {
 }
 
 #[test]
+fn another_number_of_hosts_than_one_is_400() {
+    let server = server();
+    let asked = |head: &str| {
+        let mut connection = server.connect();
+        connection.write(format!("GET /v2 {head}\r\n\r\n").as_bytes()).unwrap();
+        connection.read().unwrap()
+    };
+    assert_error(&asked("HTTP/1.1"), 400, &["expected one header Host, got 0"]);
+    assert_error(&asked("HTTP/1.1\r\nhost: a\r\nhost: b"), 400, &["expected one header Host, got 2"]);
+    assert_eq!(asked("HTTP/1.1\r\nhost: a").status, 200);
+    assert_eq!(asked("HTTP/1.0").status, 200);
+}
+
+#[test]
 fn a_wrong_content_type_is_415_and_names_the_right_ones() {
     let server = server();
     let known = ["application/json", "multipart/form-data", "image/png"];

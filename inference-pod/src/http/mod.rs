@@ -17,7 +17,7 @@ use axum::{
     Router,
     body::Body,
     extract::{MatchedPath, Request, State},
-    http::{HeaderValue, Method},
+    http::{HeaderValue, Method, Version, header::HOST},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -151,10 +151,22 @@ pub fn name_request(request: &mut Request<Body>) -> HeaderValue {
 async fn scope(State(app): State<Arc<App>>, mut request: Request<Body>, next: Next) -> Response {
     let route = route_label(request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str));
     let id = name_request(&mut request);
-    let mut response = next.run(request).await;
+    let mut response = match check_host(&request) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    };
     app.observer.metrics.responded(route, response.status().as_u16());
     response.headers_mut().insert(REQUEST_ID, id);
     response
+}
+
+/// HTTP/1.1 has one Host and wants 400 for any other number: proxies that do not agree on which one counts are led astray.
+fn check_host(request: &Request<Body>) -> Result<(), ApiError> {
+    let hosts = request.headers().get_all(HOST).iter().count();
+    if hosts > 1 || hosts == 0 && request.version() == Version::HTTP_11 {
+        return Err(ApiError::bad_input(format!("expected one header Host, got {hosts}")));
+    }
+    Ok(())
 }
 
 /// The client's id where it is fit for a log line, else a new one.
