@@ -283,6 +283,29 @@ async fn what_a_message_becomes_counts_before_it_is_decoded() {
 }
 
 #[tokio::test]
+async fn what_is_not_grpc_is_415_and_what_is_compressed_is_told_what_is_taken() {
+    let server = SHARED.get();
+    let client = Client::new(&server).await;
+    let asked = async |headers: &[(&str, &str)], message: &[u8]| {
+        let mut request = hyper::Request::post("http://test/inference.GRPCInferenceService/ModelInfer");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let prefixed = Beginning(Some(Bytes::copy_from_slice(message)));
+        client.0.clone().send_request(request.body(tonic::body::Body::new(prefixed)).unwrap()).await.unwrap()
+    };
+    for kind in ["application/json", "application/grpc-web", "application/grp"] {
+        assert_eq!(asked(&[("content-type", kind)], b"{}").await.status(), 415, "{kind}");
+    }
+    let (grpc, gzip) = (("content-type", "application/grpc+proto"), ("grpc-encoding", "gzip"));
+    let compressed = asked(&[grpc, gzip], &[1, 0, 0, 0, 1, 0]).await;
+    assert_eq!(Status::from_header_map(compressed.headers()).unwrap().code(), Code::Unimplemented);
+    assert_eq!(compressed.headers()["grpc-accept-encoding"], "identity");
+    let unnamed = asked(&[grpc, ("grpc-encoding", "identity")], &[1, 0, 0, 0, 1, 0]).await;
+    assert_eq!(Status::from_header_map(unnamed.headers()).unwrap().code(), Code::Internal);
+}
+
+#[tokio::test]
 async fn a_message_over_the_limit_is_refused_by_its_beginning() {
     let server = Server::start_with("max_body_bytes: 100000", &item("tiny", "tiny", ""));
     let client = Client::new(&server).await;

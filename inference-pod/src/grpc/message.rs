@@ -155,7 +155,8 @@ fn message_length(start: &Chunks, limit: usize) -> Result<Option<usize>, ApiErro
     }
     let prefix = start.slice(0..PREFIX).contiguous();
     if prefix[0] != 0 {
-        return Err(ApiError::compressed("expected a message that is not compressed, got a compressed one"));
+        // Headers that name an encoding were refused before.
+        return Err(ApiError::internal("expected a message that is not compressed, got one without grpc-encoding"));
     }
     let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
     if length > limit { Err(too_large(length, limit)) } else { Ok(Some(length)) }

@@ -17,8 +17,9 @@ use axum::{
     Router,
     body::Body,
     extract::Request as HttpRequest,
+    http::{HeaderMap, header::CONTENT_TYPE},
     middleware::{self, Next},
-    response::Response as HttpResponse,
+    response::{IntoResponse as _, Response as HttpResponse},
     routing::post,
 };
 use tonic::{Request, Response, Status, service::Routes};
@@ -69,9 +70,28 @@ fn panicked(_: Box<dyn Any + Send + 'static>) -> HttpResponse {
 /// Gives a call and its answer their id.
 async fn scope(mut request: HttpRequest<Body>, next: Next) -> HttpResponse {
     let id = name_request(&mut request);
-    let mut response = next.run(request).await;
+    let mut response = match refused(request.headers()) {
+        None => next.run(request).await,
+        Some(refusal) => refusal,
+    };
     response.headers_mut().insert(REQUEST_ID, id);
     response
+}
+
+/// What is answered to a call whose headers tell that it cannot be read: 415 of HTTP to who does not speak gRPC, and would take
+/// a status of gRPC for success.
+fn refused(headers: &HeaderMap) -> Option<HttpResponse> {
+    const GRPC: &[u8] = b"application/grpc";
+    let quoted = |value: &[u8]| String::from_utf8_lossy(value).chars().take(100).collect::<String>();
+    let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+    let (start, rest) = kind.split_at(kind.len().min(GRPC.len()));
+    if !start.eq_ignore_ascii_case(GRPC) || !matches!(rest.first(), None | Some(b'+' | b';' | b' ')) {
+        let message = format!("expected content type application/grpc, got {:?}", quoted(kind));
+        return Some(ApiError::unsupported_type(message).into_response());
+    }
+    let encoding = headers.get("grpc-encoding").map(|value| value.as_bytes()).filter(|value| *value != b"identity")?;
+    let message = format!("expected messages that are not compressed, got encoding {}", quoted(encoding));
+    Some(Status::from(ApiError::compressed(message)).into_http())
 }
 
 /// Waits for a call that tonic reads as long as its caller does, and no longer than for the name of a model.
