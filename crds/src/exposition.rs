@@ -3,6 +3,22 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
+/// Whether a scraper that sends these headers Accept takes OpenMetrics, at least as gladly as the older form.
+#[must_use]
+pub fn accepts_openmetrics(accept: &[&str]) -> bool {
+    let weight = |wanted: &str| {
+        let ranges = accept.iter().flat_map(|line| line.split(',')).map(|range| range.split(';').map(str::trim));
+        let weights = ranges.filter_map(|mut parts| {
+            parts.next().filter(|kind| kind.eq_ignore_ascii_case(wanted))?;
+            let given = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+            Some(given.map_or(1.0, |given| given.parse().unwrap_or(0.0)))
+        });
+        weights.fold(0.0, f64::max)
+    };
+    let openmetrics = weight("application/openmetrics-text");
+    openmetrics > 0.0 && openmetrics >= weight("text/plain")
+}
+
 /// In the older form a counter's metadata carries its full name, an info is a gauge, and there are no exemplars and no end mark.
 #[must_use]
 pub fn openmetrics_to_prometheus(openmetrics: &str) -> String {
@@ -91,6 +107,19 @@ mod tests {
         let wanted = "# HELP a_total Things.\n# TYPE a_total counter\na_total{b=\"x # {\"} 3\n# TYPE h histogram\n\
             h_bucket{le=\"1.0\"} 1\n# TYPE i_info gauge\ni_info{v=\"1\"} 1\n";
         assert_eq!(openmetrics_to_prometheus(openmetrics), wanted);
+    }
+
+    #[test]
+    fn a_scraper_gets_the_form_that_it_would_rather_have() {
+        let prometheus = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,\
+            application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+        for yes in [&[prometheus][..], &["Application/OpenMetrics-Text"], &["text/plain", "application/openmetrics-text"]] {
+            assert!(accepts_openmetrics(yes), "{yes:?}");
+        }
+        let rather_not = "application/openmetrics-text; q=0.1, text/plain; q=0.5";
+        for no in [&[][..], &["*/*"], &["text/plain"], &["application/openmetrics-text;q=0"], &[rather_not]] {
+            assert!(!accepts_openmetrics(no), "{no:?}");
+        }
     }
 
     #[test]

@@ -213,6 +213,9 @@ fn metrics_come_in_both_text_forms() {
     let new = connection.read().unwrap();
     assert!(new.header("content-type").unwrap().starts_with("application/openmetrics-text"));
     assert!(new.text().ends_with("# EOF\n"));
+    let accept = [("accept", "application/openmetrics-text;q=0.1"), ("accept", "text/plain;q=0.5")];
+    connection.write(&request("GET", "/metrics", &accept, &[])).unwrap();
+    assert!(!connection.read().unwrap().text().ends_with("# EOF\n"), "the form that it would rather have");
     assert_eq!(server.get("/metrics").status, 200, "the client port has them too");
     assert_eq!(server.get("/health/detailed").status, 404, "details are for the admin port");
 }

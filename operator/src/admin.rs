@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use crds::exposition::accepts_openmetrics;
 
 use crate::{
     health::{self, Seen, Status},
@@ -67,8 +68,8 @@ async fn detailed(State(admin): State<Admin>) -> Response {
 
 /// OpenMetrics where the scraper takes it, else the older text form.
 async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
-    let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let (kind, text) = if accepts.contains("application/openmetrics-text") {
+    let accept: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let (kind, text) = if accepts_openmetrics(&accept) {
         ("application/openmetrics-text; version=1.0.0; charset=utf-8", admin.metrics.openmetrics_text())
     } else {
         ("text/plain; version=0.0.4; charset=utf-8", admin.metrics.prometheus_text())

@@ -11,6 +11,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use crds::exposition::accepts_openmetrics;
 use serde_json::{Value, json};
 
 use super::{
@@ -171,8 +172,8 @@ pub async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Respons
         let oldest = model.shared().with_queue(Queue::oldest);
         model.metrics().scraped(oldest.map(|since| now.saturating_duration_since(since)).unwrap_or_default(), now);
     }
-    let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let (kind, text) = if accepts.contains("application/openmetrics-text") {
+    let accept: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let (kind, text) = if accepts_openmetrics(&accept) {
         ("application/openmetrics-text; version=1.0.0; charset=utf-8", app.observer.metrics.openmetrics_text())
     } else {
         ("text/plain; version=0.0.4; charset=utf-8", app.observer.metrics.prometheus_text())
