@@ -105,10 +105,11 @@ fn a_wrong_verb_is_405_and_names_the_right_one() {
     assert_error(&answer, 405, &["expected POST, got GET"]);
     assert_eq!(answer.header("allow"), Some("POST"));
     let answer = server.post("/health", "application/json", b"{}");
-    assert_error(&answer, 405, &["expected GET, got POST"]);
+    assert_error(&answer, 405, &["expected GET, HEAD, got POST"]);
+    assert_eq!(answer.header("allow"), Some("GET, HEAD"));
     let answer = Connection::open(server.admin).post("/observability", "application/json", b"{}");
-    assert_error(&answer, 405, &["expected GET, PATCH, got POST"]);
-    assert_eq!(answer.header("allow"), Some("GET, PATCH"));
+    assert_error(&answer, 405, &["expected GET, HEAD, PATCH, got POST"]);
+    assert_eq!(answer.header("allow"), Some("GET, HEAD, PATCH"));
 }
 
 #[test]

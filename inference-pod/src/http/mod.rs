@@ -124,8 +124,8 @@ async fn wrong_verb(method: Method, path: MatchedPath) -> ApiError {
     let takes_post = path.as_str().starts_with("/predict/") || path.as_str().ends_with("/infer");
     let allow = match path.as_str() {
         _ if takes_post => "POST",
-        "/observability" => "GET, PATCH",
-        _ => "GET",
+        "/observability" => "GET, HEAD, PATCH",
+        _ => "GET, HEAD",
     };
     ApiError::wrong_verb(method.as_str(), allow)
 }
