@@ -209,6 +209,20 @@ async fn what_the_server_and_its_models_are_is_told() {
 }
 
 #[tokio::test]
+async fn a_version_that_no_model_has_is_not_found_while_it_loads() {
+    let server = Server::start_unready("", &item("mini", "minilm", ""));
+    let client = Client::new(&server).await;
+    let ready = async |version: &str| {
+        let request = ModelReadyRequest { name: "mini".to_owned(), version: version.to_owned() };
+        let answer: Result<ModelReadyResponse, Status> =
+            client.ask("/inference.GRPCInferenceService/ModelReady", request).await;
+        answer.map_err(|status| status.code())
+    };
+    assert_eq!(ready("2").await.err(), Some(Code::NotFound));
+    assert!(ready("1").await.is_ok() && ready("").await.is_ok());
+}
+
+#[tokio::test]
 async fn every_mistake_says_what_was_expected_and_what_came() {
     let server = SHARED.get();
     let client = Client::new(&server).await;

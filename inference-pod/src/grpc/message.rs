@@ -45,7 +45,9 @@ pub fn timeout_of(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
     let wrong =
         || ApiError::bad_input(format!("grpc-timeout: expected digits and one of H, M, S, m, u, n, got {text:?}"));
     let (digits, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
-    let count: u64 = digits.parse().ok().filter(|_| digits.len() <= 8).ok_or_else(wrong)?;
+    // Digits alone: a number of Rust's may have a sign.
+    let is_count = digits.len() <= 8 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let count: u64 = digits.parse().ok().filter(|_| is_count).ok_or_else(wrong)?;
     Ok(Some(match unit {
         "H" => Duration::from_secs(count * 3600),
         "M" => Duration::from_secs(count * 60),
@@ -551,7 +553,7 @@ mod tests {
             assert_eq!(read(text).unwrap(), Some(Duration::from_secs_f64(time)), "{text}");
         }
         assert_eq!(timeout_of(&HeaderMap::new()).unwrap(), None);
-        for text in ["", "m", "5", "5x", "123456789m", "-5m", "5µ"] {
+        for text in ["", "m", "5", "5x", "123456789m", "-5m", "+5S", "5µ"] {
             assert!(read(text).is_err(), "{text}");
         }
     }

@@ -131,7 +131,8 @@ impl GrpcInferenceService for Calls {
 
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Result<Response<ModelReadyResponse>, Status> {
         let ModelReadyRequest { name, version } = request.into_inner();
-        if matches!(self.0.registry.find(&name), Found::Loading) {
+        let is_there = version.is_empty() || version == MODEL_VERSION;
+        if is_there && matches!(self.0.registry.find(&name), Found::Loading) {
             return Ok(Response::new(ModelReadyResponse { ready: false }));
         }
         let model = self.find(name, version)?;

@@ -51,8 +51,11 @@ impl Framed {
         let Some(value) = headers.get(JSON_LENGTH) else { return Ok(Self::Json(body.contiguous())) };
         let text = String::from_utf8_lossy(value.as_bytes());
         let wrong = |message: String| ApiError::bad_input(format!("{JSON_LENGTH}: {message}"));
-        let length: usize =
-            text.trim().parse().map_err(|_| wrong(format!("expected a number of bytes, got {text:?}")))?;
+        // Digits alone: a number of Rust's may have a sign.
+        let digits = Some(text.trim()).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let length: usize = digits
+            .and_then(|digits| digits.parse().ok())
+            .ok_or_else(|| wrong(format!("expected a number of bytes, got {text:?}")))?;
         let size = body.len();
         if length > size {
             return Err(wrong(format!("expected at most the {size} bytes of the body, got {length}")));

@@ -206,5 +206,16 @@ fn route_label(route: &str) -> &'static str {
         "/v2/models/{model}/versions/{version}/ready",
         "/v2/models/{model}/versions/{version}/infer",
     ];
-    ROUTES.into_iter().find(|known| *known == route).unwrap_or("other")
+    let one = if route == "/v2/" { "/v2" } else { route };
+    ROUTES.into_iter().find(|known| *known == one).unwrap_or("other")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_with_two_ways_to_write_it_is_one_route() {
+        assert_eq!([route_label("/v2/"), route_label("/v2"), route_label("")], ["/v2", "/v2", "other"]);
+    }
 }
