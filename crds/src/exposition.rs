@@ -113,7 +113,9 @@ mod tests {
     fn a_scraper_gets_the_form_that_it_would_rather_have() {
         let prometheus = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,\
             application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
-        for yes in [&[prometheus][..], &["Application/OpenMetrics-Text"], &["text/plain", "application/openmetrics-text"]] {
+        for yes in
+            [&[prometheus][..], &["Application/OpenMetrics-Text"], &["text/plain", "application/openmetrics-text"]]
+        {
             assert!(accepts_openmetrics(yes), "{yes:?}");
         }
         let rather_not = "application/openmetrics-text; q=0.1, text/plain; q=0.5";

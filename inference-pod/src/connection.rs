@@ -69,8 +69,8 @@ const PATIENCE: Patience = Patience {
     idle: Duration::from_secs(120),
     pause: Duration::from_secs(2),
     linger: Duration::from_secs(30),
-    // As long as its headers may take it.
-    unread: Duration::from_secs(30),
+    // Half of what draining may take, unless that is set.
+    unread: Duration::from_secs(15),
 };
 
 /// Once the listener is closed, a connection that has been idle for so long is closed too.
@@ -547,8 +547,7 @@ mod tests {
         let (client, connection) = connected(Patience { headers: NEVER, ..patience }, &lifecycle);
         let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
         // No byte of a body may be sent.
-        let (mut sender, serves) =
-            builder.initial_stream_window_size(0).handshake(TokioIo::new(client)).await.unwrap();
+        let (mut sender, serves) = builder.initial_stream_window_size(0).handshake(TokioIo::new(client)).await.unwrap();
         tokio::spawn(serves);
         let request = Request::get("http://test/").body(Body::empty()).unwrap();
         let answer = sender.send_request(request).await.unwrap();

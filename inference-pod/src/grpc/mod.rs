@@ -17,7 +17,7 @@ use axum::{
     Router,
     body::Body,
     extract::Request as HttpRequest,
-    http::{HeaderMap, header::CONTENT_TYPE},
+    http::{HeaderMap, HeaderValue, header::CONTENT_TYPE},
     middleware::{self, Next},
     response::{IntoResponse as _, Response as HttpResponse},
     routing::post,
@@ -83,13 +83,13 @@ async fn scope(mut request: HttpRequest<Body>, next: Next) -> HttpResponse {
 fn refused(headers: &HeaderMap) -> Option<HttpResponse> {
     const GRPC: &[u8] = b"application/grpc";
     let quoted = |value: &[u8]| String::from_utf8_lossy(value).chars().take(100).collect::<String>();
-    let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+    let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     let (start, rest) = kind.split_at(kind.len().min(GRPC.len()));
     if !start.eq_ignore_ascii_case(GRPC) || !matches!(rest.first(), None | Some(b'+' | b';' | b' ')) {
         let message = format!("expected content type application/grpc, got {:?}", quoted(kind));
         return Some(ApiError::unsupported_type(message).into_response());
     }
-    let encoding = headers.get("grpc-encoding").map(|value| value.as_bytes()).filter(|value| *value != b"identity")?;
+    let encoding = headers.get("grpc-encoding").map(HeaderValue::as_bytes).filter(|value| *value != b"identity")?;
     let message = format!("expected messages that are not compressed, got encoding {}", quoted(encoding));
     Some(Status::from(ApiError::compressed(message)).into_http())
 }
