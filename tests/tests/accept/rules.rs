@@ -14,8 +14,9 @@ use crate::space::Space;
 /// A quarter of an hour becomes a minute.
 const PACE: u64 = 15;
 
-/// An alert that counts how often something is tried again, whose pauses do not shrink with the rule.
-const SLOWER: (&str, u64) = ("OrtolanOperatorWatchesRestart", 5);
+/// An alert that counts how often something is tried again, and the pace of what it looks back over: the pauses between two tries, up
+/// to 50 s, do not shrink with the rule.
+const SLOWER: (&str, u64) = ("OrtolanOperatorWatchesRestart", 2);
 
 /// Alerts whose cause cannot be produced on any machine, and why.
 const NOT_TRIED: [(&str, &str); 1] = [("OrtolanGpuIdleWhileRefusing", "it takes an NVIDIA GPU that has nothing to do")];
@@ -46,7 +47,7 @@ pub(crate) fn at_pace(mut file: Value) -> Outcome<Value> {
         rule["expr"] = expression_at(expression, pace)?.into();
         for wait in ["for", "keep_firing_for"] {
             if let Some(time) = rule[wait].as_str() {
-                rule[wait] = shorter(time, pace)?.into();
+                rule[wait] = shorter(time, PACE)?.into();
             }
         }
     }
@@ -116,8 +117,8 @@ pub(crate) fn times_are_divided() -> Outcome {
     let quicker =
         "min_over_time(model:rate5m[20000ms] offset 40000ms) > on (job) avg_over_time(model:rate5m[240000ms]) * 3600";
     assert_eq!(expression_at(rule, PACE)?, quicker);
-    let mut file = at_pace(json!({"groups": [{"rules": [{"alert": SLOWER.0, "expr": "x", "for": "15m"}]}]}))?;
-    let alert = rules(&mut file).next().map(|rule| rule["for"].take());
-    assert_eq!(alert, Some("180000ms".into()));
+    let slower = json!({"alert": SLOWER.0, "expr": "x[15m]", "for": "15m"});
+    let quicker = json!({"alert": SLOWER.0, "expr": "x[450000ms]", "for": "60000ms"});
+    assert_eq!(at_pace(json!({"groups": [{"rules": [slower]}]}))?, json!({"groups": [{"rules": [quicker]}]}));
     Ok(())
 }
