@@ -452,7 +452,8 @@ async fn a_call_that_is_dropped_costs_no_run() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn accepted_calls_are_answered_while_the_server_stops() {
-    let server = Server::start_with("drain_delay_ms: 200", &item("slow", "slow", "batch_size: 1, max_queue_ms: 60000"));
+    let server =
+        Server::start_with("drain_delay_ms: 200", &item("slow", "slow", "batch_size: 1, max_queue_ms: 600000"));
     let client = Client::new(&server).await;
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..24 {
