@@ -1,12 +1,12 @@
 //! `/observability` on the admin port, as a server has it: what is told, shown and changed while the process runs. Changes last as
 //! long as it does, and are taken from this machine only (`kubectl port-forward` arrives from there).
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
-    body::Bytes,
-    extract::{ConnectInfo, State},
+    body::{self, Body},
+    extract::{ConnectInfo, Request, State},
     http::{Method, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
@@ -15,6 +15,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{causes::chain, logging::LogLevel};
+
+/// A change is a line, which comes at once.
+const LONGEST_BYTES: usize = 64 << 10;
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What may be changed; what is left out stays as it is.
 #[derive(Debug, Default, Deserialize)]
@@ -41,11 +45,15 @@ fn current(level: &LogLevel) -> Value {
 async fn change(
     State(level): State<Arc<LogLevel>>,
     peer: Option<Extension<ConnectInfo<SocketAddr>>>,
-    body: Bytes,
+    request: Request,
 ) -> Response {
     if !peer.is_some_and(|Extension(ConnectInfo(address))| address.ip().to_canonical().is_loopback()) {
         return refused(StatusCode::FORBIDDEN, "changes are taken from this machine only: use kubectl port-forward");
     }
+    let Some(body) = whole(request.into_body(), PATIENCE).await else {
+        let message = format!("expected at most {LONGEST_BYTES} bytes, whole within {PATIENCE:?}");
+        return refused(StatusCode::BAD_REQUEST, &message);
+    };
     let change: Change = match serde_json::from_slice(&body) {
         Ok(change) => change,
         Err(error) => return refused(StatusCode::BAD_REQUEST, &format!("expected level: {error}")),
@@ -58,8 +66,12 @@ async fn change(
     answer(StatusCode::OK, &current)
 }
 
+async fn whole(body: Body, patience: Duration) -> Option<body::Bytes> {
+    tokio::time::timeout(patience, body::to_bytes(body, LONGEST_BYTES)).await.ok()?.ok()
+}
+
 async fn wrong_verb(method: Method) -> Response {
-    const ALLOW: &str = "GET, PATCH";
+    const ALLOW: &str = "GET, HEAD, PATCH";
     let refused = refused(StatusCode::METHOD_NOT_ALLOWED, &format!("expected {ALLOW}, got {method}"));
     ([(header::ALLOW, ALLOW)], refused).into_response()
 }
@@ -89,7 +101,7 @@ mod tests {
         let request = Request::builder().method(verb).uri("/observability").extension(ConnectInfo(from));
         let response = router(Arc::clone(level)).oneshot(request.body(Body::from(body.to_owned())).unwrap()).await;
         let (head, body) = response.unwrap().into_parts();
-        assert!(head.status != StatusCode::METHOD_NOT_ALLOWED || head.headers[header::ALLOW] == "GET, PATCH");
+        assert!(head.status != StatusCode::METHOD_NOT_ALLOWED || head.headers[header::ALLOW] == "GET, HEAD, PATCH");
         (head.status, serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap())
     }
 
@@ -112,6 +124,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_change_that_does_not_come_or_does_not_end_is_waited_for_no_longer() {
+        let silent = Body::from_stream(futures::stream::pending::<Result<body::Bytes, io::Error>>());
+        assert_eq!(whole(silent, Duration::from_millis(5)).await, None);
+        assert_eq!(whole(Body::from(vec![b' '; LONGEST_BYTES + 1]), PATIENCE).await, None);
+        assert_eq!(whole(Body::from("{}"), PATIENCE).await.unwrap(), "{}");
+    }
+
+    #[tokio::test]
     async fn a_change_that_is_refused_changes_nothing() {
         let (_layer, level) = logging::changeable("info").unwrap();
         for (from, verb, body, code, says) in [
@@ -119,7 +139,7 @@ mod tests {
             ("[::1]:7", "PATCH", r#"{"level": "warning"}"#, StatusCode::BAD_REQUEST, "level: expected a level (off, "),
             ("[::1]:7", "PATCH", r#"{"level": "x=warning"}"#, StatusCode::BAD_REQUEST, "level: expected a level or"),
             ("[::1]:7", "PATCH", r#"{"levels": "debug"}"#, StatusCode::BAD_REQUEST, "expected level: unknown field"),
-            ("[::1]:7", "DELETE", "", StatusCode::METHOD_NOT_ALLOWED, "expected GET, PATCH, got DELETE"),
+            ("[::1]:7", "DELETE", "", StatusCode::METHOD_NOT_ALLOWED, "expected GET, HEAD, PATCH, got DELETE"),
         ] {
             let (got, answer) = asked(&level, from, verb, body).await;
             assert_eq!(got, code, "{body}");
