@@ -54,6 +54,9 @@ pub const CAUSE_ANNOTATION: &str = "ortolan.dev/cause";
 /// On a revision's ConfigMap: since when its pods wait for old ones to make room.
 pub const TERMINATING_FIRST_ANNOTATION: &str = "ortolan.dev/terminating-first";
 
+/// On a revision's ConfigMap: how many pods there was room for when its pods had waited for some.
+pub const PLACES_ANNOTATION: &str = "ortolan.dev/places";
+
 /// The container that serves.
 pub const SERVER_CONTAINER: &str = "server";
 

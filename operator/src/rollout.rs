@@ -7,6 +7,10 @@
 //! Auto      Surge, until a new pod has been unschedulable for surgeTimeout; from then on InPlace
 //! ```
 //!
+//! More may be wanted than there is room for. Pods without room make none, so in place it goes by those that have it; once all of
+//! them are of the goal, it has taken over. Replicas that are added while a surge is under way go to the revision that has proved
+//! itself.
+//!
 //! The *target* is the revision that the spec asks for, the *goal* the one that is worked towards: the target, or, once
 //! the target was given up, the revision that served before it. Whatever must be remembered stands in a [`Record`] for
 //! each revision, which is kept on its ConfigMap: a new process goes on where the last one ended.
@@ -72,6 +76,8 @@ pub struct Record {
     pub failed: Option<Failure>,
     /// Since when old pods make room for its own.
     pub terminating_first: Option<Timestamp>,
+    /// Pods that there is room for, where its own have waited for some.
+    pub places: Option<u32>,
 }
 
 /// Why a revision was given up.
@@ -152,9 +158,9 @@ fn turn_to_target(situation: &Situation, records: &mut BTreeMap<String, Record>)
 /// The target is given up once it has made no progress for `progress_deadline`: no pod of it turned ready.
 fn give_up_in_time(situation: &Situation, records: &mut BTreeMap<String, Record>) -> Option<Timestamp> {
     let target = situation.target();
+    let done = takes_over(situation);
     let record = records.get_mut(&situation.target)?;
-    let done = completed(record) || target.ready() >= situation.wanted;
-    if done || record.failed.is_some() {
+    if done || completed(record) || record.failed.is_some() {
         return None;
     }
     let progress = target.pods.iter().filter_map(|pod| pod.ready_since).max();
@@ -178,18 +184,37 @@ fn goal(situation: &Situation, records: &BTreeMap<String, Record>) -> String {
 }
 
 /// With Auto: a new pod that has been unschedulable for `surge_timeout` gets the room of an old one.
+///
+/// How many pods have room is noted then, and in place also where fewer have it than are wanted: each that goes makes a place, and
+/// a new pod that has not taken it yet looks like one that there is none for. So nothing is noted while pods are ending.
 fn make_room_in_time(situation: &Situation, goal: &str, records: &mut BTreeMap<String, Record>) -> Option<Timestamp> {
     let others_remain = situation.others(goal).any(|(_, revision)| revision.replicas > 0);
-    let record = records.get_mut(goal)?;
-    if situation.strategy != RolloutStrategy::Auto || !others_remain || record.terminating_first.is_some() {
+    let mut pods = situation.revisions.values().flat_map(|revision| &revision.pods);
+    let at_goal = situation.revisions.get(goal)?;
+    let record = records.get_mut(goal).filter(|record| record.places.is_none())?;
+    let is_in_place = is_in_place(situation.strategy, record);
+    if !others_remain || pods.any(|pod| pod.terminating) || !(is_in_place || situation.strategy == RolloutStrategy::Auto) {
         return None;
     }
-    let waiting = situation.revisions.get(goal)?.pods.iter().filter(|pod| !pod.terminating);
-    let patience_ends = waiting.filter_map(|pod| pod.unschedulable_since).min()? + situation.surge_timeout;
+    let with_room = situation.revisions.values().map(Revision::with_room).sum();
+    if is_in_place {
+        if at_goal.replicas == 0 && situation.others(goal).any(|(_, revision)| revision.waits_since().is_some()) {
+            record.places = Some(with_room);
+            return None;
+        }
+        // A first pod for which one place was made may be one that no place is good for.
+        if with_room + 1 >= situation.wanted && at_goal.ready() == 0 {
+            return None;
+        }
+    }
+    let patience_ends = at_goal.waits_since()? + situation.surge_timeout;
     if situation.now < patience_ends {
         return Some(patience_ends);
     }
-    record.terminating_first = Some(situation.now);
+    if situation.strategy == RolloutStrategy::Auto {
+        record.terminating_first.get_or_insert(situation.now);
+    }
+    record.places = Some(with_room);
     None
 }
 
@@ -203,30 +228,56 @@ fn is_in_place(strategy: RolloutStrategy, record: &Record) -> bool {
 
 /// Replicas of each revision.
 fn replicas(situation: &Situation, goal: &str, record: &Record) -> BTreeMap<String, u32> {
-    let wanted = situation.wanted;
     let at_goal = situation.revisions.get(goal).cloned().unwrap_or_default();
-    let others_alive: u32 = situation.others(goal).map(|(_, revision)| count(revision.pods.len())).sum();
-    let in_place = is_in_place(situation.strategy, record);
-    let keep = match situation.strategy {
-        RolloutStrategy::Recreate => 0,
-        // The next old pod goes once all new ones that were asked for are ready.
-        _ if in_place => {
-            let next = u32::from(at_goal.ready() >= at_goal.replicas);
-            wanted.saturating_sub(at_goal.replicas).saturating_sub(next)
-        }
-        _ => wanted.saturating_sub(at_goal.ready()),
+    let (mut replicas, given) = match situation.strategy {
+        RolloutStrategy::Recreate => recreated(situation, goal, &at_goal),
+        _ if is_in_place(situation.strategy, record) => in_place(situation, goal, &at_goal, record),
+        _ => surged(situation, goal, &at_goal),
     };
-    let mut replicas = kept(situation, goal, keep);
-    let kept: u32 = replicas.values().sum();
-    let room = match situation.strategy {
-        RolloutStrategy::Recreate if others_alive > 0 => 0,
-        _ if in_place => wanted.saturating_sub(others_alive.max(kept)),
-        _ => (wanted + 1).saturating_sub(kept),
-    };
-    // What was given is not taken back while old pods end.
-    let given = at_goal.replicas.min(wanted);
-    replicas.insert(goal.to_owned(), room.min(wanted).max(given));
+    replicas.insert(goal.to_owned(), given);
     replicas
+}
+
+/// Those of the others, and of the goal.
+type Shares = (BTreeMap<String, u32>, u32);
+
+fn recreated(situation: &Situation, goal: &str, at_goal: &Revision) -> Shares {
+    let are_gone = situation.others(goal).all(|(_, revision)| revision.pods.is_empty());
+    let given = if are_gone { situation.wanted } else { at_goal.replicas.min(situation.wanted) };
+    (kept(situation, goal, 0), given)
+}
+
+fn surged(situation: &Situation, goal: &str, at_goal: &Revision) -> Shares {
+    let wanted = situation.wanted;
+    let mut keep = wanted.saturating_sub(at_goal.ready());
+    let mut others = kept(situation, goal, keep);
+    let sum = |others: &BTreeMap<String, u32>| others.values().sum::<u32>();
+    keep -= sum(&others);
+    // More are wanted than when it began. What the goal has been given stays its own.
+    let further = (wanted + 1).saturating_sub(at_goal.replicas).saturating_sub(sum(&others)).min(keep);
+    let proven = situation.others(goal).filter(|(_, revision)| revision.replicas > 0 && revision.is_proven());
+    if let Some((hash, _)) = proven.max_by_key(|(_, revision)| revision.record.completed)
+        && at_goal.replicas > 0
+    {
+        *others.entry(hash.clone()).or_default() += further;
+    }
+    // What was given is not taken back while old pods end.
+    let given = (wanted + 1).saturating_sub(sum(&others)).min(wanted).max(at_goal.replicas.min(wanted));
+    (others, given)
+}
+
+fn in_place(situation: &Situation, goal: &str, at_goal: &Revision, record: &Record) -> Shares {
+    let with_room: u32 = situation.others(goal).map(|(_, revision)| revision.with_room()).sum();
+    // Once no other has a place, all are the goal's, and those that come.
+    let places = record.places.filter(|_| with_room > 0).unwrap_or(u32::MAX);
+    let wanted = situation.wanted.min(places);
+    // Of those that have no room one waits for that of an old one; more of them would make no more room.
+    let given = at_goal.replicas.min(wanted).min(at_goal.with_room() + 1);
+    // The next old pod goes once all new ones that were asked for are ready.
+    let next = u32::from(at_goal.ready() >= given);
+    let others = kept(situation, goal, wanted.saturating_sub(given).saturating_sub(next));
+    let held = with_room.max(others.values().sum());
+    (others, wanted.saturating_sub(held).max(given))
 }
 
 /// Shares `keep` pods out among the other revisions, the one that served last first: ready pods, then, of revisions that
@@ -241,8 +292,7 @@ fn kept(situation: &Situation, goal: &str, mut keep: u32) -> BTreeMap<String, u3
         keep -= ready;
         replicas.insert((*hash).clone(), ready);
     }
-    let proven = others.iter().filter(|(_, it)| it.record.completed.is_some() && it.record.failed.is_none());
-    for (hash, revision) in proven {
+    for (hash, revision) in others.iter().filter(|(_, revision)| revision.is_proven()) {
         let kept = replicas.entry((*hash).clone()).or_default();
         let more = revision.replicas.saturating_sub(*kept).min(keep);
         keep -= more;
@@ -273,9 +323,9 @@ fn stage(
     let target = situation.target();
     let alone = replicas.iter().all(|(hash, replicas)| hash == goal || *replicas == 0);
     let Some(record) = records.get_mut(goal) else { return Stage::Surging };
-    if alone && situation.wanted > 0 && target.ready() >= situation.wanted && !completed(record) {
+    if alone && situation.wanted > 0 && takes_over(situation) && !completed(record) {
         record.completed = Some(situation.now);
-        record.failed = None;
+        (record.failed, record.places) = (None, None);
     }
     if alone && (completed(record) || situation.wanted == 0) {
         return Stage::Complete;
@@ -288,8 +338,19 @@ fn stage(
     if has_predecessor && (in_place || situation.strategy == RolloutStrategy::Recreate) {
         return Stage::TerminatingFirst;
     }
-    let waits = target.pods.iter().any(|pod| !pod.terminating && pod.unschedulable_since.is_some());
+    let waits = target.pods.iter().any(PodFacts::waits_for_room);
     if waits { Stage::WaitingForCapacity } else { Stage::Surging }
+}
+
+/// Whether the target is ready to be the only one: all of its pods are, or all that there is room for, where another served before
+/// and has no pod left that could make some.
+fn takes_over(situation: &Situation) -> bool {
+    let target = situation.target();
+    let has_served = situation.others(&situation.target).any(|(_, revision)| revision.record.completed.is_some());
+    let are_gone = situation.others(&situation.target).all(|(_, revision)| revision.pods.is_empty());
+    let waiting = count(target.pods.iter().filter(|pod| pod.waits_for_room()).count());
+    let ready = target.ready();
+    ready >= situation.wanted || (ready > 0 && ready + waiting >= situation.wanted && has_served && are_gone)
 }
 
 /// Whether it has taken over since it became the target.
@@ -328,7 +389,28 @@ impl Situation {
     }
 }
 
+impl PodFacts {
+    fn waits_for_room(&self) -> bool {
+        !self.terminating && self.unschedulable_since.is_some()
+    }
+}
+
 impl Revision {
+    /// It has served, and was not given up since.
+    fn is_proven(&self) -> bool {
+        self.record.completed.is_some() && self.record.failed.is_none()
+    }
+
+    /// Its pods that take up room, those that are ending included.
+    fn with_room(&self) -> u32 {
+        count(self.pods.iter().filter(|pod| pod.unschedulable_since.is_none()).count())
+    }
+
+    /// Since when the first of its pods has waited for room.
+    fn waits_since(&self) -> Option<Timestamp> {
+        self.pods.iter().filter(|pod| pod.waits_for_room()).filter_map(|pod| pod.unschedulable_since).min()
+    }
+
     /// Its pods that serve and go on serving.
     fn ready(&self) -> u32 {
         count(self.pods.iter().filter(|pod| pod.ready_since.is_some() && !pod.terminating).count())

@@ -27,6 +27,8 @@ struct Play {
     target: &'static str,
     strategy: RolloutStrategy,
     broken: Vec<&'static str>,
+    /// No node will ever do for its pods.
+    homeless: Option<&'static str>,
     records: BTreeMap<String, Revision>,
     pods: Vec<Pod>,
     start_seconds: u64,
@@ -53,6 +55,7 @@ impl Play {
             target,
             strategy,
             broken: Vec::new(),
+            homeless: None,
             records: BTreeMap::new(),
             pods: Vec::new(),
             start_seconds: 5,
@@ -133,7 +136,7 @@ impl Play {
         self.pods.retain(|pod| pod.ends.is_none_or(|ends| ends > now));
         let mut used = self.pods.iter().filter(|pod| pod.scheduled.is_some()).count();
         for pod in self.pods.iter_mut().filter(|pod| pod.scheduled.is_none() && pod.ends.is_none()) {
-            if used < self.devices {
+            if used < self.devices && self.homeless != Some(pod.revision) {
                 pod.scheduled = Some(now);
                 used += 1;
             }
@@ -314,6 +317,85 @@ fn each_pod_that_turns_ready_gives_the_next_one_the_whole_deadline() {
     play.turn_to("new");
     play.run_until(Stage::Complete);
     assert_eq!(play.ready("new"), 5);
+}
+
+#[test]
+fn more_wanted_than_there_is_room_for_keeps_no_revision_from_taking_over() {
+    for strategy in [RolloutStrategy::Auto, RolloutStrategy::InPlace] {
+        for wanted in [4, 5, 8] {
+            let mut play = served(3, strategy);
+            play.devices = 3;
+            // An autoscaler asks for more, and nothing comes.
+            play.wanted = wanted;
+            (0..200).for_each(|_| assert_eq!(play.step().stage, Stage::Complete));
+            play.turn_to("new");
+            let plan = play.run_until(Stage::Complete);
+            assert_eq!((play.ready("new"), play.ready("old")), (3, 0), "{strategy:?}, {wanted} wanted");
+            assert_eq!(plan.replicas["new"], wanted);
+            assert!(play.fewest_ready >= 2, "{strategy:?}, {wanted} wanted: {}", play.fewest_ready);
+            (0..10_000).for_each(|_| assert_eq!(play.step().stage, Stage::Complete));
+        }
+    }
+}
+
+#[test]
+fn more_wanted_in_the_middle_of_a_rollout_throws_no_working_revision_out() {
+    for strategy in [RolloutStrategy::Auto, RolloutStrategy::InPlace] {
+        for devices in [3, 4] {
+            let mut play = served(3, strategy);
+            play.devices = devices;
+            play.turn_to("new");
+            while play.ready("new") < 1 {
+                play.step();
+            }
+            play.wanted = 5;
+            play.run_until(Stage::Complete);
+            assert_eq!((play.ready("new"), play.ready("old")), (devices, 0), "{strategy:?}, {devices} devices");
+            assert!(play.fewest_ready >= 2, "{strategy:?}, {devices} devices: {}", play.fewest_ready);
+        }
+    }
+}
+
+#[test]
+fn a_pod_that_no_node_is_large_enough_for_takes_the_place_of_one_and_no_more() {
+    for strategy in [RolloutStrategy::Auto, RolloutStrategy::InPlace] {
+        let mut play = served(4, strategy);
+        play.devices = 4;
+        play.homeless = Some("new");
+        play.turn_to("new");
+        play.run_until(Stage::RolledBack);
+        assert_eq!(play.fewest_ready, 3, "{strategy:?}");
+        while play.ready("old") < 4 {
+            assert_eq!(play.step().stage, Stage::RolledBack, "{strategy:?}");
+        }
+    }
+}
+
+#[test]
+fn replicas_that_come_in_the_middle_of_a_rollout_are_of_the_revision_that_serves() {
+    let mut play = served(3, RolloutStrategy::Surge);
+    play.broken = vec!["new"];
+    play.turn_to("new");
+    (0..20).for_each(|_| assert_eq!(play.step().stage, Stage::Surging));
+    play.wanted = 8;
+    (0..20).for_each(|_| assert_eq!(play.step().stage, Stage::Surging));
+    assert_eq!((play.ready("old"), play.pods.len()), (8, 9));
+    play.broken.clear();
+    play.turn_to("new");
+    play.run_until(Stage::Complete);
+    assert_eq!((play.ready("new"), play.fewest_ready, play.most_pods), (8, 8, 9));
+}
+
+#[test]
+fn more_replicas_and_another_spec_at_once_begin_with_the_new_one() {
+    let mut play = served(3, RolloutStrategy::Surge);
+    play.turn_to("new");
+    play.wanted = 8;
+    let mut most_old = 0;
+    while play.step().stage != Stage::Complete {
+        most_old = most_old.max(play.pods.iter().filter(|pod| pod.revision == "old").count());
+    }
+    assert_eq!((most_old, play.ready("new")), (3, 8));
 }
 
 #[test]

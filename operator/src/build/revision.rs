@@ -208,6 +208,7 @@ fn record(annotations: &BTreeMap<String, String>) -> Record {
         failed: time(names::FAILED_ANNOTATION)
             .map(|at| Failure { at, cause: annotations.get(names::CAUSE_ANNOTATION).cloned().unwrap_or_default() }),
         terminating_first: time(names::TERMINATING_FIRST_ANNOTATION),
+        places: annotations.get(names::PLACES_ANNOTATION).and_then(|number| number.parse().ok()),
     }
 }
 
@@ -222,6 +223,7 @@ pub fn annotations(record: &Record) -> BTreeMap<String, String> {
         (names::FAILED_ANNOTATION, failed.map(|failure| failure.at.to_string())),
         (names::CAUSE_ANNOTATION, failed.map(|failure| failure.cause.clone())),
         (names::TERMINATING_FIRST_ANNOTATION, record.terminating_first.map(|time| time.to_string())),
+        (names::PLACES_ANNOTATION, record.places.map(|places| places.to_string())),
     ];
     kept.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
 }
