@@ -161,7 +161,13 @@ pub(super) fn of_scaling() -> Value {
             "the modes Operator (also that of maxReplicas alone), HPA and KEDA need one of targets.inflightPerReplica, \
              targets.queuePerReplica and targets.latency",
         ),
+        when_given(within("staleAfter", "1s", LONGEST_TIME), "staleAfter"),
     ])
+}
+
+/// `spec.scaling.panic`. What was read within the window is kept, for each model.
+pub(super) fn of_panic() -> Value {
+    json!([when_given(within("window", "100ms", "1m"), "window")])
 }
 
 /// `spec.scaling.targets.latency`: what a pod can be asked about.

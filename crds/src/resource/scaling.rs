@@ -178,6 +178,7 @@ pub struct ScaleDown {
 /// When a burst is answered at once.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::of_panic()))]
 pub struct Panic {
     /// The load is averaged over this time.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -12,6 +12,9 @@ pub const STABLE_WINDOW: Duration = Duration::from_secs(20);
 /// A burst is seen in the load of this time. Half a period: a reading that looks like one is followed by another so soon.
 pub const PANIC_WINDOW: Duration = Duration::from_millis(500);
 
+/// What was read within the window is kept: no longer than anyhow.
+const LONGEST_PANIC_WINDOW: Duration = MINUTE;
+
 /// It is a burst when the load is this many times what the ready replicas should carry.
 pub const PANIC_THRESHOLD: f64 = 2.0;
 
@@ -118,7 +121,8 @@ impl From<&Scaling> for Policy {
             least_tolerance: share(behavior.tolerance_percent, 0.0),
             errors: ERRORS,
             stable_window: STABLE_WINDOW,
-            panic_window: length(panic.window, PANIC_WINDOW),
+            // A definition of before had no bound here.
+            panic_window: length(panic.window, PANIC_WINDOW).min(LONGEST_PANIC_WINDOW),
             panic_threshold: share(panic.threshold_percent, PANIC_THRESHOLD),
             up_stabilization: length(up.stabilization, Duration::ZERO),
             up_per_step: up.max_per_step,
