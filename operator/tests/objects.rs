@@ -145,7 +145,7 @@ fn a_dashboard_is_of_its_model_and_fits_into_a_config_map() {
     let dashboard = monitoring::dashboard(&model(plain()));
     let data = dashboard.data.unwrap();
     let (file, text) = data.first_key_value().unwrap();
-    assert_eq!((data.len(), file.as_str()), (1, "ortolan-coffee-espresso.json"));
+    assert_eq!((data.len(), file.as_str()), (1, "ortolan-coffee.espresso.json"));
     let shown: Value = serde_json::from_str(text).unwrap();
     assert!(shown["title"].as_str().unwrap().ends_with("coffee/espresso"), "{}", shown["title"]);
     assert!(text.len() < 512 << 10, "a ConfigMap holds 1 MiB, and etcd is not for files: {} bytes", text.len());

@@ -83,8 +83,8 @@ pub fn dashboard(model: &InferenceModel) -> ConfigMap {
     let label = (DASHBOARD_LABEL.0.to_owned(), DASHBOARD_LABEL.1.to_owned());
     metadata.labels.get_or_insert_default().extend([label]);
     let text = serde_json::to_string(&dashboard_of(&namespace, &name)).unwrap_or_default();
-    // Dashboards of all namespaces may end up in one folder.
-    let file = format!("ortolan-{namespace}-{name}.json");
+    // Dashboards of all namespaces may end up in one folder; a namespace has no dot.
+    let file = format!("ortolan-{namespace}.{name}.json");
     ConfigMap { metadata, data: Some(BTreeMap::from([(file, text)])), ..ConfigMap::default() }
 }
 
