@@ -193,7 +193,10 @@ fn make_room_in_time(situation: &Situation, goal: &str, records: &mut BTreeMap<S
     let at_goal = situation.revisions.get(goal)?;
     let record = records.get_mut(goal).filter(|record| record.places.is_none())?;
     let is_in_place = is_in_place(situation.strategy, record);
-    if !others_remain || pods.any(|pod| pod.terminating) || !(is_in_place || situation.strategy == RolloutStrategy::Auto) {
+    if !others_remain
+        || pods.any(|pod| pod.terminating)
+        || !(is_in_place || situation.strategy == RolloutStrategy::Auto)
+    {
         return None;
     }
     let with_room = situation.revisions.values().map(Revision::with_room).sum();
