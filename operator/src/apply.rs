@@ -537,7 +537,7 @@ impl Owner<'_> {
             // One that we wrote and that nobody owns: the reference was taken off, or its InferenceModel was deleted and its
             // children kept.
             Self::Model(_) => controller(found).is_none() && was_written_by_us(found),
-            Self::Namespace(_) => is_shared(found) || (controller(found).is_none() && was_written_by_us(found)),
+            Self::Namespace(_) => is_uncontrolled(found) || (controller(found).is_none() && was_written_by_us(found)),
         }
     }
 
@@ -569,9 +569,10 @@ fn was_written_by_us<K: Resource>(found: &K) -> bool {
     found.meta().managed_fields.iter().flatten().any(by_us)
 }
 
-/// Whether an object is one that we wrote for a namespace, as far as the object itself tells: caches do not keep who wrote it.
+/// Whether an object is one that we wrote and that nobody controls, as what namespaces share and what outlived its InferenceModel, as
+/// far as the object itself tells: caches do not keep who wrote it.
 #[must_use]
-pub fn is_shared<K: Resource>(found: &K) -> bool {
+pub fn is_uncontrolled<K: Resource>(found: &K) -> bool {
     controller(found).is_none() && found.annotations().contains_key(names::APPLIED_ANNOTATION)
 }
 

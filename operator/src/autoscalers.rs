@@ -26,12 +26,13 @@ use kube::{
 use tokio::sync::{mpsc, watch};
 
 use crate::{
+    apply::is_uncontrolled,
     cache::{Key, Scope},
     causes::chain,
     keda,
     metrics::Metrics,
     names,
-    observe::{Observed, is_owned_by},
+    observe::{Observed, is_left_to, is_owned_by},
     waiting::Change,
 };
 
@@ -47,6 +48,8 @@ pub struct Autoscaler {
     pub target: Target,
     /// Who controls it.
     pub owner: Option<OwnerReference>,
+    /// It is one of ours that has outlived its InferenceModel, which may be there again.
+    pub is_left: bool,
     /// The InferenceModel of its label. KEDA gives its autoscalers the labels of the ScaledObject.
     pub label: Option<String>,
     /// Replicas that it decided on.
@@ -99,6 +102,7 @@ impl Autoscaler {
             name: object.name_any(),
             target: Target::of(&object.spec.scale_target_ref),
             owner: controller(object).cloned(),
+            is_left: is_uncontrolled(object),
             label: object.labels().get(names::MODEL_LABEL).cloned(),
             desired: status.map(|status| status.desired_replicas).unwrap_or_default(),
             last_scale_time: status.and_then(|status| status.last_scale_time.clone()),
@@ -114,6 +118,7 @@ impl Autoscaler {
             Some(owner) if is_scaled_object(owner) && owner.name == model && self.label.as_deref() == Some(model) => {
                 Maker::Keda
             }
+            None if self.is_left && self.name == model && self.label.as_deref() == Some(model) => Maker::Operator,
             _ => Maker::Other,
         }
     }
@@ -248,7 +253,7 @@ struct All {
 #[derive(Clone, PartialEq)]
 struct Entry {
     seen: Arc<Autoscaler>,
-    /// All but its status, where an InferenceModel controls it: such are written.
+    /// All but its status, where an InferenceModel controls it or did: such are written.
     object: Option<Arc<HorizontalPodAutoscaler>>,
     concerns: BTreeSet<String>,
 }
@@ -262,7 +267,7 @@ impl Entry {
         object.status = None;
         object.metadata.managed_fields = None;
         object.metadata.resource_version = None;
-        let object = owner.is_some().then(|| Arc::new(object));
+        let object = (owner.is_some() || seen.is_left).then(|| Arc::new(object));
         Self { seen: Arc::new(seen), object, concerns }
     }
 }
@@ -280,11 +285,14 @@ impl Autoscalers {
         self.entries(namespace, model).into_iter().map(|entry| entry.seen).collect()
     }
 
-    /// Those that the InferenceModel with this uid controls, by name, without their status.
+    /// Those that the InferenceModel with this uid controls, or that one of its name has left, by name, without their status.
     #[must_use]
     pub fn owned(&self, namespace: &str, model: &str, uid: &str) -> BTreeMap<String, Arc<HorizontalPodAutoscaler>> {
         let objects = self.entries(namespace, model).into_iter().filter_map(|entry| entry.object);
-        objects.filter(|it| is_owned_by(&it.metadata, uid)).map(|it| (it.name_any(), it)).collect()
+        objects
+            .filter(|it| is_owned_by(&it.metadata, uid) || is_left_to(&**it, model))
+            .map(|it| (it.name_any(), it))
+            .collect()
     }
 
     fn entries(&self, namespace: &str, model: &str) -> Vec<Entry> {
@@ -488,6 +496,20 @@ mod tests {
         assert_eq!(names(&all, "espresso"), ["b"]);
         assert_eq!(take(&all, Event::Delete(object("b", infm("espresso"), json!([])))), ["espresso"]);
         assert!(names(&all, "espresso").is_empty());
+    }
+
+    #[test]
+    fn one_of_ours_that_has_outlived_its_inference_model_is_ours_again() {
+        let all = Autoscalers::default();
+        let mut left = object("espresso", infm("espresso"), json!([]));
+        take(&all, Event::Apply(left.clone()));
+        assert_eq!(all.of("coffee", "espresso")[0].maker("espresso"), Maker::Other);
+        left.metadata.annotations = Some(BTreeMap::from([(names::APPLIED_ANNOTATION.to_owned(), "0a1b".to_owned())]));
+        left.metadata.labels = Some(BTreeMap::from([(names::MODEL_LABEL.to_owned(), "espresso".to_owned())]));
+        take(&all, Event::Apply(left));
+        assert_eq!(all.of("coffee", "espresso")[0].maker("espresso"), Maker::Operator);
+        assert_eq!(all.of("coffee", "espresso")[0].maker("ristretto"), Maker::Other);
+        assert_eq!(all.owned("coffee", "espresso", "new").into_keys().collect::<Vec<_>>(), ["espresso"]);
     }
 
     #[test]

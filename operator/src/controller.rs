@@ -35,7 +35,7 @@ use tokio::{
 
 use crate::{
     announce,
-    apply::{Applied, ApplyError, Writer},
+    apply::{Applied, ApplyError, Scale, Writer},
     autoscalers,
     build::{self, Images, Objects, Revisions, monitoring::Labels, revision},
     cache::{Key, Scope},
@@ -343,9 +343,7 @@ async fn bring_about(
     let (revisions, target) = revisions(&observed, checked.as_ref().ok(), &context.images);
     let plan = target.as_ref().map(|target| rollout::plan(&situation(&observed, &revisions, target, &findings)));
 
-    if checked.is_ok() {
-        context.scaler.follow(&key_of(&observed.model), plan.as_ref().and_then(|plan| scaled(&observed, plan)));
-    }
+    follow(&context.scaler, &observed, plan.as_ref(), checked.is_err());
     let scaler = build::autoscaler::scaler(&observed, checked.as_ref().ok());
     let objects = plan.as_ref().map(|plan| build::build(&observed.model, &revisions, plan));
     let objects = objects.map(|objects| Objects { scaler, ..objects });
@@ -359,6 +357,10 @@ async fn bring_about(
         Ok(_) => steps.ended(Step::apply),
         Err(error) => steps.failed(Step::apply, error),
     }
+    let applied = match applied {
+        Ok(applied) if checked.is_ok() => raise_to_min(&observed, &context.writer).await.map(|()| applied),
+        applied => applied,
+    };
     // What is known is told all the same, and the error with it.
     let (applied, failure) = match applied {
         Ok(applied) => (applied, None),
@@ -423,20 +425,59 @@ fn tell_readiness(model: &InferenceModel, status: &InferenceModelStatus, metrics
     metrics.readiness(&(namespace, inference_model), (!is_ready).then_some(reason.as_str()));
 }
 
+/// Tells the scaler what the spec says. While that is not acted on, which no field of mode Operator can be the reason of, the model
+/// is scaled all the same; and where the mode is no more Operator, but its autoscaler is not made either, by what it was before.
+fn follow(scaler: &Scaler, observed: &Observed, plan: Option<&Plan>, is_refused: bool) {
+    let key = key_of(&observed.model);
+    let target = plan.and_then(|plan| scaled(observed, plan));
+    let mode = observed.model.spec.scaling.effective_mode();
+    match plan {
+        Some(plan)
+            if is_refused && may_scale(observed) && matches!(mode, Some(ScalingMode::Hpa | ScalingMode::Keda)) =>
+        {
+            scaler.goes_on(&key, wanted(observed), is_rolling_out(plan));
+        }
+        _ => scaler.follow(&key, target),
+    }
+}
+
 /// What the operator scales the model by, if it does: not beside another that writes the same number, be it one of a mode before,
 /// and not where none are wanted.
 fn scaled(observed: &Observed, plan: &Plan) -> Option<Target> {
     let spec = &observed.model.spec;
-    let is_ours = spec.scaling.effective_mode() == Some(ScalingMode::Operator) && autoscalers::is_clear(observed);
-    let scales = is_ours && !spec.suspend && !autoscalers::is_off(observed);
+    let scales = spec.scaling.effective_mode() == Some(ScalingMode::Operator) && may_scale(observed);
     let latency = spec.scaling.targets.as_ref().and_then(|targets| targets.latency.as_ref());
     scales.then(|| Target {
         uid: observed.model.uid().unwrap_or_default(),
         policy: (&spec.scaling).into(),
         within: latency.map(|latency| latency.target.length()),
-        wanted: u32::try_from(spec.replicas).unwrap_or_default(),
-        in_rollout: matches!(plan.stage, Stage::Surging | Stage::WaitingForCapacity | Stage::TerminatingFirst),
+        wanted: wanted(observed),
+        in_rollout: is_rolling_out(plan),
     })
+}
+
+fn may_scale(observed: &Observed) -> bool {
+    autoscalers::is_clear(observed) && !observed.model.spec.suspend && !autoscalers::is_off(observed)
+}
+
+fn wanted(observed: &Observed) -> u32 {
+    u32::try_from(observed.model.spec.replicas).unwrap_or_default()
+}
+
+fn is_rolling_out(plan: &Plan) -> bool {
+    matches!(plan.stage, Stage::Surging | Stage::WaitingForCapacity | Stage::TerminatingFirst)
+}
+
+/// Writes `minReplicas` where fewer are asked for and somebody is to scale: so many there are, and so many are to be there when a
+/// mode ends in which nobody has written a number.
+async fn raise_to_min(observed: &Observed, writer: &Writer) -> Result<(), ApplyError> {
+    let (spec, uid) = (&observed.model.spec, observed.model.uid().unwrap_or_default());
+    let to = u32::try_from(spec.scaling.at_least_min(spec.replicas)).unwrap_or_default();
+    let from = wanted(observed);
+    if to > from && !spec.suspend {
+        writer.write_scale(&observed.namespace, &observed.name, &Scale { uid: &uid, from, to }).await?;
+    }
+    Ok(())
 }
 
 /// What is wrong with each pod that is not about to go.

@@ -16,11 +16,13 @@ use kube::{ResourceExt as _, runtime::reflector::ObjectRef};
 use tokio::time;
 
 use crate::{
+    apply::is_uncontrolled,
     autoscalers::{Autoscaler, Autoscalers, Maker, Target},
     cache::Cache,
     info::{Info, Infos},
     keda::ScaledObject,
     kinds::{Kinds, OptionalKind},
+    names,
     scaling::scaler::{Outcome, Outcomes},
     shared::{Places, Shared},
     stuck::{Stuck, Warning},
@@ -138,7 +140,7 @@ pub fn observe(model: Arc<InferenceModel>, sources: &Sources, now: Timestamp) ->
     Observed {
         autoscalers: concerning(sources.autoscalers.of(&namespace, &name), &name, &deployments),
         horizontal_pod_autoscalers: sources.autoscalers.owned(&namespace, &name, &uid),
-        scaled_objects: owned(scaled_objects, &uid),
+        scaled_objects: owned_or_left(scaled_objects, &uid, &name),
         has_keda,
         config_maps: owned(sources.config_maps.of(&namespace, &name), &uid),
         deployments,
@@ -188,10 +190,29 @@ fn owned<K: kube::Resource>(objects: BTreeMap<String, Arc<K>>, uid: &str) -> BTr
     objects.into_iter().filter(|(_, object)| is_owned_by(object.meta(), uid)).collect()
 }
 
+/// The same, with what one of this name has left.
+fn owned_or_left<K: kube::Resource>(
+    objects: BTreeMap<String, Arc<K>>,
+    uid: &str,
+    model: &str,
+) -> BTreeMap<String, Arc<K>> {
+    let is_ours = |object: &K| is_owned_by(object.meta(), uid) || is_left_to(object, model);
+    objects.into_iter().filter(|(_, object)| is_ours(object)).collect()
+}
+
 /// Whether the object's controller is the InferenceModel with this uid.
 #[must_use]
 pub fn is_owned_by(metadata: &ObjectMeta, uid: &str) -> bool {
     metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.uid == uid)
+}
+
+/// Whether one that we wrote for an InferenceModel of this name has outlived it. What only waits for its new owner need not be told
+/// from what is to be made; but of autoscalers one that is wanted no more must go.
+#[must_use]
+pub fn is_left_to<K: kube::Resource>(object: &K, model: &str) -> bool {
+    is_uncontrolled(object)
+        && object.name_any() == model
+        && object.labels().get(names::MODEL_LABEL).is_some_and(|label| label == model)
 }
 
 /// Since when a pod is ready; none if it is not, or if it has ended.

@@ -33,7 +33,7 @@ use tokio::{
 };
 
 use crate::{
-    apply::{ApplyError, Writer, is_shared},
+    apply::{ApplyError, Writer, is_uncontrolled},
     build::{self, monitoring},
     cache::{Audience, Cache, Key, Scope},
     causes::chain,
@@ -83,11 +83,11 @@ pub enum Place {
 }
 
 impl Places {
-    /// What stands in the way of the objects that are wanted.
+    /// What stands in the way of the objects that must be there; with Auto a model is as good without.
     pub fn refusals<'a>(&'a self, wanted: &Monitoring) -> impl Iterator<Item = &'a Refusal> {
         let wanted = [wanted.service_monitor, wanted.rules];
         let places = wanted.into_iter().zip([&self.service_monitor, &self.rules]);
-        places.filter(|(toggle, _)| *toggle != Toggle::Disabled).filter_map(|(_, place)| match place {
+        places.filter(|(toggle, _)| *toggle == Toggle::Enabled).filter_map(|(_, place)| match place {
             Place::Refused(refusal) => Some(refusal),
             _ => None,
         })
@@ -407,8 +407,7 @@ impl Shared {
             failures.remove(namespace);
             return;
         }
-        let count = failures.entry(namespace.to_owned()).and_modify(|count| *count += 1).or_insert(1);
-        let pause = SHORTEST_PAUSE.saturating_mul(1 << (*count - 1).min(16)).min(LONGEST_PAUSE);
+        let Some(pause) = failures.entry(namespace.to_owned()).or_default().again(time::Instant::now()) else { return };
         let (marks, namespace) = (self.marks.clone(), namespace.to_owned());
         tokio::spawn(async move {
             time::sleep(pause).await;
@@ -442,8 +441,29 @@ impl Shared {
     }
 }
 
-/// How often in a row something could not be written, by namespace.
-type Failures = Mutex<HashMap<String, u32>>;
+/// What could not be written, by namespace.
+type Failures = Mutex<HashMap<String, Failing>>;
+
+/// Something that could not be written, several times in a row.
+#[derive(Debug, Default)]
+struct Failing {
+    times: u32,
+    /// When it is tried again.
+    next: Option<time::Instant>,
+}
+
+impl Failing {
+    /// After which pause it is to be tried again, unless that is settled already: other causes for a round come in between.
+    fn again(&mut self, now: time::Instant) -> Option<Duration> {
+        if self.next.is_some_and(|next| now < next) {
+            return None;
+        }
+        let pause = SHORTEST_PAUSE.saturating_mul(1 << self.times.min(16)).min(LONGEST_PAUSE);
+        self.times += 1;
+        self.next = Some(now + pause);
+        Some(pause)
+    }
+}
 
 /// What a namespace should have of one kind, and what it has.
 struct Case<'a, K> {
@@ -486,13 +506,14 @@ impl Causes {
     }
 }
 
-/// What carries the label but was made by somebody else is none of our business.
+/// What carries the label but was made by somebody else is none of our business, nor is a copy of ours under another name.
 fn ours<K>(cache: &Cache<K>, namespace: &str) -> BTreeMap<String, Arc<K>>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     K: Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    cache.of(namespace, names::SHARED).into_iter().filter(|(_, object)| is_shared(&**object)).collect()
+    let live = cache.of(namespace, names::SHARED).into_iter();
+    live.filter(|(name, object)| name == names::SHARED && is_uncontrolled(&**object)).collect()
 }
 
 fn why_not_selected<K: Resource + Told>(object: &K) -> Option<String> {
@@ -599,6 +620,18 @@ mod tests {
     #[test]
     fn a_child_that_is_refused_does_not_make_the_spec_one_that_cannot_be_acted_on() {
         assert_eq!(names_of(&[model("a", 1, refused(2, "NameConflict"))], &[]), ["a"]);
+    }
+
+    #[test]
+    fn what_fails_is_tried_again_once_however_many_rounds_come_before() {
+        let (mut failing, began) = (Failing::default(), time::Instant::now());
+        let mut again = |millis| failing.again(began + Duration::from_millis(millis));
+        assert_eq!(again(0), Some(SHORTEST_PAUSE));
+        assert_eq!((again(300), again(600)), (None, None));
+        assert_eq!(again(1250), Some(SHORTEST_PAUSE * 2));
+        assert_eq!(again(2000), None);
+        let pauses = std::iter::successors(Some(4000), |last| Some(last + 100_000)).take(20).map(again);
+        assert_eq!(pauses.last(), Some(Some(LONGEST_PAUSE)));
     }
 
     #[test]

@@ -327,14 +327,21 @@ fn of_shared(facts: &Facts<'_>, is_required: bool, kind: OptionalKind, place: &P
         ),
         Place::There(Some(why)) => judged(monitoring_ready::NOT_SELECTED, format!("{object} is there, but {why}")),
         Place::There(None) => Verdict::yes(monitoring_ready::CONFIGURED, format!("{object} is there")),
-        Place::Refused(refusal) => Verdict::unknown(refusal.message.clone()),
+        Place::Refused(refusal) if is_required => Verdict::unknown(refusal.message.clone()),
+        Place::Refused(refusal) => {
+            judged(refusal.reason, format!("there is no {object} of ours; none is needed: {}", refusal.message))
+        }
         Place::Missing(Some(error)) if is_required => {
             Verdict::unknown(format!("{object} is not there yet: {error}; it is tried again"))
         }
         Place::Missing(None) if is_required || facts.refusal.is_some() => {
             Verdict::unknown(format!("{object} is not there yet"))
         }
-        Place::Missing(_) => Verdict::yes(monitoring_ready::CONFIGURED, format!("{object} is about to be there")),
+        Place::Missing(Some(error)) => judged(
+            monitoring_ready::CONFIGURED,
+            format!("{object} is about to be there; so far it could not be written: {error}"),
+        ),
+        Place::Missing(None) => judged(monitoring_ready::CONFIGURED, format!("{object} is about to be there")),
     }
 }
 

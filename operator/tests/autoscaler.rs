@@ -87,6 +87,7 @@ fn autoscaler(name: &str, owner: Option<(&str, &str, &str)>) -> Autoscaler {
         serde_json::from_value(owner).unwrap()
     });
     Autoscaler {
+        is_left: false,
         name: name.to_owned(),
         target: Target::Model("espresso".to_owned()),
         owner,

@@ -123,16 +123,23 @@ fn the_worst_of_both_objects_is_told() {
 #[test]
 fn what_is_not_there_yet_keeps_only_enabled_from_being_ready() {
     let tried = || Place::Missing(Some("no answer".to_owned()));
-    is(&monitoring(json!({}), tried(), Place::Missing(None)), "True", "Configured");
+    let auto = monitoring(json!({}), tried(), Place::Missing(None));
+    is(&auto, "True", "Configured");
+    assert!(auto.2.contains("no answer"), "{}", auto.2);
     let required = monitoring(enabled(), tried(), there());
     is(&required, "Unknown", "Pending");
     assert!(required.2.contains("no answer"), "{}", required.2);
 }
 
 #[test]
-fn an_object_of_somebody_else_is_a_conflict_of_those_that_want_it() {
+fn an_object_of_somebody_else_is_a_conflict_of_those_that_need_it() {
     let refusal = Refusal { reason: accepted::NAME_CONFLICT, message: "it is theirs".to_owned() };
     let taken = || Place::Refused(refusal.clone());
-    is(&told(json!({}), taken(), there(), accepted::TYPE), "False", "NameConflict");
+    is(&told(enabled(), taken(), there(), accepted::TYPE), "False", "NameConflict");
+    is(&told(json!({}), taken(), there(), accepted::TYPE), "True", "Accepted");
+    is(&told(json!({}), taken(), there(), READY), "True", "AllServes");
+    let auto = monitoring(json!({}), taken(), there());
+    is(&auto, "True", "NameConflict");
+    assert!(auto.2.contains("it is theirs"), "{}", auto.2);
     is(&told(json!({"serviceMonitor": "Disabled"}), taken(), there(), accepted::TYPE), "True", "Accepted");
 }

@@ -59,6 +59,8 @@ pub struct Told {
     answers: HashMap<Life, Answer>,
     silent: HashMap<Life, Silence>,
     last_reading: Option<Instant>,
+    /// The latency that answers were counted by.
+    within: Option<Duration>,
 }
 
 /// Readings in a row in which a ready pod told nothing.
@@ -121,6 +123,7 @@ impl Reader {
             (life, load)
         }));
         let answers = answers.await;
+        told.counts_by(within);
         told.take(answers, Instant::now(), at, stale_after)
     }
 
@@ -151,6 +154,14 @@ impl Silence {
 }
 
 impl Told {
+    /// What was counted by another latency has no difference from what is counted by this.
+    fn counts_by(&mut self, within: Option<Duration>) {
+        if std::mem::replace(&mut self.within, within) != within {
+            let models = self.answers.values_mut().flat_map(|answer| &mut answer.load.models);
+            models.for_each(|model| model.within_total = None);
+        }
+    }
+
     /// Takes what the ready pods said, or did not; pods that are not among them are forgotten.
     fn take(
         &mut self,
@@ -213,7 +224,7 @@ impl Answer {
         );
         let mut answer = Self {
             at,
-            span: span.map(Duration::from_secs_f64).unwrap_or_default(),
+            span: span.and_then(|span| Duration::try_from_secs_f64(span).ok()).unwrap_or_default(),
             average: now,
             now,
             refused: 0,
@@ -271,10 +282,11 @@ impl Answer {
         Self { refused: 0, answered: 0, answers: BTreeMap::new(), ..self }
     }
 
-    /// Time that loading and warming up took, of the model that took longest.
+    /// Time that loading and warming up took, of the model that took longest; nothing takes longer than a day.
     fn load_time(&self) -> Duration {
+        const LONGEST_SECONDS: f64 = 86_400.0;
         let longest = self.load.models.iter().map(|model| model.load_seconds).fold(0.0, f64::max);
-        Duration::try_from_secs_f64(longest).unwrap_or_default()
+        Duration::from_secs_f64(longest.min(LONGEST_SECONDS))
     }
 }
 
@@ -382,6 +394,35 @@ mod tests {
         assert_eq!((difference.refused, difference.answers["espresso"]), (3, Share { answered: 30, within: 27 }));
         let anew = take(&mut told, 4, vec![("a", Some(counted("two", 1.0, 2)))], began);
         assert_eq!((anew.refused, anew.answers.len(), anew.load), (0, 0, 4.0));
+    }
+
+    #[test]
+    fn answers_that_were_counted_by_another_latency_are_not_compared() {
+        let (mut told, began) = (Told::default(), Instant::now());
+        let counted = |total: u64, within: u64| {
+            let mut load = steady(100.0 + total as f64, 4);
+            (load.models[0].answered_total, load.models[0].within_total) = (total, Some(within));
+            load
+        };
+        let next = |told: &mut Told, second, millis, total, within| {
+            told.counts_by(Some(Duration::from_millis(millis)));
+            take(told, second, vec![("a", Some(counted(total, within)))], began).answers
+        };
+        assert!(next(&mut told, 0, 100, 10, 10).is_empty());
+        assert_eq!(next(&mut told, 2, 100, 20, 19)["espresso"], Share { answered: 10, within: 9 });
+        assert!(next(&mut told, 4, 50, 30, 5).is_empty(), "19 of them within 100 ms say nothing of 50 ms");
+        assert_eq!(next(&mut told, 6, 50, 40, 13)["espresso"], Share { answered: 10, within: 8 });
+    }
+
+    #[test]
+    fn numbers_beyond_all_measure_do_no_harm() {
+        let (mut told, began) = (Told::default(), Instant::now());
+        take(&mut told, 0, vec![("a", Some(steady(1.0, 4)))], began);
+        let mut absurd = steady(1e300, 4);
+        absurd.models[0].load_seconds = 1e19;
+        let reading = take(&mut told, 2, vec![("a", Some(absurd))], began);
+        assert!(reading.load <= 4.0, "{reading:?}");
+        assert_eq!(told.load_time(), Duration::from_secs(86_400));
     }
 
     #[test]

@@ -152,7 +152,7 @@ impl Scaler {
     pub fn follow(&self, key: &Key, target: Option<Target>) {
         let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
         match (target, followed.get(key)) {
-            (Some(target), Some(task)) if task.borrow().uid == target.uid => {
+            (Some(target), Some(task)) if task.borrow().uid == target.uid && !task.is_closed() => {
                 task.send_if_modified(|known| std::mem::replace(known, target.clone()) != target);
             }
             (Some(target), former) => {
@@ -170,6 +170,17 @@ impl Scaler {
             }
         }
         self.common.metrics.scales(followed.len());
+    }
+
+    /// Goes on scaling the model by what is known of it, if it is scaled: what its spec says now is not acted on.
+    pub fn goes_on(&self, key: &Key, wanted: u32, in_rollout: bool) {
+        let followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(task) = followed.get(key) {
+            task.send_if_modified(|known| {
+                let target = Target { wanted, in_rollout, ..known.clone() };
+                std::mem::replace(known, target.clone()) != target
+            });
+        }
     }
 
     /// Lets go of models that are gone.
@@ -409,19 +420,47 @@ mod tests {
         }
     }
 
-    /// The scaling of one model by a process that does not lead.
-    fn task() -> Task {
+    /// By a process that does not lead.
+    fn scaler() -> Scaler {
         let leadership = Leadership::default();
         let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
-        let scaler = Scaler::new(Common {
+        Scaler::new(Common {
             pods: Cache::by(names::MODEL_LABEL),
             writer: Arc::new(Writer::new(client, leadership.clone(), Arc::default())),
             leadership,
             metrics: Arc::default(),
             changed: mpsc::channel(8).0,
             outcomes: Outcomes::default(),
-        });
-        Task::new(&scaler, ("coffee".to_owned(), "espresso".to_owned()), watch::channel(target()).1)
+        })
+    }
+
+    fn key() -> Key {
+        ("coffee".to_owned(), "espresso".to_owned())
+    }
+
+    fn task() -> Task {
+        Task::new(&scaler(), key(), watch::channel(target()).1)
+    }
+
+    #[tokio::test]
+    async fn what_was_known_of_a_model_goes_on_with_the_number_that_is_there_now() {
+        let scaler = scaler();
+        scaler.goes_on(&key(), 5, false);
+        assert!(scaler.followed.lock().unwrap().is_empty(), "one that was not scaled is not");
+        scaler.follow(&key(), Some(target()));
+        scaler.goes_on(&key(), 5, true);
+        let known = scaler.followed.lock().unwrap()[&key()].borrow().clone();
+        assert_eq!(known, Target { wanted: 5, in_rollout: true, ..target() });
+    }
+
+    #[tokio::test]
+    async fn a_task_that_has_ended_is_begun_anew() {
+        let scaler = scaler();
+        let (ended, receiver) = watch::channel(target());
+        drop(receiver);
+        scaler.followed.lock().unwrap().insert(key(), ended);
+        scaler.follow(&key(), Some(target()));
+        assert!(!scaler.followed.lock().unwrap()[&key()].is_closed());
     }
 
     #[tokio::test]

@@ -275,15 +275,18 @@ pub(crate) async fn leaves_the_foreign_alone(space: &Space) -> Outcome {
     });
     let before = monitors.create(&PostParams::default(), &serde_json::from_value(theirs)?).await?;
     space.apply(&idle("polite", &json!({}))).await?;
-    let (found, _) = space.shows("polite", no("Accepted", "NameConflict")).await?;
+    space.apply(&idle("strict", &json!({"serviceMonitor": "Enabled"}))).await?;
+    let (found, _) = space.shows("strict", no("Accepted", "NameConflict")).await?;
     tell(&found.message);
     assert!(found.message.contains("ServiceMonitor ortolan-models was not made by Ortolan"), "{}", found.message);
+    space.shows("polite", yes("MonitoringReady", "NameConflict")).await?;
+    space.shows("polite", yes("Accepted", "Accepted")).await?;
     until_there(space, "PrometheusRule").await?;
     assert_eq!(monitors.get(SHARED).await?.resource_version(), before.resource_version());
     monitors.delete(SHARED, &DeleteParams::background()).await?;
     // It is tried again after a pause that grows.
-    space.shows("polite", yes("Accepted", "Accepted")).await?;
-    until_owned_by(space, "ServiceMonitor", &["polite"]).await?;
+    space.shows("strict", yes("Accepted", "Accepted")).await?;
+    until_owned_by(space, "ServiceMonitor", &["polite", "strict"]).await?;
     Ok(())
 }
 
