@@ -176,8 +176,8 @@ mod tests {
         let fared = simulate(&simulation(&burst));
         assert_eq!(
             (fared.latencies.len(), fared.refused),
-            (24, 176),
-            "100 ms less half a run of 16, at 4 ms a sample, and one"
+            (22, 178),
+            "100 ms less a run of 16, at 4 ms a sample, and one"
         );
         assert_eq!(simulate(&simulation(&[])).quantile(0.99), Duration::ZERO);
     }

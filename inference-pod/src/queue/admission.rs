@@ -161,28 +161,28 @@ impl<T> Queue<T> {
     /// The longest [predicted wait](Self::predicted_wait) with which a job is let in, by the measured times.
     #[must_use]
     pub fn longest_wait(&self) -> Duration {
-        let (own, limit) = self.bound();
-        limit.saturating_sub(own)
+        let (run, limit) = self.bound();
+        self.pace.longest_within(limit.saturating_sub(run), run)
     }
 
-    /// The own run of a job that came now, as far as it counts, and the bound on its wait with that.
+    /// How long a run takes, and the bound on a wait with what it may take beyond its mean and with the run that ends it.
     fn bound(&self) -> (Duration, Duration) {
         let (best, largest) =
             self.times.recent().map_or_else(Default::default, |times| (times.best(), times.largest()));
-        // Of the run that answers it, those before it in the queue fill half on average, and that half is in the wait.
-        let own = best / 2;
+        let (run, least) = (self.pace.of(best), self.pace.of(largest * 2));
         // Two runs may always wait, else there were no full batches where a run takes as long as the bound.
-        let least = self.pace.of(largest * 2) + own;
-        (own, self.limits.max_wait.max(least))
+        (run, self.limits.max_wait.max(least + self.pace.spread(least, run) + run))
     }
 
     /// Whether the predicted wait is within its bound for a request, `further` samples beyond its first included. Where
     /// nothing else waits, those do not count; else a request that costs more than the whole bound could never get in.
     pub(super) fn admit_wait(&mut self, further: usize, now: Instant) -> Result<(), Refused> {
-        let (own, limit) = self.bound();
+        let (run, limit) = self.bound();
         let others_wait = self.samples() + self.admitted.complete > 0;
         let further = if others_wait { self.drain_time(further) } else { Duration::ZERO };
-        let predicted = self.predicted_wait(now) + own + further;
+        let wait = self.predicted_wait(now) + further;
+        // It may be the first of the run that answers it: those before it have others, and all of that run is still to come.
+        let predicted = wait + self.pace.spread(wait, run) + run;
         if predicted <= limit {
             return Ok(());
         }

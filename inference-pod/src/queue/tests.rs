@@ -120,10 +120,7 @@ fn the_queue_is_bounded_in_time_first() {
             Err((refused, back)) => break (refused, back),
         }
     };
-    assert_eq!(
-        let_in, 37,
-        "100 ms less half a run of 20, at 2.5 ms a sample, and the one that finds exactly 90 ms ahead"
-    );
+    assert_eq!(let_in, 33, "100 ms less a run of 20, at 2.5 ms a sample, and the one that finds exactly 80 ms ahead");
     assert_eq!(refused.1.len(), 1, "a refused job comes back");
     let Bound::Wait { predicted, limit } = refused.0.bound else { panic!("{:?}", refused.0) };
     assert_eq!((predicted, limit), (Duration::from_micros(102_500), Duration::from_millis(100)));
@@ -280,7 +277,7 @@ fn the_samples_of_a_request_count_in_its_own_wait_unless_nothing_else_waits() {
     push(&mut queue, job("x", 1, later(now, 60_000)), now);
     let (refused, _) = queue.push(request(5), now).unwrap_err();
     assert!(matches!(refused.bound, Bound::Wait { .. }), "{refused:?}");
-    assert!(queue.push(request(4), now).is_ok(), "2.5 ms, half a run, and 31 further samples");
+    assert!(queue.push(request(4), now).is_ok(), "2.5 ms, a run, and 31 further samples");
 }
 
 #[test]
