@@ -468,13 +468,14 @@ fn is_rolling_out(plan: &Plan) -> bool {
     matches!(plan.stage, Stage::Surging | Stage::WaitingForCapacity | Stage::TerminatingFirst)
 }
 
-/// Writes `minReplicas` where fewer are asked for and somebody is to scale: so many there are, and so many are to be there when a
-/// mode ends in which nobody has written a number.
+/// Writes `minReplicas` where fewer are asked for and nobody is there to do it, as where KEDA is not: so many there are, and so many
+/// are to be there when the mode ends. In the other modes there is always one.
 async fn raise_to_min(observed: &Observed, writer: &Writer) -> Result<(), ApplyError> {
     let (spec, uid) = (&observed.model.spec, observed.model.uid().unwrap_or_default());
     let to = u32::try_from(spec.scaling.at_least_min(spec.replicas)).unwrap_or_default();
     let from = wanted(observed);
-    if to > from && !spec.suspend {
+    let is_alone = spec.scaling.effective_mode() == Some(ScalingMode::Keda) && autoscalers::wanted(observed).is_none();
+    if to > from && is_alone && may_scale(observed) {
         writer.write_scale(&observed.namespace, &observed.name, &Scale { uid: &uid, from, to }).await?;
     }
     Ok(())

@@ -247,6 +247,8 @@ pub(crate) async fn picks_keda_up(space: &Space) -> Outcome {
     space.apply(&scaled("espresso", "KEDA")).await?;
     let (found, _) = space.shows("espresso", no("ScalingActive", "CrdNotInstalled")).await?;
     tell(&found.message);
+    let time = until_replicas(space, "espresso", 2).await?;
+    tell_time("until minReplicas stands in spec.replicas, with nobody there to write it", time);
     let names = json!({"plural": "scaledobjects", "singular": "scaledobject", "kind": "ScaledObject", "listKind": "ScaledObjectList"});
     let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     let version = json!({
