@@ -174,6 +174,9 @@ fn kubelet(folder: &Folder, network: Network) -> Value {
         "nodeLeaseDurationSeconds": 20,
         // 5 s: how soon a changed ConfigMap is seen in a pod.
         "syncFrequency": "5s",
+        // A watch that is begun before the API server has linked the pod to this node is forbidden, and tried again later each time:
+        // under load pods waited half a minute for their volumes.
+        "configMapAndSecretChangeDetectionStrategy": "Get",
     })
 }
 
