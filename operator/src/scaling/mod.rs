@@ -11,6 +11,7 @@ pub mod history;
 pub mod policy;
 pub mod reader;
 pub mod scaler;
+pub mod spec;
 
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,131 @@
+//! What an InferenceModel's spec and its state mean for who writes the number of replicas.
+
+use crds::resource::ScalingMode;
+use kube::ResourceExt as _;
+
+use super::scaler::{Scaler, Target};
+use crate::{
+    apply::{ApplyError, Scale, Writer},
+    autoscalers,
+    observe::Observed,
+    rollout::{Plan, Stage},
+};
+
+/// Tells the scaler what the spec says. While that is not acted on, which no field of mode Operator can be the reason of, the model
+/// is scaled all the same; and where the mode is no more Operator, but its autoscaler is not made either, by what it was before.
+pub fn follow(scaler: &Scaler, observed: &Observed, plan: Option<&Plan>, is_refused: bool) {
+    let key = (observed.namespace.clone(), observed.name.clone());
+    let target = plan.and_then(|plan| scaled(observed, plan));
+    let mode = observed.model.spec.scaling.effective_mode();
+    match plan {
+        Some(plan)
+            if is_refused && may_scale(observed) && matches!(mode, Some(ScalingMode::Hpa | ScalingMode::Keda)) =>
+        {
+            scaler.goes_on(&key, wanted(observed), is_rolling_out(plan));
+        }
+        _ => scaler.follow(&key, target),
+    }
+}
+
+/// What the operator scales the model by, if it does: not beside another that writes the same number, be it one of a mode before,
+/// and not where none are wanted.
+fn scaled(observed: &Observed, plan: &Plan) -> Option<Target> {
+    let spec = &observed.model.spec;
+    let scales = spec.scaling.effective_mode() == Some(ScalingMode::Operator) && may_scale(observed);
+    let latency = spec.scaling.targets.as_ref().and_then(|targets| targets.latency.as_ref());
+    scales.then(|| Target {
+        uid: observed.model.uid().unwrap_or_default(),
+        policy: (&spec.scaling).into(),
+        within: latency.map(|latency| latency.target.length()),
+        wanted: wanted(observed),
+        in_rollout: is_rolling_out(plan),
+    })
+}
+
+fn may_scale(observed: &Observed) -> bool {
+    autoscalers::is_clear(observed) && !observed.model.spec.suspend && !autoscalers::is_off(observed)
+}
+
+fn wanted(observed: &Observed) -> u32 {
+    u32::try_from(observed.model.spec.replicas).unwrap_or_default()
+}
+
+fn is_rolling_out(plan: &Plan) -> bool {
+    matches!(plan.stage, Stage::Surging | Stage::WaitingForCapacity | Stage::TerminatingFirst)
+}
+
+/// Writes `minReplicas` where fewer are asked for and nobody is there to do it, as where KEDA is not: so many there are, and so many
+/// are to be there when the mode ends. In the other modes there is always one.
+///
+/// # Errors
+/// See [`Writer::write_scale`].
+pub async fn raise_to_min(observed: &Observed, writer: &Writer) -> Result<(), ApplyError> {
+    let (spec, uid) = (&observed.model.spec, observed.model.uid().unwrap_or_default());
+    let to = u32::try_from(spec.scaling.at_least_min(spec.replicas)).unwrap_or_default();
+    let from = wanted(observed);
+    let is_alone = spec.scaling.effective_mode() == Some(ScalingMode::Keda) && autoscalers::wanted(observed).is_none();
+    if to > from && is_alone && may_scale(observed) {
+        writer.write_scale(&observed.namespace, &observed.name, &Scale { uid: &uid, from, to }).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use crds::resource::InferenceModel;
+    use k8s_openapi::jiff::Timestamp;
+
+    use super::*;
+    use crate::shared::{Place, Places};
+
+    fn model(replicas: i32) -> InferenceModel {
+        let model = serde_json::json!({
+            "apiVersion": "ortolan.dev/v1alpha1",
+            "kind": "InferenceModel",
+            "metadata": {"name": "espresso", "namespace": "coffee"},
+            "spec": {
+                "models": [{"name": "a", "source": {"uri": "file:///a.onnx"}}],
+                "replicas": replicas,
+                "scaling": {"minReplicas": 2, "maxReplicas": 7},
+            },
+        });
+        serde_json::from_value(model).unwrap()
+    }
+
+    fn observed(model: InferenceModel) -> Observed {
+        Observed {
+            namespace: "coffee".to_owned(),
+            name: "espresso".to_owned(),
+            model: Arc::new(model),
+            config_maps: BTreeMap::new(),
+            deployments: BTreeMap::new(),
+            services: BTreeMap::new(),
+            autoscalers: Vec::new(),
+            horizontal_pod_autoscalers: BTreeMap::new(),
+            scaled_objects: BTreeMap::new(),
+            has_keda: false,
+            pods: BTreeMap::new(),
+            infos: BTreeMap::new(),
+            warnings: BTreeMap::new(),
+            shared: Places { service_monitor: Place::There(None), rules: Place::There(None) },
+            scaling: None,
+            now: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn a_model_is_scaled_unless_none_are_wanted() {
+        let plan = Plan {
+            replicas: BTreeMap::new(),
+            weights: BTreeMap::new(),
+            active: "abc".to_owned(),
+            stage: Stage::Complete,
+            records: BTreeMap::new(),
+            look_again: None,
+        };
+        assert_eq!(scaled(&observed(model(1)), &plan).map(|target| target.wanted), Some(1));
+        assert_eq!(scaled(&observed(model(0)), &plan), None);
+    }
+}
