@@ -34,6 +34,12 @@ pub fn openmetrics_to_prometheus(openmetrics: &str) -> String {
         _ => "",
     };
     for line in openmetrics.lines().filter(|line| *line != "# EOF" && !line.starts_with("# UNIT")) {
+        // Nearly all of them, and there are a hundred for each model.
+        if !line.contains('#') {
+            text.push_str(line);
+            text.push('\n');
+            continue;
+        }
         let written = match line.strip_prefix("# ").and_then(|rest| rest.split_once(' ')) {
             Some((keyword @ ("TYPE" | "HELP"), rest)) => {
                 let (name, rest) = rest.split_once(' ').unwrap_or((rest, ""));

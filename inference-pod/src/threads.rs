@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | admin | 0.1 ms | as the process |
 //! | serving loop | 2 ms | as the process |
-//! | decoders | 5 ms | 5 |
+//! | decoders, consumers of events | 5 ms | 5 |
 //! | a model's threads | 10 ms | 10 |
 //!
 //! Linux 6.12 and later: a waking thread goes before one at work whose slice is longer, and else often has to wait for the next
@@ -30,8 +30,8 @@ const ADMIN: Share = Share { policy: libc::SCHED_OTHER, nice: 0, slice_ns: 100_0
 /// 2 ms: long enough to bring a burst of requests in without a break, so that they share a batch.
 const LOOP: Share = Share { policy: libc::SCHED_OTHER, nice: 0, slice_ns: 2_000_000 };
 
-/// What is decoded is what the models run next.
-const DECODER: Share = Share { policy: libc::SCHED_BATCH, nice: 5, slice_ns: 5_000_000 };
+/// What is decoded is what the models run next, and what is to be told waits in bounded channels.
+const BEHIND_THE_LOOP: Share = Share { policy: libc::SCHED_BATCH, nice: 5, slice_ns: 5_000_000 };
 
 /// The kernel lets a waking thread take a core only from one that has had more than its share: next to one that runs models
 /// all the time the serving loop would often have to wait were that one not nice.
@@ -49,8 +49,13 @@ pub fn start_after_others() {
 pub fn decode_behind_the_loop() {
     thread_local!(static ASKED: Cell<bool> = const { Cell::new(false) });
     if !ASKED.replace(true) {
-        ask_for(DECODER);
+        ask_for(BEHIND_THE_LOOP);
     }
+}
+
+/// Makes the calling thread, one that tells of events, stand back behind the serving loop, but not behind the models.
+pub fn tell_behind_the_loop() {
+    ask_for(BEHIND_THE_LOOP);
 }
 
 /// Makes the calling thread, one that serves connections, interrupt a run when there is something to answer.
@@ -118,7 +123,7 @@ mod tests {
 
     #[test]
     fn an_ordinary_process_may_ask_for_all_of_it() {
-        let ask = || [ADMIN, LOOP, DECODER, MODEL].map(set);
+        let ask = || [ADMIN, LOOP, BEHIND_THE_LOOP, MODEL].map(set);
         assert_eq!(std::thread::spawn(ask).join().unwrap(), [true; 4]);
     }
 
@@ -138,7 +143,7 @@ mod tests {
                 start_after_others();
                 [inherited, decoder, slice()]
             });
-            assert_eq!(started.join().unwrap(), [LOOP, DECODER, MODEL].map(|share| Some(share.slice_ns)));
+            assert_eq!(started.join().unwrap(), [LOOP, BEHIND_THE_LOOP, MODEL].map(|share| Some(share.slice_ns)));
         });
         thread.join().unwrap();
     }

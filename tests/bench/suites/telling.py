@@ -81,10 +81,12 @@ def beside(bench: Bench, claim: Claim, workload: Workload, silent: Path, observa
     ):
         ratios, rates = [], []
         for turn in range(QUICK_ALTERNATIONS if bench.quick else ALTERNATIONS):
+            # One, the other, the other, the one: a machine that steadily becomes slower or faster meets both alike.
             pair = [telling, mute] if turn % 2 else [mute, telling]
-            found = {id(one): throughput(bench, one, workload) for one in pair}
-            rates.append(found[id(telling)])
-            ratios.append(found[id(telling)] / found[id(mute)])
+            looks = [(one, throughput(bench, one, workload)) for one in [*pair, *reversed(pair)]]
+            told, untold = ([rate for one, rate in looks if one is which] for which in (telling, mute))
+            rates.extend(told)
+            ratios.append(sum(told) / sum(untold))
     ratios.sort()
     return claim.row(*ratios, median=percentile(ratios, 50), per_second=mean(rates))
 
@@ -93,7 +95,7 @@ def throughput(bench: Bench, one: Server, workload: Workload) -> float:
 
     request = workload.json(workload.folder)
     # Few enough that none is refused; were any, it is answers that count.
-    clients, seconds, core = 32, bench.seconds / 2, bench.cores.load
+    clients, seconds, core = 32, bench.seconds / 4, bench.cores.load
     return load.closed_loop(one.url(request), request.body, request.headers, clients, seconds, core).per_second
 
 

@@ -1,19 +1,20 @@
 //! A consumer of events: behind a bounded channel, on a thread of its own, cut off while it fails.
 
 use std::{
+    collections::VecDeque,
     error::Error,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use super::Event;
+use crate::threads;
 
 /// Events that may wait for a consumer. What comes when there are so many is dropped for it, and counted.
 const CAPACITY: usize = 4096;
@@ -58,7 +59,6 @@ pub struct Counts {
 /// The end of the channel that events are put into.
 pub struct Tap {
     name: &'static str,
-    sender: Mutex<Option<SyncSender<Arc<Event>>>>,
     state: Arc<State>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -81,6 +81,13 @@ enum Breaker {
     Open,
 }
 
+/// What is on its way to a consumer.
+#[derive(Default)]
+struct Waiting {
+    events: VecDeque<Arc<Event>>,
+    closed: bool,
+}
+
 /// What the two ends know of each other.
 struct State {
     began: Instant,
@@ -88,7 +95,9 @@ struct State {
     busy_since: AtomicU64,
     /// A [`Breaker`].
     breaker: AtomicU8,
-    closing: AtomicBool,
+    waiting: Mutex<Waiting>,
+    /// The first of several that wait, a whole helping of them, or the end.
+    arrived: Condvar,
     consumed: AtomicU64,
     full: AtomicU64,
     dropped_open: AtomicU64,
@@ -101,12 +110,17 @@ impl State {
             began: Instant::now(),
             busy_since: AtomicU64::default(),
             breaker: AtomicU8::new(Breaker::Closed as u8),
-            closing: AtomicBool::default(),
+            waiting: Mutex::default(),
+            arrived: Condvar::new(),
             consumed: AtomicU64::default(),
             full: AtomicU64::default(),
             dropped_open: AtomicU64::default(),
             failed: AtomicU64::default(),
         }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is(&self, breaker: Breaker) -> bool {
@@ -134,11 +148,10 @@ impl Tap {
     /// # Errors
     /// What the system said where it could not.
     pub fn start(name: &'static str, gather: Duration, consumer: Box<dyn Consumer>) -> std::io::Result<Self> {
-        let (sender, receiver) = sync_channel(CAPACITY);
         let state = Arc::new(State::new());
-        let side = Side { name, gather, receiver, state: Arc::clone(&state) };
+        let side = Side { name, gather, state: Arc::clone(&state) };
         let thread = std::thread::Builder::new().name(format!("events/{name}")).spawn(move || side.work(consumer))?;
-        Ok(Self { name, sender: Mutex::new(Some(sender)), state, thread: Mutex::new(Some(thread)) })
+        Ok(Self { name, state, thread: Mutex::new(Some(thread)) })
     }
 
     /// The consumer's name.
@@ -149,23 +162,28 @@ impl Tap {
 
     /// Gives the consumer an event, or drops and counts it. Never waits.
     pub fn offer(&self, event: Arc<Event>) {
-        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(sender) = sender.as_ref() else { return };
-        if self.state.is(Breaker::Open) {
-            self.state.dropped_open.fetch_add(1, Ordering::Relaxed);
+        let count = |counter: &AtomicU64| _ = counter.fetch_add(1, Ordering::Relaxed);
+        let mut waiting = self.state.waiting();
+        if waiting.closed {
             return;
         }
-        match sender.try_send(event) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => {
-                self.state.full.fetch_add(1, Ordering::Relaxed);
-                if self.state.is_slow() && self.state.set(Breaker::Open) {
-                    tracing::warn!(consumer = self.name, "a consumer of events does not move and is cut off");
-                }
+        if self.state.is(Breaker::Open) {
+            return count(&self.state.dropped_open);
+        }
+        if waiting.events.len() < CAPACITY {
+            waiting.events.push_back(event);
+            // Each time costs a switch of threads: not for every event.
+            let is_awaited = matches!(waiting.events.len(), 1 | AT_A_TIME);
+            drop(waiting);
+            if is_awaited {
+                self.state.arrived.notify_one();
             }
-            Err(TrySendError::Disconnected(_)) => {
-                self.state.failed.fetch_add(1, Ordering::Relaxed);
-            }
+            return;
+        }
+        drop(waiting);
+        count(&self.state.full);
+        if self.state.is_slow() && self.state.set(Breaker::Open) {
+            tracing::warn!(consumer = self.name, "a consumer of events does not move and is cut off");
         }
     }
 
@@ -184,8 +202,8 @@ impl Tap {
 
     /// Takes no more events.
     pub fn close(&self) {
-        self.state.closing.store(true, Ordering::Relaxed);
-        drop(self.sender.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.state.waiting().closed = true;
+        self.state.arrived.notify_one();
     }
 
     /// Waits until then at most for the consumer of a closed one to be done with what it has.
@@ -201,12 +219,12 @@ impl Tap {
 struct Side {
     name: &'static str,
     gather: Duration,
-    receiver: Receiver<Arc<Event>>,
     state: Arc<State>,
 }
 
 impl Side {
     fn work(self, mut consumer: Box<dyn Consumer>) {
+        threads::tell_behind_the_loop();
         let (mut failures, mut wait) = (0, FIRST_WAIT);
         while let Some(events) = self.next() {
             let count = events.len() as u64;
@@ -242,34 +260,26 @@ impl Side {
 
     /// The next events, as many as come soon after one another; `None` at the end.
     fn next(&self) -> Option<Vec<Arc<Event>>> {
-        let mut events = vec![self.receiver.recv().ok()?];
-        let end = Instant::now() + self.gather;
-        while events.len() < AT_A_TIME {
-            let left = end.saturating_duration_since(Instant::now());
-            match self.receiver.recv_timeout(left) {
-                Ok(event) => events.push(event),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
-            }
+        let State { arrived, .. } = &*self.state;
+        let mut waiting = self.state.waiting();
+        while waiting.events.is_empty() && !waiting.closed {
+            waiting = arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
-        Some(events)
+        if !self.gather.is_zero() {
+            let few = |waiting: &mut Waiting| waiting.events.len() < AT_A_TIME && !waiting.closed;
+            let gathered = arrived.wait_timeout_while(waiting, self.gather, few);
+            waiting = gathered.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let count = waiting.events.len().min(AT_A_TIME);
+        (count > 0).then(|| waiting.events.drain(..count).collect())
     }
 
-    /// Drops what comes for that long.
+    /// Drops what has come and what comes for that long, or until the end.
     fn drop_for(&self, time: Duration) {
-        let end = Instant::now() + time;
-        while !self.state.closing.load(Ordering::Relaxed) {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            match self.receiver.recv_timeout(left.min(Duration::from_millis(100))) {
-                Ok(_) => {
-                    self.state.dropped_open.fetch_add(1, Ordering::Relaxed);
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-        }
+        let mut waiting = self.state.waiting();
+        let dropped = waiting.events.drain(..).count() as u64;
+        self.state.dropped_open.fetch_add(dropped, Ordering::Relaxed);
+        let _ = self.state.arrived.wait_timeout_while(waiting, time, |waiting| !waiting.closed);
     }
 }
 
@@ -279,7 +289,7 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{Receiver, SyncSender};
+    use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
     use super::*;
     use crate::observe::events::{Detail, Kind};
