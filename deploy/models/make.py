@@ -123,6 +123,7 @@ MODELS: dict[str, dict[str, File]] = {
     "any-width": {"model.onnx": converted("fixtures", "any-width")},
     "slow": {"model.onnx": converted("fixtures", "slow")},
     "batch-mixing": {"model.onnx": converted("fixtures", "batch-mixing")},
+    "similarity": {"model.onnx": converted("fixtures", "similarity")},
     "obedient": {"model.onnx": converted("fixtures", "obedient")},
     "worn-out": {"model.onnx": converted("fixtures", "worn-out")},
     "fixed-batch": {

@@ -28,6 +28,9 @@ use crate::{
 /// Classes in an answer where nobody says otherwise.
 const DEFAULT_TOP_K: u32 = 5;
 
+/// Opening a session anew takes no more than so many times what loading the model took, and a long run: else it hangs.
+const SLOWER_OPENING: u32 = 10;
+
 /// Why a model cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -65,7 +68,7 @@ impl LoadError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Files(FilesError::Options(_)) | Self::ImageInput(ImageInputError::Option { .. }) => "InvalidOptions",
-            Self::Session(SessionError::Provider { .. }) => "ProviderUnavailable",
+            Self::Session(SessionError::Provider { .. } | SessionError::Further { .. }) => "ProviderUnavailable",
             Self::Session(SessionError::Library { .. }) | Self::Thread(_) => "ServerFailed",
             Self::Files(_)
             | Self::Session(_)
@@ -181,6 +184,8 @@ struct Opener {
     factory: SessionFactory,
     shapes: Arc<BTreeMap<String, Vec<usize>>>,
     times: BucketTimes,
+    /// Whether the model ran on its warm-up input.
+    runs_on_zeros: bool,
 }
 
 impl Opener {
@@ -195,7 +200,9 @@ impl Opener {
 
     fn warmed(&self, session: Session) -> Box<dyn Runner> {
         let buckets = self.times.iter().map(|(bucket, _)| bucket).collect();
-        Box::new(Warmed { session, shapes: Arc::clone(&self.shapes), buckets })
+        let shapes = Arc::clone(&self.shapes);
+        let runs_on_zeros = self.runs_on_zeros;
+        Box::new(Warmed { session, shapes, buckets, runs_on_zeros, opened: Instant::now(), failed_in_a_row: 0 })
     }
 }
 
@@ -214,7 +221,7 @@ impl Model {
             cuda: options.cuda.clone(),
         };
         let began = Instant::now();
-        let factory = SessionFactory::new(around.runtime, &files.model, settings);
+        let mut factory = SessionFactory::new(around.runtime, &files.model, settings);
         let mut session = factory.open()?;
         let load_time = began.elapsed();
         let image = image_input(config.task, &session, &options, around.max_pixels)?;
@@ -230,7 +237,10 @@ impl Model {
             _ => None,
         };
         let (signature, provider) = (session.signature().clone(), session.provider());
-        let open = Opener { factory, shapes: Arc::new(shapes), times: probed.times.clone() };
+        // What is told of the model is told of all its instances.
+        factory.keep_to(provider);
+        let (shapes, runs_on_zeros) = (Arc::new(shapes), probed.outputs.is_some());
+        let open = Opener { factory, shapes, times: probed.times.clone(), runs_on_zeros };
         let mut runners = vec![open.warmed(session)];
         for _ in 1..config.instances {
             runners.push(open.open()?);
@@ -261,9 +271,12 @@ impl Model {
         if queue.has_objective() {
             observer.metrics().objective_feasible(queue.objective_bucket().is_some());
         }
+        let run_timeout = Duration::from_millis(config.run_timeout_ms);
         let terms = Terms {
             name: config.name.clone(),
-            run_timeout: Duration::from_millis(config.run_timeout_ms),
+            run_timeout,
+            // The file is read anew, by a machine that may be busier.
+            opening_timeout: run_timeout + SLOWER_OPENING * (load_time + began.elapsed()),
             padded_to,
             observer: observer.clone(),
             open: Box::new(move || {

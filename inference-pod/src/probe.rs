@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::{
     session::{Port, Session, SessionError, Stacked},
-    tensor::{Tensor, elements},
+    tensor::{ElementType, Tensor, elements},
     termination::error_chain,
     times::{BucketTimes, buckets},
 };
@@ -120,7 +120,7 @@ pub fn trial(session: &mut Session, shapes: &BTreeMap<String, Vec<usize>>) -> Re
 #[must_use]
 pub fn sample_length(ports: &[Port], shapes: &BTreeMap<String, Vec<usize>>) -> usize {
     let of = |port: &Port| shape_of(port, shapes.get(&port.name).map(Vec::as_slice), 1);
-    ports.iter().map(|port| elements(of(port).get(1..).unwrap_or_default())).sum()
+    ports.iter().map(|port| elements(&of(port))).sum()
 }
 
 fn batching(
@@ -140,15 +140,62 @@ fn batching(
         return Batching::Off(reason);
     }
     if batch_size == 1 {
-        return Batching::On(1);
+        return Batching::Off("batch_size is 1".to_owned());
     }
     match run_zeros(session, ports, shapes, 2) {
         Err(error) => Batching::Off(format!("a run of 2 samples failed: {}", error_chain(&error))),
-        Ok(pair) => match batch_dimension_lost(session, &pair, 2) {
-            Some(reason) => Batching::Off(reason),
-            None => Batching::On(batch_size),
-        },
+        Ok(pair) => {
+            let lost = batch_dimension_lost(session, &pair, 2);
+            let again = |session: &mut Session| run_zeros(session, ports, shapes, 1).ok();
+            let reason = lost.or_else(|| company_shows(session, single, &pair, again));
+            reason.map_or(Batching::On(batch_size), Batching::Off)
+        }
     }
+}
+
+/// Whether the output of a sample is another one where a second sample like it is in the run: in its shape, as that of a
+/// matrix of similarities between all samples, or in its numbers, as that of a softmax over the batch.
+fn company_shows(
+    session: &mut Session,
+    single: &[Tensor],
+    pair: &[Tensor],
+    again: impl FnOnce(&mut Session) -> Option<Vec<Tensor>>,
+) -> Option<String> {
+    let name = |session: &Session, at: usize| session.signature().outputs[at].name.clone();
+    let changed = |(one, two): (&Tensor, &Tensor)| one.shape().get(1..) != two.shape().get(1..);
+    if let Some(at) = single.iter().zip(pair).position(changed) {
+        let (name, one, two) = (name(session, at), single[at].shape(), pair[at].shape());
+        return Some(format!(
+            "output `{name}` changes more than its first dimension with the batch: 1 sample gave shape {one:?}, 2 gave {two:?}"
+        ));
+    }
+    let differs = |(alone, both): (&Tensor, &Tensor)| {
+        let alone = alone.to_f32();
+        (0..2).any(|row| differ(&alone, &both.rows(row, 1).to_f32()))
+    };
+    let is_float = |tensor: &Tensor| {
+        matches!(tensor.element(), ElementType::F16 | ElementType::BF16 | ElementType::F32 | ElementType::F64)
+    };
+    let at = single.iter().zip(pair).position(|(alone, both)| is_float(alone) && differs((alone, both)))?;
+    // One that draws numbers is another one each time.
+    let again = again(session)?;
+    let is_random = differ(&single[at].to_f32(), &again[at].to_f32());
+    let name = name(session, at);
+    (!is_random).then(|| format!("output `{name}` of a sample depends on the other samples of the batch"))
+}
+
+/// Whether numbers are others altogether: kernels for several samples add in another order than those for one, and single
+/// numbers may fall on the other side of a bound by that.
+fn differ(alone: &[f32], in_company: &[f32]) -> bool {
+    const SHARE: f64 = 0.1;
+    const NOISE: f64 = 1e-3;
+    let finite = alone.iter().zip(in_company).filter(|(one, other)| one.is_finite() && other.is_finite());
+    let (mut size, mut off) = (0.0, 0.0);
+    for (one, other) in finite {
+        size += f64::from(one.abs());
+        off += f64::from((one - other).abs());
+    }
+    off > SHARE * size && off > NOISE * alone.len() as f64
 }
 
 fn batch_dimension_lost(session: &Session, outputs: &[Tensor], samples: usize) -> Option<String> {
@@ -217,4 +264,21 @@ fn shape_of(port: &Port, options: Option<&[usize]>, samples: usize) -> Vec<usize
         (at, None) => options.and_then(|shape| shape.get(at - 1)).copied().unwrap_or(1),
     };
     port.dims.iter().enumerate().map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_differ_where_they_are_others_altogether() {
+        assert!(differ(&[1.0, 1.0], &[0.5, 0.5]), "a softmax over two equal samples");
+        assert!(differ(&[0.0, 0.0], &[0.1, 0.0]), "nothing, and something");
+        assert!(!differ(&[1.0, -2.0, 3.0], &[1.01, -2.01, 3.0]), "added in another order");
+        let flipped: Vec<f32> = (0..100).map(|at| if at == 7 { 0.0 } else { 1.0 }).collect();
+        assert!(!differ(&[1.0; 100], &flipped), "one on the other side of a bound");
+        assert!(!differ(&[0.0; 100], &[1e-4; 100]), "rounded");
+        assert!(differ(&[f32::NAN, f32::NEG_INFINITY, 1.0], &[f32::NAN, f32::NEG_INFINITY, 5.0]), "the last of them");
+        assert!(!differ(&[], &[]));
+    }
 }

@@ -8,6 +8,7 @@ use tokio::{
     runtime::{self, Runtime as AsyncRuntime},
     signal::unix::{Signal, SignalKind, signal},
     sync::{Semaphore, oneshot},
+    time::MissedTickBehavior,
 };
 
 use crate::{
@@ -277,6 +278,8 @@ fn start_admin_thread(listener: std::net::TcpListener, app: Arc<App>) -> Result<
         let watched = Arc::clone(&app);
         tokio::spawn(async move {
             let mut interval = tokio::time::interval(WATCH_INTERVAL);
+            // After a standstill of the whole process a run gets its time to end as ever.
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 let now = interval.tick().await;
                 watched.registry.watch_runs(now.into_std());

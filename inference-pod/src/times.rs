@@ -24,6 +24,9 @@ pub fn buckets(batch_size: usize) -> Vec<usize> {
 /// A run may take so much longer than the median and be no exception.
 const SLOW_AT_MOST: f64 = 2.0;
 
+/// A batch between two buckets is as expected where it takes so many times what the line between them says.
+const NEAR: (f64, f64) = (0.7, 1.5);
+
 /// The last runs of one bucket. Their median stands for them: whatever a few stalled runs took, it does not move.
 #[derive(Debug, Clone, PartialEq)]
 struct Bucket {
@@ -83,6 +86,10 @@ impl Bucket {
         self.count == 0
     }
 
+    fn time(&self) -> Duration {
+        Duration::from_secs_f64(self.median)
+    }
+
     fn per_sample(&self) -> f64 {
         self.median / self.samples as f64
     }
@@ -104,24 +111,51 @@ impl BucketTimes {
         }
     }
 
-    /// Corrects a bucket's time by a run while serving. Other sizes than a bucket's teach nothing, unless nothing is known.
+    /// Corrects a bucket's time by a run while serving.
     pub fn record(&mut self, samples: usize, time: Duration) {
+        let time = time.as_secs_f64();
         match self.position(samples) {
-            Ok(at) => {
-                let time = time.as_secs_f64();
-                // By as much as the first run of an estimated bucket differs, the others that are estimated will.
-                let factor = time / self.buckets[at].median;
-                if self.buckets[at].is_estimated() && factor.is_finite() {
-                    let others = self.buckets.iter_mut().filter(|bucket| bucket.is_estimated());
-                    others.for_each(|bucket| bucket.scale(factor));
-                }
-                self.buckets[at].record(time);
-                // Those that need less time than this one did could have run.
-                self.buckets[..=at].iter_mut().for_each(|bucket| bucket.doubts = 0);
-            }
-            Err(_) if self.buckets.is_empty() => self.set(samples, time),
-            Err(_) => {}
+            Ok(at) => self.learn(at, time),
+            Err(_) if self.buckets.is_empty() => self.buckets.push(Bucket::new(samples, time)),
+            Err(_) => self.record_between(samples, time),
         }
+        // What needs no more time than this did could have run.
+        let run = self.buckets.partition_point(|bucket| bucket.samples < samples) + 1;
+        self.buckets.iter_mut().take(run).for_each(|bucket| bucket.doubts = 0);
+    }
+
+    fn learn(&mut self, at: usize, time: f64) {
+        // By as much as the first run of an estimated bucket differs, the others that are estimated will.
+        let factor = time / self.buckets[at].median;
+        if self.buckets[at].is_estimated() && factor.is_finite() {
+            let others = self.buckets.iter_mut().filter(|bucket| bucket.is_estimated());
+            others.for_each(|bucket| bucket.scale(factor));
+        }
+        self.buckets[at].record(time);
+    }
+
+    /// A batch that is no bucket, for what waited fills none: where all requests are of three samples no other ever comes. It
+    /// corrects the bucket that holds it if that was only estimated, or is far off; what is measured of itself is truer.
+    fn record_between(&mut self, samples: usize, time: f64) {
+        let Some(at) = self.holding(samples) else { return };
+        let factor = time / self.between(samples, at);
+        let is_far_off = !(NEAR.0..=NEAR.1).contains(&factor);
+        if factor.is_finite() && (self.buckets[at].is_estimated() || is_far_off) {
+            // A full batch takes no less than this one did, and no more than in proportion.
+            let most = time * beyond(self.buckets[at].samples, samples);
+            self.learn(at, (self.buckets[at].median * factor).clamp(time, most));
+        }
+    }
+
+    /// What so many samples are to take, which the bucket at `at` holds: on the line between that and the one below.
+    fn between(&self, samples: usize, at: usize) -> f64 {
+        let above = &self.buckets[at];
+        let below = at.checked_sub(1).map(|at| &self.buckets[at]);
+        let Some(below) = below.filter(|_| samples < above.samples) else {
+            return above.median * beyond(samples, above.samples);
+        };
+        let share = (samples - below.samples) as f64 / (above.samples - below.samples) as f64;
+        below.median + (above.median - below.median) * share
     }
 
     /// Time that a batch of that many samples has to have, else it is too late for it: that of a slow run, lowered by each
@@ -180,18 +214,17 @@ impl BucketTimes {
     /// sample; of equal ones the larger. `None` where even the smallest takes too long, or nothing is known.
     #[must_use]
     pub fn best_filled_by(&self, waiting: usize, limit: Duration) -> Option<usize> {
-        self.cheapest(waiting, limit).map(|at| self.buckets[at].samples)
+        self.cheapest(|samples, time| samples <= waiting && time <= limit).map(|at| self.buckets[at].samples)
     }
 
-    /// As [`Self::best_filled_by`], for a batch that is about to run: now and then it is a bucket whose time is so old that
-    /// it should be taken again.
-    pub fn choose(&mut self, waiting: usize, limit: Duration) -> Option<usize> {
-        let best = self.cheapest(waiting, limit)?;
+    /// As [`Self::best_filled_by`], of the buckets that fit, each judged by its samples and its time, for a batch that is about to
+    /// run: now and then it is a bucket whose time is so old that it should be taken again.
+    pub fn choose(&mut self, fits: impl Fn(usize, Duration) -> bool) -> Option<usize> {
+        let best = self.cheapest(&fits)?;
         let worth = self.buckets[best].per_sample() * WORTH_A_TRY;
-        let limit = limit.as_secs_f64();
         let mut chosen = best;
         for (at, bucket) in self.buckets.iter_mut().enumerate() {
-            if at == best || bucket.samples > waiting || bucket.median > limit {
+            if at == best || !fits(bucket.samples, bucket.time()) {
                 continue;
             }
             bucket.passed_over = bucket.passed_over.saturating_add(1);
@@ -235,11 +268,9 @@ impl BucketTimes {
         Some(self.buckets.partition_point(|bucket| bucket.samples < samples).min(last))
     }
 
-    fn cheapest(&self, waiting: usize, limit: Duration) -> Option<usize> {
-        let limit = limit.as_secs_f64();
-        let filled = self.buckets.iter().enumerate();
-        let filled = filled.filter(|(_, bucket)| bucket.samples <= waiting && bucket.median <= limit);
-        let cheapest = filled.min_by(|(_, a), (_, b)| {
+    fn cheapest(&self, fits: impl Fn(usize, Duration) -> bool) -> Option<usize> {
+        let fitting = self.buckets.iter().enumerate().filter(|(_, bucket)| fits(bucket.samples, bucket.time()));
+        let cheapest = fitting.min_by(|(_, a), (_, b)| {
             let per_sample = a.per_sample().total_cmp(&b.per_sample());
             per_sample.then(b.samples.cmp(&a.samples))
         });
@@ -247,7 +278,7 @@ impl BucketTimes {
     }
 
     fn cheapest_of_all(&self) -> Option<&Bucket> {
-        self.cheapest(usize::MAX, Duration::MAX).map(|at| &self.buckets[at])
+        self.cheapest(|_, _| true).map(|at| &self.buckets[at])
     }
 
     /// The same buckets with the same times, as estimates.
@@ -369,16 +400,47 @@ mod tests {
         (0..WINDOW).for_each(|_| seen.record(1, Duration::from_millis(30)));
         assert_eq!(seen.of(1), Duration::from_millis(30));
         seen.record(3, Duration::from_secs(60));
-        assert_eq!(seen.iter().count(), 1, "sizes that are no bucket teach nothing");
+        assert_eq!(seen.iter().count(), 1, "a size that is no bucket becomes none");
+        assert_eq!(seen.of(1), Duration::from_millis(30));
+    }
+
+    #[test]
+    fn where_no_batch_is_a_bucket_those_that_come_are_learnt_from() {
+        let measured = times(&[(1, 4), (2, 6), (4, 10), (8, 18)]);
+        let mut known = Times::warmed_up(16, measured.clone());
+        let long = LengthClass::of(500);
+        known.record(long, 3, Duration::from_millis(400));
+        let guessed = [1, 2, 3, 4, 8].map(|size| known.class(long).of(size).as_millis());
+        assert_eq!(guessed, [200, 300, 500, 500, 900], "fifty times what the line from 6 to 10 says of 3");
+
+        let mut near = measured.clone();
+        (0..WINDOW).for_each(|_| near.record(3, Duration::from_millis(9)));
+        assert_eq!(near.of(4), measured.of(4), "what was measured of a bucket itself is truer");
+        let mut slower = measured;
+        (0..WINDOW).for_each(|_| slower.record(3, Duration::from_millis(40)));
+        assert!(slower.of(3) >= Duration::from_millis(40), "{:?}", slower.of(3));
+    }
+
+    #[test]
+    fn what_is_learnt_from_batches_between_buckets_stays_near_what_they_took() {
+        for (measured, samples, millis) in [(2, 9, 20), (4, 3, 10), (1, 5, 100), (50, 33, 70)] {
+            let scaled = |size: usize| (size, 8 * size as u64 * measured);
+            let mut wrong = times(&[1, 2, 4, 8, 16, 32, 64].map(scaled));
+            (0..1000).for_each(|_| wrong.record(samples, Duration::from_millis(millis)));
+            let (learnt, full) = (wrong.of(samples), samples.next_power_of_two() as f64 / samples as f64);
+            let most = Duration::from_millis(millis).mul_f64(full * 1.001);
+            assert!((Duration::from_millis(millis)..=most).contains(&learnt), "{samples} in {millis} ms: {learnt:?}");
+        }
     }
 
     #[test]
     fn a_bucket_that_was_passed_over_for_long_is_tried_again_unless_it_seems_much_too_dear() {
         let mut wrong = times(&[(1, 5), (2, 12), (4, 100)]);
-        let chosen: Vec<_> = (0..2000).filter_map(|_| wrong.choose(4, ENDLESS)).filter(|size| *size != 1).collect();
+        let chosen: Vec<_> =
+            (0..2000).filter_map(|_| wrong.choose(|size, _| size <= 4)).filter(|size| *size != 1).collect();
         assert_eq!(chosen, [2, 2, 2], "every {FORGOTTEN_AFTER} or so, and never the one at five times the cost");
         wrong.record(2, Duration::from_millis(6));
-        assert_eq!(wrong.choose(4, ENDLESS), Some(2));
+        assert_eq!(wrong.choose(|size, _| size <= 4), Some(2));
     }
 
     #[test]

@@ -8,13 +8,14 @@ use common::{Server, SharedServer, item};
 use serde_json::{Value, json};
 
 static SHARED: SharedServer = SharedServer::new(|| {
-    let mixing = item("mixing", "batch-mixing", "");
+    let mixing = item("mixing", "batch-mixing", "") + &item("mixing-alone", "batch-mixing", "batch_size: 1");
+    let similarity = item("similarity", "similarity", "");
     let mini = item(
         "mini",
         "minilm",
         "options: {warmup: {shapes: {input_ids: [16], attention_mask: [16], token_type_ids: [16]}}}",
     );
-    Server::start(&(item("tiny", "tiny", "") + &mixing + &mini))
+    Server::start(&(item("tiny", "tiny", "") + &mixing + &similarity + &mini))
 });
 
 fn tiny(shape: &Value, data: &Value) -> Value {
@@ -49,10 +50,14 @@ fn a_request_larger_than_a_batch_is_cut_and_joined() {
 #[test]
 fn a_model_that_mixes_its_batch_is_found_out_and_its_requests_are_kept_apart() {
     let server = SHARED.get();
-    let info = server.get("/info").json();
-    let model = info["models"].as_array().unwrap().iter().find(|model| model["name"] == "mixing").unwrap().clone();
-    assert_eq!(model["batching"]["enabled"], false, "{model}");
-    assert!(model["batching"]["reason"].as_str().unwrap().contains("does not keep the batch dimension"), "{model}");
+    let lost = "does not keep the batch dimension";
+    let changed = "changes more than its first dimension with the batch: 1 sample gave shape [1, 1], 2 gave [2, 2]";
+    for (name, reason) in [("mixing", lost), ("mixing-alone", "batch_size is 1"), ("similarity", changed)] {
+        let info = server.get("/info").json();
+        let model = info["models"].as_array().unwrap().iter().find(|model| model["name"] == name).unwrap().clone();
+        assert_eq!(model["batching"]["enabled"], false, "{model}");
+        assert!(model["batching"]["reason"].as_str().unwrap().contains(reason), "{model}");
+    }
     let server = &server;
     std::thread::scope(|scope| {
         for client in 0..16 {
@@ -61,6 +66,11 @@ fn a_model_that_mixes_its_batch_is_found_out_and_its_requests_are_kept_apart() {
                 let body = tiny(&json!([2, 4]), &json!([[number, 0, 0, 0], [number, 0, 0, 0]]));
                 let answer = server.post_json("/v2/models/mixing/infer", &body).json();
                 assert_eq!(answer["outputs"][0]["data"][0], json!(number * 2.0), "{answer}");
+                let answer = server.post_json("/v2/models/mixing-alone/infer", &body).json();
+                assert_eq!(answer["outputs"][0]["data"][0], json!(number * 2.0), "{answer}");
+                let answer = server.post_json("/v2/models/similarity/infer", &body).json();
+                assert_eq!(answer["outputs"][0]["shape"], json!([2, 2]), "{answer}");
+                assert_eq!(answer["outputs"][0]["data"], json!([number * number].repeat(4)), "{answer}");
             });
         }
     });

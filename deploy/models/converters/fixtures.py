@@ -38,6 +38,16 @@ def batch_mixing() -> onnx.ModelProto:
     return graph.model("batch-mixing", [floats("input", "batch", WIDTH)], [floats("sum", "rows", WIDTH)])
 
 
+def similarity() -> onnx.ModelProto:
+    """Compares each sample with each other one of the batch: rows that whoever batches strangers' samples would mix up.
+
+    The first dimension of the output is the batch, as it should be; the second one is as well.
+    """
+    graph = Graph()
+    graph.output("scores", "MatMul", "input", graph.op("Transpose", "input", perm=[1, 0]))
+    return graph.model("similarity", [floats("input", "batch", WIDTH)], [floats("scores", "batch", "others")])
+
+
 def slow() -> onnx.ModelProto:
     """Returns its input after a loop of many small steps.
 
@@ -115,6 +125,7 @@ FIXTURES = {
     "any-width": any_width,
     "slow": slow,
     "batch-mixing": batch_mixing,
+    "similarity": similarity,
     "obedient": obedient,
     "worn-out": worn_out,
 }

@@ -121,7 +121,6 @@ pub async fn info(State(app): State<Arc<App>>) -> Response {
 
 fn describe(model: &Model) -> Value {
     let (batches, reason) = match &model.batching {
-        Batching::On(1) => (false, Some("batch_size is 1".to_owned())),
         Batching::On(_) => (true, None),
         Batching::Off(reason) => (false, Some(reason.clone())),
     };

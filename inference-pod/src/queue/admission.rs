@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use smallvec::SmallVec;
+
 use super::{Queue, as_u32};
 use crate::{integral::Integral, times::BucketTimes};
 
@@ -101,14 +103,9 @@ impl<T> Queue<T> {
     #[must_use]
     pub fn predicted_wait(&self, now: Instant) -> Duration {
         // A request whose body is still on its way is no work yet; slow senders must not shut others out.
-        let complete = self.admitted.complete;
-        let idle = self.working().any(Option::is_none);
-        if self.samples() + complete == 0 && idle {
-            return Duration::ZERO;
-        }
-        let running: Duration = self.working().flatten().map(|end| end.saturating_duration_since(now)).sum();
-        let queued = self.admitted.work.saturating_add(self.usual_cost(complete));
-        self.shared(running.saturating_add(self.pace.of(queued)))
+        let queued = self.admitted.work.saturating_add(self.usual_cost(self.admitted.complete));
+        let busy_for = |busy: &Option<Instant>| busy.map_or(Duration::ZERO, |end| end.saturating_duration_since(now));
+        begun_after(self.working().map(busy_for).collect(), self.pace.of(queued))
     }
 
     /// Lets a request begin whose body is not read yet, so that a full queue refuses on the headers alone. It has its place once
@@ -166,7 +163,7 @@ impl<T> Queue<T> {
     }
 
     /// How long a run takes, and the bound on a wait with what it may take beyond its mean and with the run that ends it.
-    fn bound(&self) -> (Duration, Duration) {
+    pub(super) fn bound(&self) -> (Duration, Duration) {
         let (best, largest) =
             self.times.recent().map_or_else(Default::default, |times| (times.best(), times.largest()));
         let (run, least) = (self.pace.of(best), self.pace.of(largest * 2));
@@ -241,5 +238,38 @@ impl<T> Queue<T> {
     fn usual_cost(&self, samples: usize) -> Duration {
         let best = self.times.recent().map_or(Duration::ZERO, BucketTimes::best_per_sample);
         best.saturating_mul(as_u32(samples))
+    }
+}
+
+/// When instances that are busy for so long have begun all that waits, each with what is next as soon as it is free.
+fn begun_after(mut busy_for: SmallVec<[Duration; 8]>, waiting: Duration) -> Duration {
+    busy_for.sort_unstable();
+    let (mut sum, mut after) = (waiting, waiting);
+    for (count, busy) in (1..).zip(&busy_for) {
+        // Those that are busy for longer take nothing of it.
+        if count > 1 && *busy >= after {
+            break;
+        }
+        sum = sum.saturating_add(*busy);
+        after = sum / count;
+    }
+    after
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_that_is_free_takes_what_waits_however_long_the_others_are_busy() {
+        let begun = |busy: &[u64], waiting| {
+            begun_after(busy.iter().copied().map(Duration::from_millis).collect(), Duration::from_millis(waiting))
+                .as_millis()
+        };
+        assert_eq!(begun(&[0, 3000], 2), 2, "the other one comes too late to help");
+        assert_eq!(begun(&[3000, 40, 20], 0), 20, "the first that is free");
+        assert_eq!(begun(&[10, 30], 100), 70, "both, once both are free");
+        assert_eq!(begun(&[10, 30, 500], 100), 70);
+        assert_eq!(begun(&[], 7), 7);
     }
 }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Key, Queue, as_u32};
+use super::{Key, Queue, Waiting, as_u32};
 use crate::times::{BucketTimes, LengthClass};
 
 /// What a free instance is to do about the first job.
@@ -39,6 +39,7 @@ struct Candidate {
     samples: usize,
     class: LengthClass,
     entered: Instant,
+    deadline: Instant,
     /// What it would cost in a batch of those of its own length.
     cost: Duration,
 }
@@ -55,37 +56,42 @@ impl<T> Queue<T> {
     pub(super) fn choose(&mut self, first: Key, now: Instant) -> Choice {
         let Some(job) = self.waiting.get(&first) else { return Choice::TooLate };
         let (least, class) = (job.samples, LengthClass::of(job.length));
-        let Some(left) = first.deadline.checked_duration_since(now) else { return Choice::TooLate };
+        let deadline = job.deadline;
+        let Some(left) = deadline.checked_duration_since(now) else { return Choice::TooLate };
         if self.times.class(class).needed(least) > left {
             self.times.class(class).doubt(least);
             return Choice::TooLate;
         }
-        let mut candidates = self.candidates(first);
+        let soonest = now + self.times.class(class).of(least);
+        let mut candidates = self.candidates(first, soonest);
         // Where others wait too, the instance has something to do.
         let company = (candidates.len() == self.waiting.len()).then(|| self.company_by(&candidates, class, now));
         if let Some(until) = company.flatten() {
-            let latest = first.deadline - self.times.class(class).of(self.limits.batch_size).min(left);
+            let earliest = candidates.iter().map(|candidate| candidate.deadline).fold(deadline, Instant::min);
+            let latest = earliest - self.times.class(class).of(self.limits.batch_size).min(left);
             if latest > now {
                 return Choice::Wait(until.min(latest));
             }
         }
-        let Offer { keys, time, .. } = self.best_offer(&mut candidates, least, class, left);
+        let Offer { keys, time, .. } = self.best_offer(&mut candidates, least, class, (now, left));
         Choice::Run(keys, time)
     }
 
     /// The jobs that could share a run with the first, in order, it among them; no more than it takes to fill a batch with
-    /// those that are no longer than the first.
-    fn candidates(&self, first: Key) -> Vec<Candidate> {
+    /// those that are no longer than the first. Who wants an answer before `soonest`, when the first could have one, is none of them.
+    fn candidates(&self, first: Key, soonest: Instant) -> Vec<Candidate> {
         let Some(head) = self.waiting.get(&first) else { return Vec::new() };
         let mut found = Vec::new();
         let mut room = self.limits.batch_size;
-        for (key, job) in self.waiting.iter().filter(|(_, job)| job.shape == head.shape) {
+        let fits = |key: &Key, job: &Waiting<T>| job.shape == head.shape && (job.deadline >= soonest || *key == first);
+        for (key, job) in self.waiting.iter().filter(|(key, job)| fits(key, job)) {
             let class = LengthClass::of(job.length);
             found.push(Candidate {
                 key: *key,
                 samples: job.samples,
                 class,
                 entered: job.entered,
+                deadline: job.deadline,
                 cost: Duration::ZERO,
             });
             if job.samples <= room && job.length <= head.length {
@@ -99,14 +105,21 @@ impl<T> Queue<T> {
     }
 
     /// Of all ways to fill a bucket, with shorter and longer samples or without, the one that gets most done in its time.
-    fn best_offer(&mut self, candidates: &mut [Candidate], least: usize, class: LengthClass, left: Duration) -> Offer {
+    /// The first has to be answered within `left` of `now`.
+    fn best_offer(
+        &mut self,
+        candidates: &mut [Candidate],
+        least: usize,
+        class: LengthClass,
+        (now, left): (Instant, Duration),
+    ) -> Offer {
         let classes = self.price(candidates);
         let mut best: Option<Offer> = None;
         for shortest in classes.iter().filter(|shortest| **shortest <= class) {
             for longest in classes.iter().filter(|longest| **longest >= class) {
                 let fit = |candidate: &&Candidate| (*shortest..=*longest).contains(&candidate.class);
                 let fitting: Vec<&Candidate> = candidates.iter().filter(fit).collect();
-                let offer = self.offer(&fitting, least, *longest, left);
+                let offer = self.offer(fitting, least, *longest, (now, left));
                 let is_better = |best: &Offer| offer.yields().total_cmp(&best.yields()).is_gt();
                 if offer.time <= left && best.as_ref().is_none_or(is_better) {
                     best = Some(offer);
@@ -137,20 +150,33 @@ impl<T> Queue<T> {
         waiting.into_keys().collect()
     }
 
-    fn offer(&mut self, fitting: &[&Candidate], least: usize, longest: LengthClass, left: Duration) -> Offer {
-        let filled = fitting.iter().map(|candidate| candidate.samples).sum::<usize>().min(self.limits.batch_size);
-        let objective = self.limits.latency_objective;
+    fn offer(
+        &mut self,
+        mut fitting: Vec<&Candidate>,
+        least: usize,
+        longest: LengthClass,
+        (now, left): (Instant, Duration),
+    ) -> Offer {
+        let (most, objective) = (self.limits.batch_size, self.limits.latency_objective);
         let times = self.times.class(longest);
-        let samples = if times.is_empty() {
-            filled
-        } else {
-            // Where no bucket keeps the objective the smallest comes nearest to it.
-            let allowed = objective.map_or(usize::MAX, |objective| objective_bucket(times, objective).unwrap_or(1));
-            times.choose(filled.min(allowed), left).unwrap_or(least)
+        // Where no bucket keeps the objective the smallest comes nearest to it.
+        let allowed = objective.map_or(most, |objective| objective_bucket(times, objective).unwrap_or(1));
+        // Who is in more of a hurry than the first and would be late with so many is no company.
+        let in_time = |candidate: &&Candidate, time| candidate.deadline >= now + time;
+        let filled = |time| -> usize {
+            fitting.iter().filter(|candidate| in_time(candidate, time)).map(|candidate| candidate.samples).sum()
         };
-        let samples = samples.max(least);
+        let chosen = if times.is_empty() {
+            Some(filled(Duration::ZERO).min(most))
+        } else {
+            times.choose(|size, time| size <= allowed && time <= left && size <= filled(time))
+        };
+        let samples = chosen.unwrap_or(least).max(least);
         let time = times.of(samples);
-        let (keys, worth) = fill(fitting, samples);
+        if time <= left {
+            fitting.retain(|candidate| in_time(candidate, time));
+        }
+        let (keys, worth) = fill(&fitting, samples);
         Offer { keys, time, worth }
     }
 

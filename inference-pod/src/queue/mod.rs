@@ -1,4 +1,4 @@
-//! The queue of a model: bounded, ordered by deadline, and the place where jobs become batches.
+//! The queue of a model: bounded, in order, and the place where jobs become batches.
 //!
 //! Pure: `now` is an argument, nothing waits here. [`crate::worker`] puts a lock and a wake-up around it, and
 //! [`crate::simulate`] a clock that only it moves.
@@ -53,10 +53,12 @@ pub struct NewJob<T> {
     pub payload: T,
 }
 
-/// Names a waiting job. Jobs are ordered by deadline, then by arrival.
+/// Names a waiting job. Jobs are ordered by when they are due, then by arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
-    deadline: Instant,
+    /// Its deadline; or the end of the longest wait with which jobs are let in, where this is earlier. Who is in no hurry is overtaken for so
+    /// long, and not for as long as others come who are.
+    due: Instant,
     arrival: u64,
 }
 
@@ -67,6 +69,8 @@ pub struct Waiting<T> {
     pub samples: usize,
     /// When it was let in.
     pub entered: Instant,
+    /// When its answer is of no more use.
+    deadline: Instant,
     /// What the worker needs.
     pub payload: T,
     bytes: usize,
@@ -198,12 +202,13 @@ impl<T> Queue<T> {
     }
 
     fn insert(&mut self, job: NewJob<T>, now: Instant) -> Key {
-        let key = Key { deadline: job.deadline, arrival: self.arrived };
+        let (_, longest) = self.bound();
+        let key = Key { due: job.deadline.min(now + longest), arrival: self.arrived };
         self.arrived += 1;
-        let NewJob { samples, bytes, shape, length, payload, deadline: _ } = job;
+        let NewJob { samples, bytes, shape, length, payload, deadline } = job;
         let cost = self.times.class(LengthClass::of(length)).best_per_sample() * as_u32(samples);
         self.admitted.enter(samples, bytes, cost, now);
-        self.waiting.insert(key, Waiting { samples, entered: now, payload, bytes, shape, length, cost });
+        self.waiting.insert(key, Waiting { samples, entered: now, deadline, payload, bytes, shape, length, cost });
         key
     }
 
@@ -214,7 +219,7 @@ impl<T> Queue<T> {
         Some(job)
     }
 
-    /// Takes the jobs of the next batch for a free instance, earliest deadline first, and leaves the rest.
+    /// Takes the jobs of the next batch for a free instance, what is due first, and leaves the rest.
     ///
     /// Called when an instance is free, never before: a batch is as large as it can be without anyone having waited for
     /// it. Jobs that can no longer make their deadline come back as expired and cost no run. Where company is on its way
@@ -256,6 +261,12 @@ impl<T> Queue<T> {
     pub fn gave_up(&mut self, instance: usize) {
         self.busy_until[instance] = None;
         self.pace.rests(instance);
+    }
+
+    /// An instance runs the jobs of a batch that failed once more, one by one, the longest of that length.
+    pub fn runs_again(&mut self, instance: usize, jobs: usize, length: usize, now: Instant) {
+        let one = self.times.class(LengthClass::of(length)).of(1);
+        self.away(instance, now + one * as_u32(jobs));
     }
 
     /// An instance is away until about then.

@@ -57,11 +57,43 @@ fn an_idle_instance_starts_a_lone_job_at_once() {
 #[test]
 fn the_earliest_deadline_goes_first_and_arrival_decides_among_equals() {
     let (mut queue, now) = queue();
-    push(&mut queue, job("late", 1, later(now, 900)), now);
-    push(&mut queue, job("early", 1, later(now, 300)), now);
-    push(&mut queue, job("late too", 1, later(now, 900)), now);
+    push(&mut queue, job("late", 1, later(now, 90)), now);
+    push(&mut queue, job("early", 1, later(now, 30)), now);
+    push(&mut queue, job("late too", 1, later(now, 90)), now);
     assert_eq!(names(&queue.take(0, now).batch), ["early", "late"], "two of three, for 3 fill the bucket of 2");
     assert_eq!(names(&queue.take(0, now).batch), ["late too"]);
+}
+
+#[test]
+fn who_is_in_no_hurry_is_overtaken_for_as_long_as_jobs_may_wait_and_no_longer() {
+    let (mut queue, now) = queue();
+    let hurried = |name, at: u64| NewJob { shape: Shape::from_slice(&[5]), ..job(name, 1, later(now, at + 60)) };
+    push(&mut queue, job("calm", 1, later(now, 30_000)), now);
+    push(&mut queue, hurried("first", 0), now);
+    assert_eq!(names(&queue.take(0, now).batch), ["first"]);
+    push(&mut queue, hurried("second", 50), later(now, 50));
+    assert_eq!(names(&queue.take(0, later(now, 50)).batch), ["calm"], "it is due after 100 ms");
+    assert_eq!(names(&queue.take(0, later(now, 55)).batch), ["second"]);
+}
+
+#[test]
+fn who_would_be_late_with_the_others_is_no_company() {
+    let (mut queue, now) = queue();
+    push(&mut queue, job("calm", 1, later(now, 30_000)), now);
+    push(&mut queue, job("hurried", 1, later(now, 101)), later(now, 95));
+    assert_eq!(names(&queue.take(0, later(now, 95)).batch), ["calm"], "two of them take until 102");
+    assert_eq!(names(&queue.take(0, later(now, 96)).batch), ["hurried"]);
+}
+
+#[test]
+fn a_batch_is_as_large_as_those_in_a_hurry_allow() {
+    let (mut queue, now) = queue();
+    push(&mut queue, job("calm", 1, later(now, 30_000)), now);
+    for hurried in ["b", "c", "d", "e", "f", "g", "h"] {
+        push(&mut queue, job(hurried, 1, later(now, 113)), later(now, 95));
+    }
+    let batch = names(&queue.take(0, later(now, 100)).batch);
+    assert_eq!(batch, ["calm", "b", "c", "d"], "eight of them take until 120, four until 112");
 }
 
 #[test]

@@ -14,7 +14,7 @@ mod signature;
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -80,6 +80,17 @@ pub enum SessionError {
         /// What ONNX Runtime said.
         reason: String,
     },
+    /// A further session of a model is not to be had where the first one runs.
+    #[error("the model runs on `{provider}`, and another session cannot be opened there: {reason}")]
+    Further {
+        /// The provider of the first.
+        provider: &'static str,
+        /// What ONNX Runtime said.
+        reason: String,
+    },
+    /// A session whose runs have all failed for a while.
+    #[error("its last {0} runs failed")]
+    Suspect(u32),
     /// A run failed.
     #[error("ONNX Runtime failed")]
     Run(#[source] ort::Error),
@@ -96,27 +107,44 @@ const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
 /// Ends a run from another thread.
 #[derive(Clone)]
-pub struct RunCanceller(Arc<Mutex<Arc<RunOptions>>>);
+pub struct RunCanceller(Arc<Mutex<CurrentRun>>);
+
+struct CurrentRun {
+    options: Arc<RunOptions>,
+    was_asked_to_end: bool,
+}
 
 impl RunCanceller {
     fn new(options: &Arc<RunOptions>) -> Self {
-        Self(Arc::new(Mutex::new(Arc::clone(options))))
+        Self(Arc::new(Mutex::new(CurrentRun { options: Arc::clone(options), was_asked_to_end: false })))
+    }
+
+    fn current(&self) -> MutexGuard<'_, CurrentRun> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks the current run to end; it does so between two operators.
     pub fn cancel(&self) {
-        if let Err(error) = self.0.lock().unwrap_or_else(PoisonError::into_inner).terminate() {
+        let mut current = self.current();
+        current.was_asked_to_end = true;
+        if let Err(error) = current.options.terminate() {
             tracing::error!(%error, "cannot terminate a run");
         }
     }
 
+    /// Whether the current run, or the last one, was asked to end.
+    fn was_asked(&self) -> bool {
+        self.current().was_asked_to_end
+    }
+
     /// A run with these options begins.
     fn begin(&self, options: &Arc<RunOptions>) -> ort::Result<()> {
-        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !Arc::ptr_eq(&current, options) {
-            *current = Arc::clone(options);
+        let mut current = self.current();
+        if !Arc::ptr_eq(&current.options, options) {
+            current.options = Arc::clone(options);
         }
-        current.unterminate()
+        current.was_asked_to_end = false;
+        current.options.unterminate()
     }
 }
 
@@ -227,7 +255,26 @@ impl Session {
         if matches!(filled, Filled::Buffers) && self.settles() {
             self.common.came(inputs);
         }
-        self.run_filled(filled).map_err(SessionError::Run)
+        let ran = self.run_filled(filled);
+        match (ran, filled) {
+            (Err(error), Filled::Layout(_)) if !self.canceller.was_asked() => self.run_unbound(inputs, error),
+            (ran, _) => ran,
+        }
+        .map_err(SessionError::Run)
+    }
+
+    /// Runs once more what failed while it was bound. Where that goes well the model's outputs have shapes that depend on more than
+    /// those of its inputs, as those of a detector do, and nothing of it can be bound.
+    fn run_unbound(&mut self, inputs: &[Stacked<'_>], error: ort::Error) -> ort::Result<Vec<Tensor>> {
+        self.fill_buffers(inputs)?;
+        let outputs = self.run_filled(Filled::Buffers)?;
+        tracing::warn!(
+            error = error_chain(&error),
+            "runs are not bound any more: one that was failed, and went well without"
+        );
+        self.layouts.clear();
+        self.settling.ask_for_less(false);
+        Ok(outputs)
     }
 
     /// Prepares for shapes that have come often. Between two runs: those who wait for the last one have their answers.
@@ -285,8 +332,12 @@ impl Session {
             self.layouts[at].fill(inputs)?;
             return Ok(Filled::Layout(at));
         }
-        self.buffers.iter_mut().zip(inputs).try_for_each(|(buffer, input)| buffer.fill(&self.graph, input))?;
+        self.fill_buffers(inputs)?;
         Ok(Filled::Buffers)
+    }
+
+    fn fill_buffers(&mut self, inputs: &[Stacked<'_>]) -> ort::Result<()> {
+        self.buffers.iter_mut().zip(inputs).try_for_each(|(buffer, input)| buffer.fill(&self.graph, input))
     }
 
     fn run_filled(&self, filled: Filled) -> ort::Result<Vec<Tensor>> {

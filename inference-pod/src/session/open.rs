@@ -99,6 +99,8 @@ pub struct SessionFactory {
     path: PathBuf,
     settings: SessionSettings,
     settling: Settling,
+    /// Whether sessions have to be where the first one is.
+    is_kept: bool,
     shared: Arc<Mutex<Weak<Graph>>>,
 }
 
@@ -107,7 +109,14 @@ impl SessionFactory {
     #[must_use]
     pub fn new(runtime: &Runtime, path: &Path, settings: SessionSettings) -> Self {
         let settling = Settling::new(&settings.cuda);
-        Self { runtime: runtime.clone(), path: path.to_owned(), settings, settling, shared: Arc::default() }
+        Self {
+            runtime: runtime.clone(),
+            path: path.to_owned(),
+            settings,
+            settling,
+            is_kept: false,
+            shared: Arc::default(),
+        }
     }
 
     /// Opens a session; from any thread. It shares its graph with the others of this factory where it can.
@@ -134,6 +143,11 @@ impl SessionFactory {
         *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = Weak::new();
     }
 
+    /// Opens no session with another provider from now on, be it a better one.
+    pub fn keep_to(&mut self, provider: ExecutionProvider) {
+        (self.settings.providers, self.is_kept) = (vec![provider], true);
+    }
+
     fn load(&self) -> Result<Graph, SessionError> {
         let graph = self.load_with_best_provider()?;
         return_free_memory();
@@ -150,14 +164,19 @@ impl SessionFactory {
                     Err(reason) if providers[index..].contains(&ExecutionProvider::Cpu) => {
                         tracing::warn!(wanted = "cuda", used = "cpu", reason, "falling back to another provider");
                     }
-                    Err(reason) => return Err(SessionError::Provider { wanted: "cuda", reason }),
+                    Err(reason) if self.is_kept => return Err(SessionError::Further { provider: "cuda", reason }),
+                    Err(reason) => {
+                        // Weights go to the GPU while a session is opened. Whether the file is to blame, the CPU can tell.
+                        drop(self.commit(self.builder())?);
+                        return Err(SessionError::Provider { wanted: "cuda", reason });
+                    }
                 },
             }
         }
         Graph::new(self.commit(self.builder())?, ExecutionProvider::Cpu, None)
     }
 
-    /// The inner error says why CUDA is not to be had, the outer one why the file is no model.
+    /// The inner error says why it cannot run on CUDA.
     fn load_on_cuda(&self) -> Result<Result<Graph, String>, SessionError> {
         let stream = match stand_captures_of_others().and_then(|()| Stream::new()) {
             Ok(stream) => stream,
@@ -176,7 +195,8 @@ impl SessionFactory {
                     self.settling.ask_for_less(true);
                     tracing::info!(reason = error_chain(&error), "runs are not captured as CUDA graphs");
                 }
-                committed => break committed?,
+                Ok(session) => break session,
+                Err(error) => return Ok(Err(error_chain(&error))),
             }
         };
         // Registered is not used: a provider that finds no node it can run leaves all of them to the CPU, silently.

@@ -6,10 +6,12 @@
 //!                          session is tried on its warm-up input, and if that fails too it is opened anew
 //!   the run panics         its jobs are answered, and the session is opened anew
 //!   opening fails          tried again and again, ever more slowly; after some time the instance is given up
+//!   opening hangs          the instance is given up
 //!   the run hangs          it is terminated; if that does not help, the instance is given up
 //! ```
 
 use std::{
+    collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -46,6 +48,10 @@ const TRIES: u32 = 5;
 /// A session under suspicion is tried on its warm-up input no more often than this, so that a client that sends nothing
 /// but bad input does not double the load.
 const BETWEEN_TRIALS: Duration = Duration::from_secs(1);
+
+/// A session that there is no warm-up input for is opened anew after so many failures without a success, but no more often.
+const SUSPECT_AFTER: u32 = 20;
+const BETWEEN_SUSPICIONS: Duration = Duration::from_secs(60);
 
 /// Memory is asked for no more often.
 const BETWEEN_WEIGHINGS: Duration = Duration::from_secs(1);
@@ -100,13 +106,17 @@ pub(super) struct Instance {
 #[derive(Default)]
 struct Runs {
     current: Option<Running>,
+    /// Who waits for runs that follow the current one, for the jobs of a batch that failed.
+    aside: VecDeque<Reply>,
+    /// Since when a session is being opened.
+    opening: Option<Instant>,
     /// None once the instance is given up: those who waited for them were answered.
     samples: Integral,
 }
 
 struct Running {
     began: Instant,
-    terminated: bool,
+    terminated: Option<Instant>,
     replies: Vec<Reply>,
 }
 
@@ -136,9 +146,9 @@ impl Instance {
         lock(&self.canceller)();
     }
 
-    /// Ends a run that takes too long, and gives the instance up if the run does not come back.
+    /// Ends a run that takes too long, and gives the instance up if the run does not come back, or the opening of a session.
     pub(super) fn watch(&self, shared: &Shared, now: Instant) {
-        if self.end_long_run(shared, now) {
+        if self.end_long_run(shared, now) || self.end_long_opening(shared, now) {
             shared.meeting.with(|queue| queue.lost(self.index));
         }
     }
@@ -146,23 +156,50 @@ impl Instance {
     /// Whether the instance is given up just now.
     fn end_long_run(&self, shared: &Shared, now: Instant) -> bool {
         let mut runs = lock(&self.runs);
-        let Runs { current: Some(running), samples } = &mut *runs else { return false };
+        let Runs { current: Some(running), aside, samples, .. } = &mut *runs else { return false };
         let time = now.saturating_duration_since(running.began);
-        if time > shared.run_timeout && !running.terminated {
-            running.terminated = true;
+        if time > shared.run_timeout && running.terminated.is_none() {
+            running.terminated = Some(now);
             self.cancel();
             tracing::warn!(seconds = time.as_secs_f64(), "ending a run that takes too long");
         }
-        let is_given_up = time > shared.run_timeout + TERMINATION_GRACE && !self.lost.swap(true, Ordering::AcqRel);
+        // From then: where the whole process stood still, it has not been told yet.
+        let overdue = running.terminated.map_or(Duration::ZERO, |terminated| now.saturating_duration_since(terminated));
+        let is_given_up = overdue > TERMINATION_GRACE && !self.lost.swap(true, Ordering::AcqRel);
         if is_given_up {
             shared.observer.instance_lost(self.index);
             shared.observer.metrics().left_run(samples.level());
             samples.set(0, now);
-            for reply in running.replies.drain(..) {
+            for reply in running.replies.drain(..).chain(aside.drain(..)) {
                 let _ = reply.send(Err(JobError::TooLong(shared.run_timeout)));
             }
         }
         is_given_up
+    }
+
+    /// Whether the instance is given up just now.
+    fn end_long_opening(&self, shared: &Shared, now: Instant) -> bool {
+        // Held until it is decided: the opening may end just now.
+        let runs = lock(&self.runs);
+        let since = runs.opening.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let is_given_up = since > shared.opening_timeout && !self.lost.swap(true, Ordering::AcqRel);
+        if is_given_up {
+            tracing::error!(
+                seconds = shared.opening_timeout.as_secs_f64(),
+                "opening a session does not come to an end"
+            );
+            shared.observer.broken_instance_lost(self.index);
+        }
+        is_given_up
+    }
+
+    /// Opens a session where others can see how long that takes. `None` where it was too long.
+    fn opening<R>(&self, open: impl FnOnce() -> R) -> Option<R> {
+        lock(&self.runs).opening = Some(Instant::now());
+        let opened = open();
+        let mut runs = lock(&self.runs);
+        runs.opening = None;
+        (!self.is_lost()).then_some(opened)
     }
 
     /// Does what nobody waits for, but what may hang like a run, where others can see and end it.
@@ -176,9 +213,19 @@ impl Instance {
     fn begin(&self, samples: usize, replies: Vec<Reply>) -> Instant {
         let began = Instant::now();
         let mut runs = lock(&self.runs);
-        runs.current = Some(Running { began, terminated: false, replies });
+        runs.current = Some(Running { began, terminated: None, replies });
         runs.samples.set(samples, began);
         began
+    }
+
+    /// These wait for runs to come.
+    fn put_aside(&self, replies: Vec<Reply>) {
+        lock(&self.runs).aside = replies.into();
+    }
+
+    /// The next of those who were put aside; none where they were answered, for the instance is given up.
+    fn next_aside(&self) -> Option<Reply> {
+        lock(&self.runs).aside.pop_front()
     }
 
     /// The run is over: who waits for it, and whether it was ended from outside.
@@ -187,7 +234,7 @@ impl Instance {
         // None where the instance was given up meanwhile.
         shared.observer.metrics().left_run(runs.samples.level());
         runs.samples.set(0, now);
-        runs.current.take().map_or((Vec::new(), false), |running| (running.replies, running.terminated))
+        runs.current.take().map_or((Vec::new(), false), |running| (running.replies, running.terminated.is_some()))
     }
 }
 
@@ -279,10 +326,13 @@ fn run(shared: &Shared, index: usize, runner: &mut dyn Runner, batch: Vec<Waitin
             let samples = samples_of(&ways) + run.padding;
             shared.ran(queue::Run { instance: index, samples, length, time: run.time });
         }
+        Err(_) if jobs.len() > 1 && matches!(ended, Ended::Badly) => {
+            shared.meeting.with(|queue| queue.runs_again(index, jobs.len(), length, Instant::now()));
+            let ended = run_apart(shared, index, runner, &jobs, replies, ways);
+            shared.meeting.with(|queue| queue.gave_up(index));
+            return ended;
+        }
         Err(_) => shared.meeting.with(|queue| queue.gave_up(index)),
-    }
-    if jobs.len() > 1 && matches!(ended, Ended::Badly) {
-        return run_apart(shared, index, runner, &jobs, replies, ways);
     }
     shared.deliver(address(replies, &ways, run, &result));
     ended
@@ -298,7 +348,10 @@ fn run_apart(
     ways: Vec<Way>,
 ) -> Ended {
     let mut all = Ended::Badly;
-    for ((job, reply), way) in jobs.iter().zip(replies).zip(ways) {
+    let instance = &shared.instances[index];
+    instance.put_aside(replies);
+    for (job, way) in jobs.iter().zip(ways) {
+        let Some(reply) = instance.next_aside() else { break };
         // A caller who has left needs no run.
         if reply.is_closed() {
             continue;
@@ -398,6 +451,7 @@ fn what_is_broken(runner: &mut dyn Runner, tried: &mut Option<Instant>) -> Optio
     *tried = Some(Instant::now());
     match catch_unwind(AssertUnwindSafe(|| runner.trial())) {
         Ok(Ok(())) => None,
+        Ok(Err(error @ SessionError::Suspect(_))) => Some(error_chain(&error)),
         Ok(Err(error)) => Some(format!("it fails on its own warm-up input: {}", error_chain(&error))),
         Err(_) => Some("it panics on its own warm-up input".to_owned()),
     }
@@ -436,7 +490,9 @@ fn open_anew(shared: &Shared, index: usize, cause: &str) -> Option<Box<dyn Runne
         if !shared.pause(wait) {
             return None;
         }
-        match opened(shared).and_then(|runner| settled_or_another(shared, runner)) {
+        let instance = &shared.instances[index];
+        let open = || opened(shared).and_then(|runner| settled_or_another(shared, runner));
+        match instance.opening(open)? {
             Ok(runner) => {
                 *lock(&shared.instances[index].canceller) = runner.canceller();
                 shared.meeting.with(|queue| queue.gave_up(index));
@@ -456,11 +512,18 @@ fn open_anew(shared: &Shared, index: usize, cause: &str) -> Option<Box<dyn Runne
 
 impl Runner for Warmed {
     fn run(&mut self, inputs: &[Stacked<'_>]) -> Result<Vec<Tensor>, SessionError> {
-        self.session.run(inputs)
+        let ran = self.session.run(inputs);
+        self.failed_in_a_row = if ran.is_ok() { 0 } else { self.failed_in_a_row + 1 };
+        ran
     }
 
     fn trial(&mut self) -> Result<(), SessionError> {
-        crate::probe::trial(&mut self.session, &self.shapes)
+        if self.runs_on_zeros {
+            return crate::probe::trial(&mut self.session, &self.shapes);
+        }
+        // Nothing is known that it should take. A client who sends nothing but bad input must not hold the model down.
+        let is_suspect = self.failed_in_a_row >= SUSPECT_AFTER && self.opened.elapsed() >= BETWEEN_SUSPICIONS;
+        if is_suspect { Err(SessionError::Suspect(self.failed_in_a_row)) } else { Ok(()) }
     }
 
     fn settle(&mut self) -> Result<(), SessionError> {

@@ -116,6 +116,12 @@ pub struct Warmed {
     pub shapes: Arc<BTreeMap<String, Vec<usize>>>,
     /// The sizes of batches that it was warmed up with.
     pub buckets: Arc<[usize]>,
+    /// Whether the model ran on its warm-up input at load; where not, a session that fails on it may work.
+    pub runs_on_zeros: bool,
+    /// When it was opened.
+    pub opened: Instant,
+    /// Runs that have failed since one that did not.
+    pub failed_in_a_row: u32,
 }
 
 /// Opens what runs in an instance; called again where one broke.
@@ -127,6 +133,8 @@ pub struct Terms {
     pub name: String,
     /// A run that takes longer is terminated.
     pub run_timeout: Duration,
+    /// An instance whose session takes longer to be opened anew is given up.
+    pub opening_timeout: Duration,
     /// Batches get one of these sizes, by rows that are nobody's; empty: they stay as they are.
     pub padded_to: Vec<usize>,
     /// What is told of the model.
@@ -142,6 +150,7 @@ pub struct Shared {
     threads: Mutex<Vec<JoinHandle<()>>>,
     observer: ModelObserver,
     run_timeout: Duration,
+    opening_timeout: Duration,
     padded_to: Vec<usize>,
     open: Box<Open>,
     /// The loop on which those who wait for answers live.
@@ -229,13 +238,14 @@ impl Shared {
     /// # Errors
     /// What the system said where it could not start a thread.
     pub fn start(terms: Terms, queue: Queue<Job>, runners: Vec<Box<dyn Runner>>) -> std::io::Result<Arc<Self>> {
-        let Terms { name, run_timeout, padded_to, observer, open } = terms;
+        let Terms { name, run_timeout, opening_timeout, padded_to, observer, open } = terms;
         let shared = Arc::new(Self {
             meeting: Meeting::new(queue),
             instances: (0..).zip(&runners).map(|(index, runner)| Instance::new(index, runner.canceller())).collect(),
             threads: Mutex::default(),
             observer,
             run_timeout,
+            opening_timeout,
             padded_to,
             open,
             callers: runtime::Handle::try_current().ok(),
@@ -448,7 +458,8 @@ fn new_job((samples, inputs): (usize, Vec<Tensor>), due: &Due) -> (NewJob<Job>, 
         // Each with its number of dimensions, for [2] and [3] are not [2, 3].
         shape.push(rest.len());
         shape.extend_from_slice(rest);
-        length += elements(rest);
+        // All of it where the model does not batch: then it is one sample, whatever its first dimension is.
+        length += elements(tensor.shape()) / samples.max(1);
     }
     let payload = Job { inputs, reply, span: due.span, progress: Arc::clone(&due.progress) };
     (NewJob { samples, bytes, shape, length, deadline: due.deadline, payload }, answer)

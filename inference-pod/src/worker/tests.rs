@@ -25,6 +25,9 @@ const BOMB: f32 = 13.0;
 /// A sample with this number makes a run last until it is cancelled.
 const TAR: f32 = 404.0;
 
+/// The same, but only where nothing else is in the run.
+const PITCH: f32 = 405.0;
+
 /// What all runners of a test share.
 #[derive(Default)]
 struct Fate {
@@ -44,6 +47,8 @@ struct Fate {
     tied_to: u8,
     /// Trials last until they are cancelled.
     trials_hang: bool,
+    /// So does opening another.
+    opening_hangs: bool,
 }
 
 impl Fate {
@@ -73,7 +78,7 @@ impl Runner for Doubler {
         if numbers.contains(&BOMB) {
             panic!("as asked for");
         }
-        if numbers.contains(&TAR) {
+        if numbers.contains(&TAR) || numbers == [PITCH] {
             return Err(self.fate.hang());
         }
         if self.is_broken || numbers.contains(&POISON) {
@@ -149,6 +154,9 @@ fn world_with(
         let fate = Arc::clone(&fate);
         move || -> Result<Box<dyn Runner>, SessionError> {
             fate.opened.fetch_add(1, Ordering::SeqCst);
+            if fate.opening_hangs {
+                return Err(fate.hang());
+            }
             match fate.opening_fails.lock().unwrap().pop_front() {
                 Some(true) => Err(failure("no memory")),
                 _ => Ok(Box::new(Doubler { fate: Arc::clone(&fate), is_broken: false })),
@@ -156,7 +164,8 @@ fn world_with(
         }
     };
     of_model.loaded(Duration::ZERO, Duration::ZERO, instances, "cpu", "");
-    let terms = Terms { name: "m".to_owned(), run_timeout, padded_to, observer: of_model, open: Box::new(open) };
+    let (name, open) = ("m".to_owned(), Box::new(open));
+    let terms = Terms { name, run_timeout, opening_timeout: LONG, padded_to, observer: of_model, open };
     let queue = Queue::new(limits, Times::warmed_up(1, times), instances);
     World { shared: Shared::start(terms, queue, runners).unwrap(), fate, observer }
 }
@@ -180,6 +189,12 @@ impl World {
         let mut tickets = self.push(numbers);
         let answers = tickets.iter_mut().map(|ticket| runtime.block_on(ticket.answer()));
         answers.map(|answer| answer.map(|output| output.outputs[0].to_f32()[0])).collect()
+    }
+
+    /// What hangs for as long as another's number is not cancelled comes back.
+    fn comes_back(&self) {
+        self.fate.cancelled.lock().unwrap().push(self.fate.tied_to);
+        self.fate.cancel.notify_all();
     }
 
     fn says(&self, line: &str) -> bool {
@@ -308,19 +323,62 @@ fn a_run_that_takes_too_long_is_ended_and_the_next_one_goes_well() {
 
 #[test]
 fn samples_of_a_run_that_is_given_up_run_no_more_and_are_not_taken_off_twice() {
-    let world = world(1, false, &[], LONG);
+    let world = world_with(Fate { tied_to: 1, ..Fate::default() }, 1, false, LONG, Vec::new());
     let tickets = world.push(&[TAR]);
     while !world.says("ortolan_inflight_samples{model=\"m\"} 1") {
         std::thread::yield_now();
     }
-    // Terminated and given up in one look; then it comes back all the same.
-    world.shared.watch_runs(Instant::now() + 2 * LONG);
+    let now = Instant::now();
+    world.shared.watch_runs(now + 2 * LONG);
+    assert!(world.shared.healthy(), "it is terminated just now, for nobody has looked before");
+    world.shared.watch_runs(now + 3 * LONG);
+    assert!(!world.shared.healthy());
+    world.comes_back();
     while world.shared.instances[0].is_running() {
         std::thread::yield_now();
     }
-    assert!(!world.shared.healthy());
     assert!(world.says("ortolan_inflight_samples{model=\"m\"} 0"));
     drop(tickets);
+}
+
+#[test]
+fn where_a_job_hangs_that_runs_by_itself_those_after_it_are_told_too() {
+    let world = world_with(Fate { tied_to: 1, ..Fate::default() }, 1, false, LONG, Vec::new());
+    let mut tickets = world.push(&[POISON, PITCH, 3.0, 4.0]);
+    // Together, the first by itself, and the second.
+    while world.fate.runs.load(Ordering::SeqCst) < 3 {
+        std::thread::yield_now();
+    }
+    let wait = world.shared.with_queue(|queue| queue.predicted_wait(Instant::now()));
+    let now = Instant::now();
+    world.shared.watch_runs(now + 2 * LONG);
+    world.shared.watch_runs(now + 3 * LONG);
+    let runtime = runtime::Builder::new_current_thread().build().unwrap();
+    let failed: Vec<_> = tickets.iter_mut().map(|ticket| runtime.block_on(ticket.answer()).unwrap_err()).collect();
+    assert!(matches!(failed[0], JobError::Failed(_)), "{failed:?}");
+    assert_eq!(failed[1..], [(); 3].map(|()| JobError::TooLong(LONG)));
+    assert!(wait <= Duration::from_millis(4), "four runs of a millisecond: {wait:?}");
+    world.comes_back();
+}
+
+#[test]
+fn an_instance_whose_session_does_not_come_to_be_opened_is_given_up() {
+    let world = world_with(Fate { tied_to: 1, opening_hangs: true, ..Fate::default() }, 1, true, LONG, Vec::new());
+    assert!(matches!(world.answers(&[1.0])[0], Err(JobError::Failed(_))));
+    while world.fate.opened.load(Ordering::SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    let mut tickets = world.push(&[2.0]);
+    world.shared.watch_runs(Instant::now());
+    assert!(world.shared.healthy());
+    world.shared.watch_runs(Instant::now() + 2 * LONG);
+    let runtime = runtime::Builder::new_current_thread().build().unwrap();
+    assert_eq!(runtime.block_on(tickets[0].answer()).unwrap_err(), JobError::NoInstance);
+    assert!(!world.shared.works());
+    for (state, count) in [("running", 0), ("broken", 0), ("lost", 1)] {
+        assert!(world.says(&format!("ortolan_instances{{model=\"m\",state=\"{state}\"}} {count}")), "{state}");
+    }
+    world.comes_back();
 }
 
 #[test]
