@@ -11,7 +11,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::Pin,
     sync::{
         Arc,
@@ -90,13 +90,27 @@ const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_secs(1);
 /// Share of the age that is left to chance, so that connections opened together are not closed together.
 const AGE_JITTER: f64 = 0.1;
 
-/// Opens a listening socket.
+/// Opens a listening socket. On 0.0.0.0 it takes what comes to any address, of IPv6 too where the system has that: a pod of a
+/// cluster with IPv6 may have no other.
 ///
 /// # Errors
 /// What the system said, for example that the port is taken.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    if address.ip() == IpAddr::from(Ipv4Addr::UNSPECIFIED) {
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, address.port()));
+        if let Ok(listener) = listen_on(any) {
+            return Ok(listener);
+        }
+    }
+    listen_on(address)
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     let domain = socket2::Domain::for_address(address);
     let socket = Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -528,6 +542,19 @@ mod tests {
         asks(&mut kept).await;
         sleep(SOON * 3).await;
         asks(&mut kept).await;
+    }
+
+    #[tokio::test]
+    async fn every_address_is_one_of_either_family() {
+        let port = listen(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))).unwrap();
+        let port = (port.local_addr().unwrap().port(), port);
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port.0)).await.unwrap();
+        // Where the machine has IPv6.
+        if listen(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))).is_ok() {
+            TcpStream::connect((Ipv6Addr::LOCALHOST, port.0)).await.unwrap();
+        }
+        let one = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        assert_eq!(one.local_addr().unwrap().ip(), Ipv4Addr::LOCALHOST);
     }
 
     #[tokio::test]

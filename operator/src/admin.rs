@@ -1,6 +1,11 @@
 //! `/health`, `/health/detailed`, `/ready` and `/metrics`.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
 
 use axum::{
     Router,
@@ -10,6 +15,8 @@ use axum::{
     routing::get,
 };
 use crds::exposition::accepts_openmetrics;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
 
 use crate::{
     health::{self, Seen, Status},
@@ -36,6 +43,34 @@ pub struct Admin {
     pub waiting: Arc<Waiting>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+}
+
+/// Listens. On 0.0.0.0 it takes what comes to any address, of IPv6 too where the system has that: a pod of a cluster with IPv6 may have
+/// no other.
+///
+/// # Errors
+/// What the system said, for example that the port is taken.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    if address.ip() == IpAddr::from(Ipv4Addr::UNSPECIFIED) {
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, address.port()));
+        if let Ok(listener) = listen_on(any) {
+            return Ok(listener);
+        }
+    }
+    listen_on(address)
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    const BACKLOG: i32 = 1024;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
 }
 
 /// The routes.

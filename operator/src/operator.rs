@@ -11,7 +11,6 @@ use kube::{
     runtime::events::{Recorder, Reporter},
 };
 use tokio::{
-    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     time,
@@ -70,8 +69,7 @@ pub enum OperatorError {
 pub async fn run(settings: Settings, level: Arc<LogLevel>) -> Result<(), OperatorError> {
     let began = Instant::now();
     let client = Client::try_default().await.map_err(|error| OperatorError::Client(Box::new(error)))?;
-    let listener =
-        TcpListener::bind(settings.listen).await.map_err(|error| OperatorError::Listen(settings.listen, error))?;
+    let listener = admin::listen(settings.listen).map_err(|error| OperatorError::Listen(settings.listen, error))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(OperatorError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(OperatorError::Signals)?;
 

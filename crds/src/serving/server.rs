@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerConfig {
-    /// IP address that all ports listen on.
+    /// IP address that all ports listen on; 0.0.0.0 takes all of IPv6, too.
     #[schemars(length(max = 64))]
     pub host: IpAddr,
     /// HTTP port for clients; 0 takes a free one.
