@@ -313,8 +313,14 @@ impl Writer {
         }
         match self.write(&wanted, known.as_ref(), owner).await {
             Ok(stored) => {
-                self.remember(key, &wanted, &stored);
-                applied.written.push(format!("{kind} {name}"));
+                match without_volumes(&kind, &name, &wanted.object, &stored) {
+                    // Not remembered: it is written again and again, until it stays.
+                    Some(refusal) => applied.refusals.push(refusal),
+                    None => {
+                        self.remember(key, &wanted, &stored);
+                        applied.written.push(format!("{kind} {name}"));
+                    }
+                }
                 Ok(())
             }
             Err(kube::Error::Api(status)) if reason_of_refusal(&status).is_some() => {
@@ -614,6 +620,28 @@ pub fn reason_of_refusal(status: &Status) -> Option<&'static str> {
     }
 }
 
+/// Why pods would not start: the API server has dropped volumes of theirs without a word, as it does with images where those
+/// are switched off (Kubernetes, feature gate ImageVolume).
+fn without_volumes<K: Serialize>(kind: &str, name: &str, wanted: &Value, stored: &K) -> Option<Refusal> {
+    const VOLUMES: &str = "/spec/template/spec/volumes";
+    fn names(object: &Value) -> Vec<&str> {
+        let volumes = object.pointer(VOLUMES).and_then(Value::as_array);
+        volumes.into_iter().flatten().filter_map(|volume| volume["name"].as_str()).collect()
+    }
+    let wanted = names(wanted);
+    if wanted.is_empty() {
+        return None;
+    }
+    let stored = serde_json::to_value(stored).unwrap_or_default();
+    let stored = names(&stored);
+    let dropped = wanted.into_iter().find(|name| !stored.contains(name))?;
+    let message = format!(
+        "{kind} {name}: the API server has dropped the volume {dropped}. Switch its feature gate ImageVolume on, there and in the \
+         kubelets, if the model's source is an image; or give source.uri or source.pvc"
+    );
+    Some(Refusal { reason: accepted::ADMISSION_DENIED, message })
+}
+
 fn refused(kind: &str, name: &str, status: &Status) -> Refusal {
     let reason = reason_of_refusal(status).unwrap_or(accepted::ADMISSION_DENIED);
     let remedy = match reason {
@@ -626,6 +654,22 @@ fn refused(kind: &str, name: &str, status: &Status) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_volume_that_was_dropped_without_a_word_is_named() {
+        let of = |names: &[&str]| {
+            let volumes: Vec<_> = names.iter().map(|name| json!({"name": name})).collect();
+            json!({"spec": {"template": {"spec": {"volumes": volumes}}}})
+        };
+        let dropped = |wanted: &[&str], stored: &[&str]| without_volumes("Deployment", "m-1", &of(wanted), &of(stored));
+        assert_eq!(dropped(&["config", "model-m"], &["model-m", "token", "config"]), None);
+        let refusal = dropped(&["config", "model-m"], &["config"]).unwrap();
+        assert!(
+            refusal.message.starts_with("Deployment m-1: the API server has dropped the volume model-m."),
+            "{refusal:?}"
+        );
+        assert_eq!(without_volumes("Service", "m", &json!({"spec": {}}), &json!({})), None);
+    }
 
     #[test]
     fn a_number_is_written_only_over_the_one_that_it_was_decided_from() {

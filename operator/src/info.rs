@@ -32,10 +32,10 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// Questions under way at once.
 const CONCURRENT: usize = 64;
 
-/// How often a pod is asked before it is given up, and how long between two questions.
-const TRIES: usize = 5;
-/// See [`TRIES`].
-const PAUSE: Duration = Duration::from_secs(5);
+/// Between two questions to a pod that does not answer: doubled each time, from the first to the last. It is asked for as long as
+/// it is there: what keeps the answer away, such as a NetworkPolicy, may be taken away.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// An answer is never longer than this.
 const LONGEST_BYTES: usize = 1 << 20;
@@ -95,6 +95,8 @@ impl Infos {
         if let Some(info) = known.get(&life) {
             return info.clone();
         }
+        // Of an earlier life of its container nobody asks any more.
+        known.retain(|(uid, restarts), _| *uid != life.0 || *restarts >= life.1);
         known.insert(life.clone(), None);
         let (infos, model) = (self.clone(), model.clone());
         tokio::spawn(async move { infos.ask_until_told(life, &address, model).await });
@@ -109,7 +111,8 @@ impl Infos {
 
     async fn ask_until_told(&self, life: Life, address: &str, model: ObjectRef<InferenceModel>) {
         let url = format!("http://{address}/info");
-        for _ in 0..TRIES {
+        let mut pause = FIRST_PAUSE;
+        loop {
             let answer = {
                 let Ok(_permit) = self.permits.acquire().await else { return };
                 time::timeout(TIMEOUT, self.ask(&url)).await.ok().flatten()
@@ -127,7 +130,11 @@ impl Infos {
                 url,
                 "a ready pod does not tell what it serves"
             );
-            time::sleep(PAUSE).await;
+            time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            if !self.known.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&life) {
+                return;
+            }
         }
     }
 

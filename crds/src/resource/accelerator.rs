@@ -19,11 +19,12 @@ pub struct Accelerator {
     /// Extended resource that a device is counted as; its taint is tolerated where count is above 0.
     #[schemars(length(min = 1, max = 253))]
     pub resource_name: String,
-    /// A part of a GPU by its MIG profile, for example 1g.5gb; the resource is then nvidia.com/mig-1g.5gb.
+    /// A part of a GPU by its MIG profile, for example 1g.5gb; the resource is then nvidia.com/mig-1g.5gb. Not built
+    /// yet: refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32), regex(pattern = r"^[1-9]g\.[0-9]{1,3}gb(\.[a-z]+)*$"))]
     pub mig: Option<String>,
-    /// Devices by dynamic resource allocation, in place of count.
+    /// Devices by dynamic resource allocation, in place of count. Not built yet: refused.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub claims: Vec<Claim>,

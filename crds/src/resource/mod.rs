@@ -136,10 +136,10 @@ pub struct InferenceModelSpec {
     /// The Service that clients use.
     #[serde(default)]
     pub service: Service,
-    /// An HTTPRoute of the Gateway API.
+    /// An HTTPRoute of the Gateway API. Not built yet: refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<Route>,
-    /// A NetworkPolicy for the pods.
+    /// A NetworkPolicy for the pods. Not built yet: refused.
     #[serde(default)]
     pub network_policy: NetworkPolicy,
     /// Objects of monitoring tools.
@@ -148,7 +148,7 @@ pub struct InferenceModelSpec {
     /// What keeps some pods serving while nodes come and go.
     #[serde(default)]
     pub availability: Availability,
-    /// Where fetched models are kept for the next pod.
+    /// Where fetched models are kept for the next pod. Not built yet: refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<Cache>,
     /// A PodTemplateSpec that is merged into that of the pods last: affinity, volumes, annotations and the like. Host

@@ -16,7 +16,7 @@ pub struct Model {
     pub name: String,
     /// Where the model comes from: exactly one of uri, pvc and image.
     pub source: Source,
-    /// Version of the model at its source: a branch, tag or commit where the source knows such.
+    /// Version of the model at its source: a branch, tag or commit where the source knows such. Not built yet: refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub revision: Option<String>,
@@ -29,7 +29,7 @@ pub struct Model {
     #[schemars(length(min = 1, max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["path"]))]
     pub files: Vec<ModelFile>,
     /// Credentials of the source: a Secret of the same namespace, whose keys become the environment of the fetch
-    /// container (AWS_*, AZURE_*, HF_TOKEN).
+    /// container (AWS_*, AZURE_*, HF_TOKEN). Not built yet: refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretRef>,
     /// What the model is for; says which requests it takes and how they are answered.
@@ -66,15 +66,16 @@ fn default_instances() -> u32 {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Source {
-    /// An address: s3://, gs://, az://, hf://, http://, https://, oci:// or file://. With files it names a folder,
-    /// otherwise one .onnx file or an archive.
+    /// An address: http://, https:// or file://; s3://, gs://, az://, hf:// and oci:// are not built yet and refused. With files
+    /// it names a folder, otherwise one .onnx file or an archive.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     pub uri: Option<String>,
     /// A folder or file on a volume that is there already.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pvc: Option<PvcSource>,
-    /// An OCI image, mounted as a volume by the node; nothing is fetched by the pod.
+    /// An OCI image, mounted as a volume by the node; nothing is fetched by the pod. Needs Kubernetes' feature ImageVolume, which is off
+    /// by default in 1.33 and 1.34.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageSource>,
 }

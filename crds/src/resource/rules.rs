@@ -10,7 +10,14 @@ const LONGEST_TIME: &str = "1h";
 /// `InferenceModel` itself.
 pub(super) fn of_resource() -> Value {
     // 40 + `-` + 8 digits of the hash + `-` leave room for what a Deployment and a Service add, up to a label's 63.
-    json!([rule("self.metadata.name.size() <= 40", ".metadata.name", "metadata.name has at most 40 characters")])
+    json!([
+        rule("self.metadata.name.size() <= 40", ".metadata.name", "metadata.name has at most 40 characters"),
+        rule(
+            "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+            ".metadata.name",
+            "metadata.name is that of a Service, too: lower-case letters, digits and -, beginning with a letter",
+        ),
+    ])
 }
 
 /// `spec.models[]`.
@@ -93,9 +100,11 @@ pub(super) fn of_batching() -> Value {
 pub(super) fn of_server() -> Value {
     json!([
         rule(
-            "!has(self.env) || self.env.all(variable, !variable.name.startsWith('ORTOLAN__'))",
+            "!has(self.env) || self.env.all(variable, !variable.name.startsWith('ORTOLAN__') || \
+             variable.name.startsWith('ORTOLAN__OBSERVABILITY__') || variable.name == 'ORTOLAN__LOGGING__FORMAT')",
             ".env",
-            "settings of the server go under server.config, not into variables that begin with ORTOLAN__",
+            "settings of the server go under server.config, not into variables that begin with ORTOLAN__, but for \
+             ORTOLAN__OBSERVABILITY__* and ORTOLAN__LOGGING__FORMAT",
         ),
         rule(
             "!has(self.config) || !(has(self.config.host) || has(self.config.port) || has(self.config.grpc_port) || \

@@ -30,11 +30,11 @@ pub struct Server {
     /// Settings of the process. Keys as in the server part of a config file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<AsWritten<ServerConfig>>,
-    /// Secret of type kubernetes.io/tls with the certificate of the client ports.
+    /// Secret of type kubernetes.io/tls with the certificate of the client ports. Not built yet: refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub tls_secret: Option<String>,
-    /// Secret with the accepted bearer tokens.
+    /// Secret with the accepted bearer tokens. Not built yet: refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub tokens_secret: Option<String>,

@@ -158,10 +158,16 @@ fn of_container(path: &str, container: &Container) -> Vec<Fault> {
             faults.push(fault(&at("volumeMounts"), format!("{} is the operator's", mount.mount_path)));
         }
     }
-    for variable in container.env.iter().flatten().filter(|variable| variable.name.starts_with("ORTOLAN__")) {
+    for variable in container.env.iter().flatten().filter(|variable| is_of_the_config(&variable.name)) {
         faults.push(fault(&at("env"), format!("{}: settings go under spec.server.config", variable.name)));
     }
     faults
+}
+
+/// Whether a variable is a setting that the config has. What the server is to tell has no field, and may be set so.
+fn is_of_the_config(variable: &str) -> bool {
+    let Some(setting) = variable.strip_prefix("ORTOLAN__") else { return false };
+    !setting.starts_with("OBSERVABILITY__") && setting != "LOGGING__FORMAT"
 }
 
 fn privileges(path: &str, used: &[(&str, bool)]) -> Vec<Fault> {
