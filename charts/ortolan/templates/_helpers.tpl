@@ -6,14 +6,15 @@
 {{- define "ortolan.selector" -}}
 app.kubernetes.io/name: ortolan
 app.kubernetes.io/component: operator
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "ortolan.labels" -}}
 {{ include "ortolan.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- /* A version may have a part after a +, which no label may. */}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" | trimSuffix "_" | quote }}
 {{- end }}
 
 {{- define "ortolan.serviceAccount" -}}
