@@ -1,13 +1,13 @@
 //! Ortolan's server. See the library for what it is made of.
 
-use std::{io::Write as _, path::PathBuf, process::ExitCode};
+use std::{io::Write as _, path::PathBuf};
 
 use anyhow::Context as _;
 use clap::Parser as _;
 use crds::serving::LoggingConfig;
 use inference_pod::{bench, check, cli, fetch, logging, observe::events::redact::Redactor, serve, surroundings};
 
-fn main() -> ExitCode {
+fn main() {
     surroundings::switch_telemetry_off();
     let result = match cli::Cli::parse().command {
         cli::Command::Serve(args) => serve(&args.config).inspect_err(|error| {
@@ -21,14 +21,20 @@ fn main() -> ExitCode {
             .and_then(|text| Ok(std::io::stdout().write_all(text.as_bytes())?)),
         cli::Command::Bench(args) => measure(&args),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Standard error may be closed; then there is nobody left to tell.
-            let _ = writeln!(std::io::stderr(), "error: {}", logging::clean(&format!("{error:#}")));
-            ExitCode::FAILURE
-        }
+    if let Err(error) = &result {
+        // Standard error may be closed; then there is nobody left to tell.
+        let _ = writeln!(std::io::stderr(), "error: {}", logging::clean(&format!("{error:#}")));
     }
+    leave(i32::from(result.is_err()))
+}
+
+/// Ends the process without what the C library does at an ordinary exit: ONNX Runtime may be at work still, on a model that is
+/// loaded or a run that hangs, and must not be taken apart under it.
+#[expect(unsafe_code, reason = "there is no safe binding to it")]
+fn leave(code: i32) -> ! {
+    let _ = std::io::stdout().flush();
+    // SAFETY: takes a number and does not come back.
+    unsafe { libc::_exit(code) }
 }
 
 fn measure(args: &cli::Bench) -> anyhow::Result<()> {

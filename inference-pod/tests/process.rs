@@ -7,8 +7,9 @@ mod common;
 use std::{
     fs,
     io::Write as _,
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::Duration,
 };
 
 use common::{Connection, Server, classifier, eventually, get, item, model, program, request};
@@ -307,12 +308,21 @@ fn ctrl_c_skips_the_delay_and_a_second_signal_ends_it_at_once() {
     stubborn.signal("TERM");
     eventually("draining", || get(stubborn.admin, "/ready").status == 503);
     // What comes at the same moment is the same signal, sent to the process and to its group.
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(300));
     stubborn.signal("TERM");
     assert_eq!(stubborn.wait().0.code(), Some(1), "requests may have been dropped");
 }
 
 /// A library that is a pipe: it is loaded for as long as nothing is written into it.
+fn listens_for_signals(child: &Child) {
+    // The mask of signals that have a handler, SIGTERM being the 15th.
+    eventually("it listens for signals", || {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:\t")).unwrap();
+        u64::from_str_radix(mask, 16).unwrap() & (1 << 14) != 0
+    });
+}
+
 #[test]
 fn a_signal_that_comes_while_the_library_is_loaded_is_not_lost() {
     let folder = tempfile::tempdir().unwrap();
@@ -323,18 +333,29 @@ fn a_signal_that_comes_while_the_library_is_loaded_is_not_lost() {
     let mut command = program();
     command.env("ORT_DYLIB_PATH", &library).args(["serve", "--config"]).arg(&file).stderr(Stdio::piped());
     let child = command.spawn().unwrap();
-    // The mask of signals that have a handler, SIGTERM being the 15th.
-    eventually("it listens for signals", || {
-        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:\t")).unwrap();
-        u64::from_str_radix(mask, 16).unwrap() & (1 << 14) != 0
-    });
+    listens_for_signals(&child);
     assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
     pipe.write_all(&[b'x'; 1024]).unwrap();
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "not ended by the signal: {said}");
     assert!(said.contains("cannot load ONNX Runtime from"), "{said}");
+}
+
+#[test]
+fn a_server_that_is_stopped_while_it_loads_ends_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.yaml");
+    let models = item("mini", "minilm", "") + &item("lite", "efficientnet-lite0", "");
+    fs::write(&file, format!("{FREE_PORTS}models:\n{models}")).unwrap();
+    for millis in [0, 30, 60, 100, 150, 250] {
+        let child = program().args(["serve", "--config"]).arg(&file).stderr(Stdio::piped()).spawn().unwrap();
+        listens_for_signals(&child);
+        std::thread::sleep(Duration::from_millis(millis));
+        assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[test]
