@@ -1,7 +1,7 @@
 //! Prometheus' text format 0.0.4, made of OpenMetrics, for tools that do not read the newer form. Here because both programs
 //! export metrics, and each of them only knows this crate.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{borrow::Cow, collections::BTreeMap};
 
 /// Whether a scraper that sends these headers Accept takes OpenMetrics, at least as gladly as the older form.
 #[must_use]
@@ -33,28 +33,39 @@ pub fn openmetrics_to_prometheus(openmetrics: &str) -> String {
         Some((_, "info")) => "_info",
         _ => "",
     };
-    for line in openmetrics.lines().filter(|line| *line != "# EOF" && !line.starts_with("# UNIT")) {
-        // Nearly all of them, and there are a hundred for each model.
-        if !line.contains('#') {
-            text.push_str(line);
+    // Few lines have a #, and there are a hundred for each model: those between are copied together.
+    let mut rest = openmetrics;
+    while let Some(at) = rest.find('#') {
+        let begin = rest[..at].rfind('\n').map_or(0, |newline| newline + 1);
+        let end = rest[at..].find('\n').map_or(rest.len(), |newline| at + newline);
+        text.push_str(&rest[..begin]);
+        if let Some(line) = older_line(&rest[begin..end], suffix) {
+            text.push_str(&line);
             text.push('\n');
-            continue;
         }
-        let written = match line.strip_prefix("# ").and_then(|rest| rest.split_once(' ')) {
-            Some((keyword @ ("TYPE" | "HELP"), rest)) => {
-                let (name, rest) = rest.split_once(' ').unwrap_or((rest, ""));
-                let rest = match (keyword, rest) {
-                    ("TYPE", "info") => "gauge",
-                    ("TYPE", "unknown") => "untyped",
-                    _ => rest,
-                };
-                writeln!(text, "# {keyword} {name}{} {rest}", suffix(name))
-            }
-            _ => writeln!(text, "{}", without_exemplar(line)),
-        };
-        debug_assert!(written.is_ok(), "writing to a string cannot fail");
+        rest = rest.get(end + 1..).unwrap_or_default();
     }
+    text.push_str(rest);
     text
+}
+
+/// A line with a # in the older form; `None` where that has none like it.
+fn older_line<'a>(line: &'a str, suffix: impl Fn(&str) -> &'static str) -> Option<Cow<'a, str>> {
+    if line == "# EOF" || line.starts_with("# UNIT") {
+        return None;
+    }
+    Some(match line.strip_prefix("# ").and_then(|rest| rest.split_once(' ')) {
+        Some((keyword @ ("TYPE" | "HELP"), rest)) => {
+            let (name, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+            let rest = match (keyword, rest) {
+                ("TYPE", "info") => "gauge",
+                ("TYPE", "unknown") => "untyped",
+                _ => rest,
+            };
+            format!("# {keyword} {name}{} {rest}", suffix(name)).into()
+        }
+        _ => without_exemplar(line).into(),
+    })
 }
 
 /// A sample's exemplar follows its number; a label may hold the same characters before it.

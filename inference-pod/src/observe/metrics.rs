@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, PoisonError, RwLock, atomic::AtomicU64},
+    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
@@ -120,6 +120,8 @@ impl<H: EncodeMetric> EncodeMetric for OwnBounds<H> {
 /// All metrics of the process.
 pub struct Metrics {
     registry: Registry,
+    /// Where the text is written before it becomes the older form. Kept: for many models it is large.
+    page: Mutex<String>,
     families: Families,
     /// The same numbers once more by the names that Triton gives them, where they are wanted.
     triton: Option<Triton>,
@@ -212,7 +214,7 @@ impl Metrics {
         if let Some(triton) = &triton {
             registry.register_collector(Box::new(triton.clone()));
         }
-        Self { registry, families, triton }
+        Self { registry, page: Mutex::default(), families, triton }
     }
 
     /// The handles of one model, all present at 0.
@@ -237,15 +239,22 @@ impl Metrics {
     #[must_use]
     pub fn openmetrics_text(&self) -> String {
         let mut text = String::new();
-        // Writing to a string cannot fail; a metric that refuses to encode is left out.
-        let _ = encode(&mut text, &self.registry);
+        self.write(&mut text);
         text
+    }
+
+    fn write(&self, text: &mut String) {
+        // Writing to a string cannot fail; a metric that refuses to encode is left out.
+        let _ = encode(text, &self.registry);
     }
 
     /// Prometheus text format 0.0.4, for tools that do not read OpenMetrics.
     #[must_use]
     pub fn prometheus_text(&self) -> String {
-        openmetrics_to_prometheus(&self.openmetrics_text())
+        let mut page = self.page.lock().unwrap_or_else(PoisonError::into_inner);
+        page.clear();
+        self.write(&mut page);
+        openmetrics_to_prometheus(&page)
     }
 }
 
