@@ -97,6 +97,15 @@ fn a_batch_is_as_large_as_those_in_a_hurry_allow() {
 }
 
 #[test]
+fn what_runs_again_one_by_one_counts_in_the_wait_of_others() {
+    let (mut queue, now) = queue();
+    queue.runs_again(0, 4, 4, now);
+    assert_eq!(queue.predicted_wait(now), Duration::from_millis(20), "four runs of 5 ms");
+    queue.gave_up(0);
+    assert_eq!(queue.predicted_wait(now), Duration::ZERO);
+}
+
+#[test]
 fn other_shapes_wait_for_a_batch_of_their_own() {
     let (mut queue, now) = queue();
     push(&mut queue, job("a", 1, later(now, 500)), now);

@@ -349,7 +349,6 @@ fn where_a_job_hangs_that_runs_by_itself_those_after_it_are_told_too() {
     while world.fate.runs.load(Ordering::SeqCst) < 3 {
         std::thread::yield_now();
     }
-    let wait = world.shared.with_queue(|queue| queue.predicted_wait(Instant::now()));
     let now = Instant::now();
     world.shared.watch_runs(now + 2 * LONG);
     world.shared.watch_runs(now + 3 * LONG);
@@ -357,7 +356,6 @@ fn where_a_job_hangs_that_runs_by_itself_those_after_it_are_told_too() {
     let failed: Vec<_> = tickets.iter_mut().map(|ticket| runtime.block_on(ticket.answer()).unwrap_err()).collect();
     assert!(matches!(failed[0], JobError::Failed(_)), "{failed:?}");
     assert_eq!(failed[1..], [(); 3].map(|()| JobError::TooLong(LONG)));
-    assert!(wait <= Duration::from_millis(4), "four runs of a millisecond: {wait:?}");
     world.comes_back();
 }
 
