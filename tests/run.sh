@@ -104,8 +104,10 @@ what_failed() {
 }
 
 logs=$(mktemp -d)
-trap 'rm -r "$logs"' EXIT
-df -Pk . | awk 'NR == 2 { printf "%.0f GB are free here; the first time takes about 16\n", $4 / 1e6 }'
+# Compilers that find the disk full say so in many ways, and far above the end of the log.
+room() { df -Pk . | awk 'NR == 2 { printf "%.0f GB are free here; the first time takes about 16\n", $4 / 1e6 }'; }
+trap 'test $? = 0 || room; rm -r "$logs"' EXIT
+room
 step "library and models" make --no-print-directory models
 # With a test beside them: see the Makefile.
 step "tools and server" cargo build --quiet --workspace --test rollout --bin cluster --bin images --bin inference-pod
