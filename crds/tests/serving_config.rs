@@ -119,6 +119,16 @@ fn null_in_the_environment_takes_a_setting_back() {
 }
 
 #[test]
+fn the_environment_means_what_a_file_does() {
+    let variables = [("ORTOLAN__SERVER__DRAIN_DELAY_MS", "1e3"), ("ORTOLAN__SERVER__HOST", "::")];
+    let config = parse(&[environment(&variables)]).unwrap();
+    assert_eq!(config.server.drain_delay_ms, 1000);
+    assert_eq!(config.server.host.to_string(), "::");
+    let found = parse(&[environment(&[("ORTOLAN__LOGGING__LEVEL", "warning")])]).unwrap_err().to_string();
+    assert!(found.contains("got warning (environment)"), "{found}");
+}
+
+#[test]
 fn an_address_that_is_none_is_told_with_all_other_faults() {
     let found = faults(&[("a.yaml", "server: {host: localhost, port: x}")]);
     assert_eq!(found.len(), 2, "{found:?}");
@@ -181,10 +191,28 @@ models:
         found,
         [
             "server.metrics_port: expected a port of its own, got 9090, which server.port has",
-            "models[espresso].queue_size: expected at least batch_size (32), got 16",
-            "models[espresso]: name comes twice; each name once",
+            "models[espresso].queue_size: expected at least batch_size (32), got 16 (a.yaml)",
+            "models[espresso]: name comes twice; each name once (a.yaml)",
         ]
     );
+}
+
+#[test]
+fn a_name_that_comes_twice_in_a_later_file_is_named_too() {
+    let found = faults(&[
+        ("base.yaml", "models: [{name: espresso, path: a}]"),
+        ("dev.yaml", "models: [{name: espresso, path: b}, {name: espresso, path: c}]"),
+    ]);
+    assert_eq!(found, ["models[espresso]: name comes twice; each name once (dev.yaml)"]);
+}
+
+#[test]
+fn a_fault_of_a_model_with_a_dot_in_its_name_has_its_file() {
+    let found = faults(&[
+        ("base.yaml", "models: [{name: bge-small-v1.5, path: a, batch_size: eight, options: {warmup: {x: 1}}}]"),
+        ("dev.yaml", "models: [{name: espresso, path: b}]"),
+    ]);
+    assert!(found.len() > 1 && found.iter().all(|line| line.ends_with("(base.yaml)")), "{found:#?}");
 }
 
 #[test]

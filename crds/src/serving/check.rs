@@ -71,7 +71,10 @@ pub fn parse(layers: &[Layer]) -> Result<ServingConfig, Faults> {
     }
     // Settings that do not go together can only be judged once each of them can be read.
     let config: ServingConfig = read(merged, faults)?;
-    let faults = combination_faults(&config);
+    let mut faults = combination_faults(&config);
+    for fault in &mut faults {
+        fault.origin = origin_of(&fault.path, &trees);
+    }
     if faults.is_empty() { Ok(config) } else { Err(Faults(faults)) }
 }
 
@@ -393,22 +396,31 @@ fn readable_path(pointer: &str, tree: &Value) -> String {
 
 /// The last layer that has something at the path brought it there.
 fn origin_of(path: &str, trees: &[(String, Value)]) -> String {
-    let keys: Vec<&str> = path.split(['.', '[']).map(|key| key.trim_end_matches(']')).collect();
-    let has = |tree: &Value| {
-        let mut here = Some(tree);
-        for key in &keys {
-            here = match here {
-                Some(Value::Array(items)) => items
-                    .iter()
-                    .find(|item| item.get("name").and_then(Value::as_str) == Some(key))
-                    .or_else(|| key.parse::<usize>().ok().and_then(|index| items.get(index))),
-                Some(tree) => tree.get(*key),
-                None => None,
-            };
+    trees.iter().rev().find(|(_, tree)| has(tree, path)).map(|(origin, _)| origin.clone()).unwrap_or_default()
+}
+
+/// Whether the tree has something at a [`readable_path`]. Keys and names may have dots themselves.
+fn has(tree: &Value, path: &str) -> bool {
+    if path.is_empty() {
+        return true;
+    }
+    match tree {
+        Value::Array(items) => {
+            let Some((key, rest)) = path.strip_prefix('[').and_then(|path| path.split_once(']')) else { return false };
+            let rest = rest.strip_prefix('.').unwrap_or(rest);
+            let named = |item: &&Value| item.get("name").and_then(Value::as_str) == Some(key);
+            let numbered = || key.parse::<usize>().ok().and_then(|index| items.get(index));
+            items.iter().find(named).or_else(numbered).is_some_and(|item| has(item, rest))
         }
-        here.is_some()
-    };
-    trees.iter().rev().find(|(_, tree)| has(tree)).map(|(origin, _)| origin.clone()).unwrap_or_default()
+        Value::Object(map) => map.iter().any(|(key, value)| {
+            let rest = path.strip_prefix(key.as_str());
+            rest.is_some_and(|rest| match rest.strip_prefix('.') {
+                Some(rest) => has(value, rest),
+                None => (rest.is_empty() || rest.starts_with('[')) && has(value, rest),
+            })
+        }),
+        _ => false,
+    }
 }
 
 /// A value as a person would quote it, cut where it is long.

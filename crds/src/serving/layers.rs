@@ -41,8 +41,9 @@ impl Layer {
 
 /// Collects the variables that start with [`ENVIRONMENT_PREFIX`] into one layer, the last one.
 ///
-/// `ORTOLAN__SERVER__TLS__CERT_FILE=x` sets `server.tls.cert_file`. A value is read as YAML, so `8090` is a number. An
-/// empty variable says nothing, as everywhere; `null` takes a setting back to its default.
+/// `ORTOLAN__SERVER__TLS__CERT_FILE=x` sets `server.tls.cert_file`. A value is read as YAML, so `8090` is a number; a mapping
+/// stands in braces, so that `::` is an address. An empty variable says nothing, as everywhere; `null` takes a setting back
+/// to its default.
 #[must_use]
 pub fn environment_layer(variables: impl IntoIterator<Item = (String, String)>) -> Layer {
     let mut sorted: Vec<_> = variables.into_iter().collect();
@@ -50,7 +51,9 @@ pub fn environment_layer(variables: impl IntoIterator<Item = (String, String)>) 
     let mut tree = Value::Object(Map::new());
     for (name, text) in sorted {
         if let Some(path) = name.strip_prefix(ENVIRONMENT_PREFIX).filter(|_| !text.is_empty()) {
-            let value = read_yaml(&text).unwrap_or(Value::String(text));
+            let read = read_yaml(&text).ok().map(whole_numbers);
+            let value = read.filter(|value| !value.is_object() || text.trim_start().starts_with('{'));
+            let value = value.unwrap_or(Value::String(text));
             let keys: Vec<String> = path.split("__").map(str::to_ascii_lowercase).collect();
             set(&mut tree, &keys, value);
         }
@@ -127,11 +130,15 @@ pub(super) fn without_nulls(tree: Value) -> Value {
 
 /// Within one file a name that comes twice stays twice, so that the check can report it.
 fn merge_models(known: &mut Vec<Value>, new: Vec<Value>) {
-    let before = known.len();
+    let mut laid_on = vec![false; known.len()];
     for model in new {
         let name = model.get("name").cloned();
-        match known[..before].iter_mut().find(|old| name.is_some() && old.get("name") == name.as_ref()) {
-            Some(old) => merge(old, model),
+        let is_same = |(at, laid): (usize, &bool)| !laid && name.is_some() && known[at].get("name") == name.as_ref();
+        match laid_on.iter().enumerate().position(is_same) {
+            Some(at) => {
+                merge(&mut known[at], model);
+                laid_on[at] = true;
+            }
             None => known.push(without_nulls(model)),
         }
     }

@@ -96,6 +96,7 @@ impl Default for EventsConfig {
                 rule("model.*", None),
                 rule("overload.*", None),
                 rule("health.*", None),
+                rule("observability.*", None),
             ],
             audit: AuditConfig::default(),
             redact: Vec::new(),

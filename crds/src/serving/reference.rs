@@ -8,8 +8,9 @@ const HEAD: &str = "# Serving config
 
 What `inference-pod serve --config FILE` reads. Several files are laid over one another, later ones win key by key; `models`
 merge by name, any other list is replaced as a whole, and `null` takes a setting back to its default. Environment variables
-come last and speak for everything but `models`: `ORTOLAN__SERVER__PORT=8090`; an empty one counts as not set, and `null` takes
-the setting back to its default. `RUST_LOG` wins over `logging.level`. Unknown keys are faults, and all faults are reported at once with their path and the file that brought them.
+come last and speak for everything but `models`: `ORTOLAN__SERVER__PORT=8090`; an empty one counts as not set. Their values are
+YAML, so a text that looks like a number stands in quotes, and a mapping in braces. `RUST_LOG` wins over `logging.level`. Unknown keys
+are faults, and all faults are reported at once with their path and the file that brought them.
 
 This page is generated from the types: `UPDATE=1 cargo test -p ortolan-crds --test reference` writes it anew.
 ";
