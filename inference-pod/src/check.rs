@@ -2,12 +2,11 @@
 
 use std::{fmt::Write as _, path::PathBuf};
 
-use crds::serving::{ModelConfig, ModelOptions, Task};
+use crds::serving::{ModelConfig, Task};
 
 use crate::{
     cli::Check,
     decode::ImageInputError,
-    files::{FilesError, ModelFiles},
     model::{LoadError, Model, Surroundings},
     observe::Observer,
     probe::Batching,
@@ -35,7 +34,8 @@ pub fn check(args: &Check) -> Result<String, LoadError> {
         // What can be read as a classifier of images most likely is one.
         None => match load(Task::ImageClassification) {
             Ok(model) => (model, None),
-            Err(error) if is_another_kind(&error) && !has_labels(args)? => (load(Task::Tensor)?, Some(error)),
+            // Labels beside it change nothing: detectors have them too.
+            Err(error) if is_another_kind(&error) => (load(Task::Tensor)?, Some(error)),
             // As a classifier `serve` would refuse it, so it is not called fine as something else.
             Err(error) => return Err(error),
         },
@@ -51,12 +51,6 @@ fn is_another_kind(error: &LoadError) -> bool {
         error,
         LoadError::ImageInput(ImageInputError::Shape(_)) | LoadError::NoScores(_) | LoadError::FixedBatch(_)
     )
-}
-
-fn has_labels(args: &Check) -> Result<bool, FilesError> {
-    let files = ModelFiles::find(&args.path)?;
-    let options = files.options(&ModelOptions::default())?;
-    Ok(!files.labels(options.labels.as_ref())?.is_empty())
 }
 
 fn config(args: &Check, task: Task) -> ModelConfig {

@@ -82,8 +82,8 @@ pub struct Check {
     /// A .onnx file, or a folder with model.onnx, labels.txt and model.yaml.
     #[arg(value_name = "FILE|DIR")]
     pub path: PathBuf,
-    /// Task to check it for. Left out: image-classification, and tensor only where the model's shapes are those of
-    /// something else and it has no labels.
+    /// Task to check it for. Left out: image-classification, and tensor where the model's shapes are those of something
+    /// else.
     #[arg(long, value_parser = task)]
     pub task: Option<Task>,
     /// Largest batch to try.

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use crds::serving::{Faults, Labels, Layer, ModelOptions, parse_options};
@@ -32,6 +32,17 @@ pub enum FilesError {
     /// The folder's options are wrong.
     #[error(transparent)]
     Options(#[from] Faults),
+    /// The folder's options name labels elsewhere. Who brings a model's files may not choose among those of the machine.
+    #[error(
+        "{} names labels `{}`: expected a file in the same folder or below, by a relative path without ..",
+        options.display(), labels.display()
+    )]
+    LabelsElsewhere {
+        /// The folder's `model.yaml`.
+        options: PathBuf,
+        /// What it names.
+        labels: PathBuf,
+    },
 }
 
 /// The files of one model.
@@ -81,17 +92,20 @@ impl ModelFiles {
         Ok(parse_options(&Layer::yaml(file.display().to_string(), read(&file)?), over)?)
     }
 
-    /// The names of the classes, from where the options say, else from `labels.txt`; none where there is none.
+    /// The names of the classes, from where the options say, else from `labels.txt`; none where there is none. `over` are
+    /// the config's own options: these may name any file, and the folder's `model.yaml` only one of the folder.
     ///
     /// # Errors
-    /// [`FilesError`] where a file cannot be read.
-    pub fn labels(&self, labels: Option<&Labels>) -> Result<Vec<String>, FilesError> {
+    /// [`FilesError`] where a file cannot be read, or may not be.
+    pub fn labels(&self, options: &ModelOptions, over: &ModelOptions) -> Result<Vec<String>, FilesError> {
         let beside = |name: &Path| self.model.parent().map_or_else(|| name.to_owned(), |folder| folder.join(name));
         let in_folder = |name: &Path| self.folder.as_ref().map_or_else(|| beside(name), |folder| folder.join(name));
-        let file = match labels {
-            Some(Labels::List(names)) => return Ok(names.clone()),
-            Some(Labels::File(name)) => in_folder(name),
-            None => match self.folder.as_ref().map(|folder| folder.join(LABELS_FILE)).filter(|file| file.exists()) {
+        let file = match (&options.labels, &self.folder) {
+            (Some(Labels::List(names)), _) => return Ok(names.clone()),
+            (Some(Labels::File(name)), Some(folder)) if over.labels.is_none() => inside(folder, name)?,
+            (Some(Labels::File(name)), _) => in_folder(name),
+            (None, folder) => match folder.as_ref().map(|folder| folder.join(LABELS_FILE)).filter(|file| file.exists())
+            {
                 Some(file) => file,
                 None => return Ok(Vec::new()),
             },
@@ -118,6 +132,18 @@ fn latest_version(folder: &Path) -> Result<Option<PathBuf>, FilesError> {
     Ok(latest.map(|(_, path)| path))
 }
 
+/// A regular file in a folder or below it. Links are followed first: those of a ConfigMap stay inside of its mount.
+fn inside(folder: &Path, name: &Path) -> Result<PathBuf, FilesError> {
+    let elsewhere = || FilesError::LabelsElsewhere { options: folder.join(OPTIONS_FILE), labels: name.to_owned() };
+    if !name.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+        return Err(elsewhere());
+    }
+    let real =
+        |path: &Path| path.canonicalize().map_err(|source| FilesError::Unreadable { path: path.to_owned(), source });
+    let file = real(&folder.join(name))?;
+    if file.starts_with(real(folder)?) && file.is_file() { Ok(file) } else { Err(elsewhere()) }
+}
+
 fn read(path: &Path) -> Result<String, FilesError> {
     fs::read_to_string(path).map_err(|source| FilesError::Unreadable { path: path.to_owned(), source })
 }
@@ -136,6 +162,12 @@ mod tests {
         folder
     }
 
+    /// The labels where the config says so much.
+    fn labels(files: &ModelFiles, labels: Option<Labels>) -> Result<Vec<String>, FilesError> {
+        let over = ModelOptions { labels, ..ModelOptions::default() };
+        files.labels(&files.options(&over)?, &over)
+    }
+
     #[test]
     fn the_highest_version_counts_by_number_not_by_text() {
         let folder = folder(&[
@@ -147,16 +179,42 @@ mod tests {
         ]);
         let files = ModelFiles::find(folder.path()).unwrap();
         assert_eq!(files.model, folder.path().join("10/model.onnx"));
-        assert_eq!(files.labels(None).unwrap(), ["cup", "cat"]);
+        assert_eq!(labels(&files, None).unwrap(), ["cup", "cat"]);
     }
 
     #[test]
     fn a_lone_file_has_no_labels_of_its_own_but_may_be_given_some() {
         let folder = folder(&[("m.onnx", ""), ("labels.txt", "cup"), ("names.txt", "tripod\r\n")]);
         let files = ModelFiles::find(&folder.path().join("m.onnx")).unwrap();
-        assert!(files.labels(None).unwrap().is_empty());
-        assert_eq!(files.labels(Some(&Labels::File("names.txt".into()))).unwrap(), ["tripod"]);
-        assert_eq!(files.labels(Some(&Labels::List(vec!["x".into()]))).unwrap(), ["x"]);
+        assert!(labels(&files, None).unwrap().is_empty());
+        assert_eq!(labels(&files, Some(Labels::File("names.txt".into()))).unwrap(), ["tripod"]);
+        assert_eq!(labels(&files, Some(Labels::List(vec!["x".into()]))).unwrap(), ["x"]);
+    }
+
+    #[test]
+    fn a_folders_own_options_name_labels_of_the_folder_only() {
+        let outside = folder(&[("secret", "token")]);
+        let folder = folder(&[("model.onnx", ""), ("names/de.txt", "Tasse"), ("..2026/labels.txt", "cup")]);
+        let link = |to: &Path, name: &str| std::os::unix::fs::symlink(to, folder.path().join(name)).unwrap();
+        // As a ConfigMap is mounted.
+        link(Path::new("..2026"), "..data");
+        link(Path::new("..data/labels.txt"), "labels.txt");
+        link(&outside.path().join("secret"), "link.txt");
+        let files = ModelFiles::find(folder.path()).unwrap();
+        let said = |name: &str| {
+            fs::write(folder.path().join(OPTIONS_FILE), format!("labels: {name}\n")).unwrap();
+            labels(&files, None).map_err(|error| error.to_string())
+        };
+        assert_eq!(said("names/de.txt").unwrap(), ["Tasse"]);
+        assert_eq!(said("./labels.txt").unwrap(), ["cup"]);
+        assert_eq!(said("[a, b]").unwrap(), ["a", "b"]);
+        let secret = outside.path().join("secret").display().to_string();
+        for name in ["/proc/self/environ", &secret, "../x", "names/../../x", "link.txt", "names"] {
+            let error = said(name).unwrap_err();
+            assert!(error.contains(&format!("names labels `{name}`")), "{error}");
+        }
+        // The config is free.
+        assert_eq!(labels(&files, Some(Labels::File(secret.into()))).unwrap(), ["token"]);
     }
 
     #[test]

@@ -67,7 +67,8 @@ impl LoadError {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Files(FilesError::Options(_)) | Self::ImageInput(ImageInputError::Option { .. }) => "InvalidOptions",
+            Self::Files(FilesError::Options(_) | FilesError::LabelsElsewhere { .. })
+            | Self::ImageInput(ImageInputError::Option { .. }) => "InvalidOptions",
             Self::Session(SessionError::Provider { .. } | SessionError::Further { .. }) => "ProviderUnavailable",
             Self::Session(SessionError::Library { .. }) | Self::Thread(_) => "ServerFailed",
             Self::Files(_)
@@ -233,7 +234,9 @@ impl Model {
             check_image_batch(&session, &probed.batching)?;
         }
         let classes = match config.task {
-            Task::ImageClassification => Some(classes(&session, &files, &options, &probed)?),
+            Task::ImageClassification => {
+                Some(classes(&session, || files.labels(&options, &config.options), &options, &probed)?)
+            }
             _ => None,
         };
         let (signature, provider) = (session.signature().clone(), session.provider());
@@ -498,9 +501,8 @@ fn check_port(port: &Port, tensor: &Tensor) -> Result<(), InvalidInput> {
     if fits {
         return Ok(());
     }
-    let dims: Vec<String> =
-        port.dims.iter().map(|size| size.map_or_else(|| "-1".to_owned(), |size| size.to_string())).collect();
-    Err(InvalidInput(format!("input `{}`: expected shape [{}], got {:?}", port.name, dims.join(", "), tensor.shape())))
+    let expected = shown(&port.dims);
+    Err(InvalidInput(format!("input `{}`: expected shape [{expected}], got {:?}", port.name, tensor.shape())))
 }
 
 fn image_input(
@@ -542,7 +544,7 @@ fn check_image_batch(session: &Session, batching: &Batching) -> Result<(), LoadE
 
 fn classes(
     session: &Session,
-    files: &ModelFiles,
+    labels: impl FnOnce() -> Result<Vec<String>, FilesError>,
     options: &ModelOptions,
     probed: &Probed,
 ) -> Result<Classes, LoadError> {
@@ -555,17 +557,34 @@ fn classes(
         Some(scores) => scores.shape().iter().copied().map(Some).collect(),
         None => port.dims.clone(),
     };
-    let count: Option<usize> = shape.get(1..).and_then(|sizes| sizes.iter().copied().product());
-    if shape.len() < 2 || shape[0].is_some_and(|rows| rows != 1) {
-        return Err(LoadError::NoScores(format!("one sample gave shape {shape:?}")));
-    }
-    let labels = files.labels(options.labels.as_ref())?;
+    let count = class_count(&shape)?;
+    let labels = labels()?;
     if let Some(classes) = count.filter(|count| !labels.is_empty() && labels.len() != *count) {
         return Err(LoadError::Labels { classes, labels: labels.len() });
     }
     let are_logits = || scores.is_none_or(|scores| !are_probabilities(&scores.to_f32()));
     let softmax = options.softmax.unwrap_or_else(are_logits);
     Ok(Classes { labels, top_k: options.top_k.unwrap_or(DEFAULT_TOP_K) as usize, softmax })
+}
+
+/// The classes of one sample's scores, none where their number is open.
+///
+/// # Errors
+/// [`LoadError::NoScores`] where the shape is not `[1, classes]`, with or without further dimensions of 1: what has more
+/// (`[1, 84, 8400]` of a detector) tells something else.
+fn class_count(shape: &[Option<usize>]) -> Result<Option<usize>, LoadError> {
+    let may_be_one = |size: &Option<usize>| size.is_none_or(|size| size == 1);
+    match shape {
+        [samples, classes, further @ ..] if may_be_one(samples) && further.iter().all(may_be_one) => Ok(*classes),
+        _ => Err(LoadError::NoScores(format!("one sample gave shape [{}]", shown(shape)))),
+    }
+}
+
+/// Sizes as people write them; -1 for one that is open.
+fn shown(shape: &[Option<usize>]) -> String {
+    let sizes: Vec<String> =
+        shape.iter().map(|size| size.map_or_else(|| "-1".to_owned(), |size| size.to_string())).collect();
+    sizes.join(", ")
 }
 
 /// Puts the rows of several jobs behind one another; the outputs of one job stay as they are.
@@ -596,4 +615,26 @@ fn joined_output(parts: &[Vec<Tensor>], output: usize) -> Result<Tensor, JobErro
         *rows = parts.iter().map(|part| part[output].shape()[0]).sum();
     }
     Tensor::new(first.element(), shape, data).map_err(|error| failed(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scores_have_one_dimension_of_classes_and_no_other() {
+        let count = |shape: &[usize]| {
+            let shape: Vec<_> = shape.iter().copied().map(Some).collect();
+            class_count(&shape).map_err(|error| error.to_string())
+        };
+        assert_eq!(count(&[1, 1000]), Ok(Some(1000)));
+        assert_eq!(count(&[1, 1000, 1, 1]), Ok(Some(1000)));
+        let detector = count(&[1, 84, 8400]).unwrap_err();
+        assert!(detector.ends_with("one sample gave shape [1, 84, 8400]"), "{detector}");
+        for shape in [[2, 10].as_slice(), &[1, 10, 1, 7], &[10], &[]] {
+            count(shape).unwrap_err();
+        }
+        assert_eq!(class_count(&[None, Some(10), None]).unwrap(), Some(10), "what is declared and not known");
+        class_count(&[None, None, Some(7)]).unwrap_err();
+    }
 }

@@ -6,7 +6,7 @@ mod common;
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -61,10 +61,11 @@ impl Bench {
         fs::read(self.file(name)).unwrap()
     }
 
-    /// Names of what is in the model's folder, hidden files included.
+    /// Names of what is in the model's folder, hidden files included, but for the two that fetch leaves there always.
     fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.to()).unwrap();
         let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| ![".fetch.done", ".fetch.lock"].contains(&name.as_str()));
         names.sort();
         names
     }
@@ -337,6 +338,37 @@ fn silence_ends_a_try() {
 }
 
 #[test]
+fn a_server_that_does_not_answer_is_told_from_one_that_cannot_be_reached() {
+    // The kernel takes connections, and nobody says a word on them.
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let fails = |scheme: &str| {
+        let url = format!("{scheme}://{}/model.onnx", mute.local_addr().unwrap());
+        let flags = ["--uri", &url, "--sha256", &sha256(b"x"), "--retries", "0"];
+        let times = ["--connect-timeout-seconds", "2", "--stall-timeout-seconds", "1"];
+        Bench::new().fetch(&[flags.as_slice(), &times].concat()).failure("FetchFailed")
+    };
+    contains(&fails("http"), &["given up after 1 try", "no answer came within 3s"]);
+    contains(&fails("https"), &["given up after 1 try", "no connection stood within 2s"]);
+}
+
+#[test]
+fn a_server_that_drips_is_asked_again() {
+    let file = large();
+    let served = file.clone();
+    let site = Site::new(move |asked, before| {
+        let answer = Answer::file(asked, &served, "\"v1\"");
+        if before == 0 { answer.dripping() } else { answer }
+    });
+    let bench = Bench::new();
+    let (url, digest) = (site.url("/model.onnx"), sha256(&file));
+    let ended = bench.fetch(&["--uri", &url, "--sha256", &digest, "--stall-timeout-seconds", "1"]);
+    contains(&ended.log(), &["bytes came in 4.", "and a server that works sends 65536 at least"]);
+    ended.report();
+    assert!(bench.read("model.onnx") == file);
+    assert!(site.seen()[1].header("range").is_some());
+}
+
+#[test]
 fn what_does_not_fit_on_the_disk_is_told_before_a_byte_is_read() {
     let site = Site::new(|_, _| Answer::new(200, b"").announcing(Some(1 << 60)).then_silent());
     let bench = Bench::new();
@@ -487,10 +519,114 @@ fn an_archive_is_unpacked_once() {
     for (name, archive) in [("/m.tar", plain.clone()), ("/m.tar.gz", gzip(&plain)), ("/m.tgz", gzip(&plain))] {
         let (site, bench) = (Site::of(&archive), Bench::new());
         bench.fetch_file(&site.url(name), &archive).report();
-        assert_eq!(bench.names(), [".fetch.done", "labels.txt", "model.onnx"]);
+        assert_eq!(bench.names(), ["labels.txt", "model.onnx"]);
+        assert!(bench.file(".fetch.done").exists());
         assert_eq!(bench.read("model.onnx"), b"graph");
         let again = bench.fetch_file(&site.url(name), &archive).report();
         assert_eq!((again["files"][0]["fetched"].clone(), site.seen().len()), (false.into(), 1));
+    }
+}
+
+#[test]
+fn an_archive_is_unpacked_again_after_something_else() {
+    let archive = tar(&[("model.onnx", b"of the archive"), ("labels.txt", b"cup\n")]);
+    let (in_archive, single, bench) = (Site::of(&archive), Site::of(b"single"), Bench::new());
+    let archived = || bench.fetch_file(&in_archive.url("/m.tar"), &archive).report();
+    archived();
+    bench.fetch_file(&single.url("/model.onnx"), b"single").report();
+    assert_eq!((bench.names(), bench.read("model.onnx")), (vec!["model.onnx".to_owned()], b"single".to_vec()));
+    assert_eq!(archived()["files"][0]["fetched"], true);
+    assert_eq!(bench.read("model.onnx"), b"of the archive");
+    // A change by somebody else is seen too.
+    fs::write(bench.file("labels.txt"), "tripod\n").unwrap();
+    archived();
+    assert_eq!(bench.read("labels.txt"), b"cup\n");
+    assert_eq!(archived()["files"][0]["fetched"], false);
+}
+
+#[test]
+fn what_an_earlier_fetch_brought_goes_and_nothing_else() {
+    let site = Site::new(|asked, _| Answer::new(200, asked.path.as_bytes()));
+    let bench = Bench::new();
+    let fetch = |names: &[&str]| {
+        let mut flags = vec!["--uri".to_owned(), site.url("/")];
+        for name in names {
+            flags.extend(["--file".to_owned(), format!("{name}={}", sha256(format!("/{name}").as_bytes()))]);
+        }
+        bench.fetch(&flags.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    fetch(&["model.onnx", "labels.txt"]).report();
+    fs::write(bench.file("readme"), "").unwrap();
+    fetch(&["2/model.onnx"]).report();
+    assert_eq!(bench.names(), ["2", "readme"]);
+    fetch(&["model.onnx"]).report();
+    assert_eq!(bench.names(), ["model.onnx", "readme"]);
+
+    // A model of somebody else's is not removed, but it is not served as if it were the one that was fetched either.
+    fs::write(bench.file("model.onnx"), "of somebody else").unwrap();
+    let said = fetch(&["2/model.onnx"]).failure("InvalidModel");
+    contains(&said, &[&bench.file("model.onnx").display().to_string(), "would be served instead", "remove it"]);
+    assert_eq!(bench.read("model.onnx"), b"of somebody else");
+}
+
+#[test]
+fn a_folder_named_by_mistake_is_no_model_whatever_was_there_before() {
+    let source = tempfile::tempdir().unwrap();
+    fs::write(source.path().join("labels.txt"), "cup\n").unwrap();
+    let (site, bench) = (Site::of(b"graph"), Bench::new());
+    bench.fetch_file(&site.url("/model.onnx"), b"graph").report();
+    let said = bench.fetch(&["--uri", &format!("file://{}/", source.path().display())]).failure("InvalidModel");
+    contains(&said, &[&source.path().display().to_string(), "has neither model.onnx nor"]);
+    assert_eq!(bench.names(), ["model.onnx"], "nothing was changed");
+}
+
+#[test]
+fn of_two_fetches_into_a_folder_the_second_waits() {
+    let file = large();
+    let served = file.clone();
+    let site = Site::new(move |asked, before| {
+        let answer = Answer::file(asked, &served, "\"v1\"");
+        if before == 0 { answer.cut_at(5_000_000).then_silent() } else { answer }
+    });
+    let bench = Bench::new();
+    let (url, digest) = (site.url("/model.onnx"), sha256(&file));
+    let flags = ["--uri", &url, "--sha256", &digest, "--stall-timeout-seconds", "600"];
+    let mut first = bench.start(&flags);
+    let partial = bench.file("model.onnx.partial");
+    eventually("half of it is there", || fs::metadata(&partial).is_ok_and(|file| file.len() == 5_000_000));
+
+    // The folder must be waited for, and not for longer than the process is wanted.
+    let mut unwanted = bench.start(&flags);
+    let mut said = BufReader::new(unwanted.stderr.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    contains(&line, &["waiting for another fetch into the same folder to end"]);
+    let ended = Command::new("kill").arg(unwanted.id().to_string()).status().unwrap();
+    assert!(ended.success());
+    assert_eq!(unwanted.wait().unwrap().code(), Some(1));
+    fs::remove_file(bench.folder.path().join("message")).unwrap();
+
+    let second = bench.start(&flags);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    bench.ended(second.wait_with_output().unwrap()).report();
+    assert!(bench.read("model.onnx") == file);
+    assert_eq!(site.sent(), file.len() as u64, "the second went on where the first was");
+}
+
+#[test]
+fn a_folder_without_locks_is_written_under_names_of_ones_own() {
+    let archive = tar(&[("model.onnx", b"graph")]);
+    for (name, file) in [("/model.onnx", b"graph".as_slice()), ("/m.tar", &archive)] {
+        let (site, bench) = (Site::of(file), Bench::new());
+        // A folder in the lock's place can be locked by nobody.
+        fs::create_dir_all(bench.file(".fetch.lock")).unwrap();
+        let ended = bench.fetch_file(&site.url(name), file);
+        contains(&ended.log(), &["the folder cannot be locked"]);
+        ended.report();
+        assert_eq!((bench.names(), bench.read("model.onnx")), (vec!["model.onnx".to_owned()], b"graph".to_vec()));
+        bench.fetch_file(&site.url(name), b"other").failure("ChecksumMismatch");
+        assert_eq!(bench.names(), ["model.onnx"], "nothing is left that nobody goes on with");
     }
 }
 
@@ -532,6 +668,9 @@ fn files_of_this_machine_are_copied_and_checked() {
     contains(&Bench::new().fetch_file(&file, b"other").failure("ChecksumMismatch"), &["5 bytes", "1/model.onnx"]);
     let gone = Bench::new().fetch(&["--uri", &url("/gone.onnx")]).failure("FetchFailed");
     contains(&gone, &["gone.onnx: correct the address, or mount the volume", "No such file"]);
+    let pipe = source.path().join("pipe.onnx");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    contains(&Bench::new().fetch(&["--uri", &url("/pipe.onnx")]).failure("FetchFailed"), &["no regular file"]);
     fs::remove_dir_all(source.path().join("1")).unwrap();
     contains(&Bench::new().fetch(&["--uri", &url("")]).failure("InvalidModel"), &["has neither model.onnx nor"]);
 }

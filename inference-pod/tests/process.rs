@@ -185,10 +185,22 @@ fn check_prints_what_a_model_takes_and_gives() {
 }
 
 #[test]
+fn check_takes_a_model_with_labels_that_is_no_classifier_for_one_of_tensors() {
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(model("tiny").join("model.onnx"), folder.path().join("model.onnx")).unwrap();
+    fs::write(folder.path().join("labels.txt"), "cup\n").unwrap();
+    let output = program().stdout(Stdio::piped()).arg("check").arg(folder.path()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("task      tensor") && said.contains("not image-classification: "), "{said}");
+}
+
+#[test]
 fn before_its_models_are_loaded_a_server_is_alive_but_not_ready() {
     // Four models take long enough to be seen loading.
-    let models: String =
-        (0..4).map(|n| item(&format!("lite{n}"), "efficientnet-lite0", "task: image-classification")).collect();
+    let models: String = (0..4)
+        .map(|n| item(&format!("lite{n}"), "efficientnet-lite0", "task: image-classification, batch_size: 1"))
+        .collect();
     let server = Server::start_unready("", &models);
     let not_ready = get(server.admin, "/ready");
     assert_eq!(not_ready.status, 503);

@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    collections::BTreeMap,
     fs::{self, File},
     io::{self, BufReader, Read, Write},
     path::{Path, PathBuf},
@@ -10,15 +11,19 @@ use std::{
 };
 
 use flate2::read::MultiGzDecoder;
+use sha2::{Digest as _, Sha256};
 use tar::{Entry, EntryType};
 
 use super::{
-    digest::BUFFER_BYTES,
+    brought::Coming,
+    digest::{BUFFER_BYTES, Digest},
     error::FetchError,
-    item::Fetched,
-    place::{NoPlace, OWN_PREFIX, Place},
+    item::{Come, Fetched},
+    partial::Whole,
+    place::{NoPlace, Place},
     plan::{Archive, Compression},
     space::Space,
+    workshop::Workshop,
 };
 use crate::files::ModelFiles;
 
@@ -57,77 +62,29 @@ pub enum ArchiveError {
     },
 }
 
-/// Where an archive and what comes out of it lie until the model is complete.
-#[derive(Debug)]
-pub struct Workshop {
-    to: PathBuf,
-}
-
-impl Workshop {
-    /// In the model's folder, so that moving is renaming.
-    #[must_use]
-    pub fn within(to: &Path) -> Self {
-        Self { to: to.to_owned() }
+/// Unpacks the archive that lies in the workshop. Where everything lies in one folder and the model is in there, that
+/// folder becomes the model's.
+///
+/// # Errors
+/// [`FetchError`] where the archive cannot be used. It stays: it is the one that was asked for, and fetching it again
+/// would not change it.
+pub fn unpack(
+    workshop: &Workshop,
+    archive: &Archive,
+    max_bytes: u64,
+    space: &Arc<Space>,
+) -> Result<Vec<Coming>, FetchError> {
+    let staging = workshop.unpacking();
+    let unwritable = |source| FetchError::writing(&staging, source, space, 0);
+    if staging.exists() {
+        fs::remove_dir_all(&staging).map_err(unwritable)?;
     }
-
-    /// Where the archive itself goes.
-    #[must_use]
-    pub fn archive(&self) -> PathBuf {
-        self.own("archive")
-    }
-
-    fn own(&self, name: &str) -> PathBuf {
-        self.to.join(format!("{OWN_PREFIX}{name}"))
-    }
-
-    /// The archive, if this very one has been unpacked here before.
-    #[must_use]
-    pub fn done(&self, archive: &Archive) -> Option<Fetched> {
-        let done: Fetched = serde_json::from_slice(&fs::read(self.own("done")).ok()?).ok()?;
-        let is_here = archive.sha256 == Some(done.sha256) && ModelFiles::find(&self.to).is_ok();
-        is_here.then_some(Fetched { fetched: false, ..done })
-    }
-
-    /// Unpacks the archive into the model's folder and removes it. Where everything lies in one folder and the model is
-    /// in there, that folder becomes the model's.
-    ///
-    /// # Errors
-    /// [`FetchError`] where the archive cannot be used; then nothing of its files is in the model's folder.
-    pub fn unpack(
-        &self,
-        archive: &Archive,
-        fetched: &Fetched,
-        max_bytes: u64,
-        space: &Arc<Space>,
-    ) -> Result<(), FetchError> {
-        let staging = self.own("unpacking");
-        let unwritable = |source| FetchError::writing(&staging, source, space, 0);
-        if staging.exists() {
-            fs::remove_dir_all(&staging).map_err(unwritable)?;
-        }
-        fs::create_dir_all(&staging).map_err(unwritable)?;
-        let unpacking = Unpacking { url: archive.from.to_string(), staging: &staging, max_bytes, space };
-        // Where it fails, the archive stays: it is the one that was asked for, and fetching it again would not change it.
-        let root = unpacking.run(&self.archive(), archive.compression).inspect_err(|_| {
-            let _ = fs::remove_dir_all(&staging);
-        })?;
-        self.put_in_place(&root, &staging, fetched).map_err(unwritable)
-    }
-
-    fn put_in_place(&self, root: &Path, staging: &Path, fetched: &Fetched) -> io::Result<()> {
-        for entry in fs::read_dir(root)? {
-            let entry = entry?;
-            let target = self.to.join(entry.file_name());
-            if target.is_dir() {
-                fs::remove_dir_all(&target)?;
-            }
-            fs::rename(entry.path(), target)?;
-        }
-        // Either the same folder, empty now, or the one that held the model's.
-        fs::remove_dir_all(staging)?;
-        fs::remove_file(self.archive())?;
-        fs::write(self.own("done"), serde_json::to_vec(fetched)?)
-    }
+    fs::create_dir_all(&staging).map_err(unwritable)?;
+    let url = archive.from.to_string();
+    let unpacking = Unpacking { url, staging: &staging, max_bytes, space, unpacked: BTreeMap::new() };
+    unpacking.run(&workshop.archive(), archive.compression).inspect_err(|_| {
+        let _ = fs::remove_dir_all(&staging);
+    })
 }
 
 /// The folder in which the model is: the staging folder, or the only one in it.
@@ -145,10 +102,12 @@ struct Unpacking<'a> {
     staging: &'a Path,
     max_bytes: u64,
     space: &'a Arc<Space>,
+    /// By their places below `staging`. Of several entries of one name the last counts.
+    unpacked: BTreeMap<Place, Fetched>,
 }
 
 impl Unpacking<'_> {
-    fn run(&self, archive: &Path, compression: Compression) -> Result<PathBuf, FetchError> {
+    fn run(mut self, archive: &Path, compression: Compression) -> Result<Vec<Coming>, FetchError> {
         let unreadable = |source| FetchError::Unreadable { path: archive.to_owned(), source };
         let file = BufReader::with_capacity(BUFFER_BYTES, File::open(archive).map_err(unreadable)?);
         match compression {
@@ -156,11 +115,21 @@ impl Unpacking<'_> {
             Compression::Gzip => self.entries(MultiGzDecoder::new(file))?,
         }
         let root = root(self.staging).map_err(|error| FetchError::writing(self.staging, error, self.space, 0))?;
-        root.ok_or_else(|| self.fault(ArchiveError::NoModel))
+        let root = root.ok_or_else(|| self.fault(ArchiveError::NoModel))?;
+        self.unpacked.iter().filter_map(|(place, fetched)| self.coming(place, *fetched, &root).transpose()).collect()
     }
 
-    fn entries(&self, reader: impl Read) -> Result<(), FetchError> {
-        let broken = |source| self.fault(ArchiveError::Broken(source));
+    /// The unpacked file with its place below that folder.
+    fn coming(&self, place: &Place, fetched: Fetched, root: &Path) -> Result<Option<Coming>, FetchError> {
+        let path = place.under(self.staging);
+        let place = Place::of_entry(path.strip_prefix(root).unwrap_or(&path));
+        let place = place.map_err(|error| self.fault(error.into()))?;
+        Ok(place.map(|place| Coming { place, come: Come { fetched, whole: Some(Whole::at(path)) } }))
+    }
+
+    fn entries(&mut self, reader: impl Read) -> Result<(), FetchError> {
+        let url = self.url.clone();
+        let broken = |source| FetchError::Archive { url: url.clone(), source: ArchiveError::Broken(source) };
         let allowance = Rc::new(Cell::new(0));
         let mut archive = tar::Archive::new(Metered { reader, allowance: Rc::clone(&allowance) });
         let mut left = self.max_bytes;
@@ -172,11 +141,14 @@ impl Unpacking<'_> {
             if number >= MOST_ENTRIES {
                 return Err(self.fault(ArchiveError::TooMany));
             }
-            let too_large = || self.fault(ArchiveError::TooLarge { limit: self.max_bytes });
-            left = left.checked_sub(entry.size()).ok_or_else(too_large)?;
+            let too_large = ArchiveError::TooLarge { limit: self.max_bytes };
+            left = left.checked_sub(entry.size()).ok_or_else(|| self.fault(too_large))?;
             allowance.set(entry.size());
             match self.destination(&entry)? {
-                Some(place) => self.file(&mut entry, &place)?,
+                Some(place) => {
+                    let fetched = self.file(&mut entry, &place)?;
+                    self.unpacked.insert(place, fetched);
+                }
                 None => io::copy(&mut entry, &mut io::sink()).map(drop).map_err(broken)?,
             }
         }
@@ -195,7 +167,7 @@ impl Unpacking<'_> {
         }
     }
 
-    fn file(&self, entry: &mut Entry<'_, impl Read>, place: &Place) -> Result<(), FetchError> {
+    fn file(&self, entry: &mut Entry<'_, impl Read>, place: &Place) -> Result<Fetched, FetchError> {
         let (path, size) = (place.under(self.staging), entry.size());
         let no_room = |room| FetchError::OutOfDisk { file: place.to_string(), room };
         let mut share = self.space.reserve(size).map_err(no_room)?;
@@ -205,6 +177,7 @@ impl Unpacking<'_> {
             fs::create_dir_all(folder).map_err(unwritable)?;
         }
         let mut file = File::create(&path).map_err(unwritable)?;
+        let mut hash = Sha256::new();
         let mut buffer = vec![0; BUFFER_BYTES];
         loop {
             let read = entry.read(&mut buffer).map_err(broken)?;
@@ -212,12 +185,14 @@ impl Unpacking<'_> {
                 break;
             }
             file.write_all(&buffer[..read]).map_err(unwritable)?;
+            hash.update(&buffer[..read]);
             share.used(read as u64);
         }
         if share.left() > 0 {
             return Err(broken(io::ErrorKind::UnexpectedEof.into()));
         }
-        file.sync_all().map_err(unwritable)
+        file.sync_all().map_err(unwritable)?;
+        Ok(Fetched { bytes: size, sha256: Digest::of(&hash), fetched: true })
     }
 
     fn fault(&self, source: ArchiveError) -> FetchError {
@@ -249,7 +224,7 @@ mod tests {
     use std::io::Cursor;
 
     use super::*;
-    use crate::fetch::{digest::Digest, plan::Origin};
+    use crate::fetch::plan::Origin;
 
     /// A tar with these entries, whatever their names.
     fn tar(entries: &[(&str, EntryType, &[u8])]) -> Vec<u8> {
@@ -269,21 +244,28 @@ mod tests {
         Archive { from: Origin::File("/volume/m.tar".into()), sha256: None, compression: Compression::None }
     }
 
-    /// Unpacks, and lists what is there then.
+    /// Unpacks, and lists what came out.
     fn unpack(bytes: &[u8], max_bytes: u64) -> Result<Vec<String>, String> {
         let folder = tempfile::tempdir().unwrap();
         let inner = folder.path().join("espresso");
         fs::create_dir(&inner).unwrap();
-        let workshop = Workshop::within(&inner);
+        let workshop = Workshop::at_once(&inner);
         fs::write(workshop.archive(), bytes).unwrap();
-        let fetched = Fetched { bytes: 0, sha256: Digest::of_file(&workshop.archive()).unwrap().0, fetched: true };
-        let result = workshop.unpack(&archive(), &fetched, max_bytes, &Space::under(&inner));
+        let result = super::unpack(&workshop, &archive(), max_bytes, &Space::under(&inner));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing outside of the folder");
-        let files = crate::fetch::local::files(&inner).unwrap();
+        assert!(crate::fetch::local::files(&inner).unwrap().is_empty(), "nothing is in its place yet");
         match result {
-            Ok(()) => Ok(files.into_iter().map(|(_, place)| place.to_string()).collect()),
+            Ok(coming) => {
+                for Coming { place, come } in &coming {
+                    let target = folder.path().join("put").join(place.under(Path::new("")));
+                    come.whole.as_ref().unwrap().put(&target).unwrap();
+                    let Fetched { bytes, sha256, .. } = come.fetched;
+                    assert_eq!(Digest::of_file(&target).unwrap(), (sha256, bytes));
+                }
+                Ok(coming.into_iter().map(|coming| coming.place.to_string()).collect())
+            }
             Err(error) => {
-                assert!(files.is_empty(), "nothing of a bad archive: {files:?}");
+                assert!(!workshop.unpacking().exists(), "nothing of a bad archive");
                 Err(crate::termination::error_chain(&error))
             }
         }

@@ -14,7 +14,7 @@ pub const BUFFER_BYTES: usize = 1 << 18;
 pub struct NoDigest;
 
 /// A SHA-256.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Digest([u8; 32]);
 

@@ -14,11 +14,12 @@ use reqwest::{
     },
     redirect,
 };
+use tokio::time::timeout;
 
 use super::{
     blocking,
     error::FetchError,
-    item::{Fetched, Item},
+    item::{Come, Item},
     partial::{Note, Partial},
     plan::Limits,
     space::Space,
@@ -29,6 +30,13 @@ use crate::termination::error_chain;
 /// As many as browsers follow at least.
 const MOST_REDIRECTS: usize = 10;
 
+/// A server that sends less than this in [`DRIP_STALLS`] times the longest wait for a byte might as well be silent: even a
+/// small model would take days.
+const DRIP_BYTES: u64 = 64 << 10;
+
+/// See [`DRIP_BYTES`]. Several, so that a network that hangs for a while is none.
+const DRIP_STALLS: u32 = 4;
+
 /// How often a file under way is spoken of.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -38,9 +46,23 @@ pub enum Broken {
     /// An answer that may be another one soon.
     #[error("the server answered {0}")]
     Status(StatusCode),
-    /// Silence.
-    #[error("no byte came for {0:?}")]
+    /// Silence before there was a connection, TLS included.
+    #[error("no connection stood within {0:?} (--connect-timeout-seconds)")]
+    NotConnected(Duration),
+    /// A connection, and then silence.
+    #[error("no answer came within {0:?} (--connect-timeout-seconds and --stall-timeout-seconds together)")]
+    NoAnswer(Duration),
+    /// Silence in the middle of a file.
+    #[error("no byte came for {0:?} (--stall-timeout-seconds)")]
     Stalled(Duration),
+    /// Next to silence.
+    #[error("only {bytes} bytes came in {time:?}, and a server that works sends {DRIP_BYTES} at least")]
+    Dripping {
+        /// What came.
+        bytes: u64,
+        /// In which time.
+        time: Duration,
+    },
     /// No connection, or one that broke.
     #[error(transparent)]
     Connection(reqwest::Error),
@@ -97,7 +119,6 @@ impl Downloader {
         let client = Client::builder()
             .user_agent(concat!("inference-pod/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(limits.connect_timeout)
-            .read_timeout(limits.stall_timeout)
             // An address can hold a token, which is nobody's business down the road.
             .referer(false)
             .redirect(redirect::Policy::custom(follow))
@@ -106,11 +127,11 @@ impl Downloader {
         Ok(Self { client, limits, space, model: model.to_owned() })
     }
 
-    /// Brings a file into its place.
+    /// Brings a file beside its place.
     ///
     /// # Errors
     /// [`FetchError`]; what came so far is kept, unless it is wrong.
-    pub async fn bring(&self, item: &Item, url: &Url) -> Result<Fetched, FetchError> {
+    pub async fn bring(&self, item: &Item, url: &Url) -> Result<Come, FetchError> {
         let mut partial = self.open(item).await?;
         let pieced = self.complete(item, url, &mut partial).await?;
         // A file may have changed between its pieces, and one without a length may have been cut unseen.
@@ -125,14 +146,12 @@ impl Downloader {
             self.complete(item, url, &mut partial).await?;
             may_be_an_accident = false;
         }
-        let fetched = Fetched { bytes: partial.bytes(), sha256: partial.digest(), fetched: true };
-        self.written(item, 0, blocking(move || partial.finish()).await)?;
-        Ok(fetched)
+        self.written(item, 0, blocking(move || partial.finish()).await)
     }
 
     async fn open(&self, item: &Item) -> Result<Partial, FetchError> {
-        let (target, sha256) = (item.target.clone(), item.sha256);
-        self.written(item, 0, blocking(move || Partial::open(&target, sha256)).await)
+        let (beside, sha256) = (item.beside.clone(), item.sha256);
+        self.written(item, 0, blocking(move || Partial::open(&beside, sha256)).await)
     }
 
     fn written<T>(&self, item: &Item, needed: u64, result: io::Result<T>) -> Result<T, FetchError> {
@@ -170,19 +189,25 @@ impl Downloader {
 
     async fn try_once(&self, item: &Item, url: &Url, partial: &mut Partial, made: Made) -> Result<(), Failure> {
         let broken = |error| self.broken(item, error);
-        let mut response = self.request(url, partial).send().await.map_err(broken)?;
+        let (connect, stall) = (self.limits.connect_timeout, self.limits.stall_timeout);
+        let asked = timeout(connect + stall, self.request(url, partial).send()).await;
+        let mut response = asked.map_err(|_| Broken::NoAnswer(connect + stall))?.map_err(broken)?;
         self.accept(item, &response, partial, made)?;
         let mut share = self
             .space
             .reserve(response.content_length().unwrap_or(0))
             .map_err(|room| FetchError::OutOfDisk { file: item.target.display().to_string(), room })?;
         let mut progress = Progress::new(&self.model, item, partial);
-        while let Some(chunk) = response.chunk().await.map_err(broken)? {
+        let mut drip = Drip::new(stall * DRIP_STALLS);
+        while let Some(chunk) =
+            timeout(stall, response.chunk()).await.map_err(|_| Broken::Stalled(stall))?.map_err(broken)?
+        {
             let length = chunk.len() as u64;
             // In place and not on another thread: this process has nothing else to do, and each file has a worker.
             self.written(item, share.left().max(length), partial.append(&chunk))?;
             share.used(length);
             progress.moved(partial.bytes());
+            drip.came(length)?;
         }
         Ok(())
     }
@@ -234,8 +259,8 @@ impl Downloader {
         if let Some(source) = untrusted(&error) {
             return FetchError::Certificate { url, source }.into();
         }
-        if error.is_timeout() && !error.is_connect() {
-            return Broken::Stalled(self.limits.stall_timeout).into();
+        if error.is_timeout() && error.is_connect() {
+            return Broken::NotConnected(self.limits.connect_timeout).into();
         }
         Broken::Connection(error.without_url()).into()
     }
@@ -293,6 +318,29 @@ fn untrusted(error: &reqwest::Error) -> Option<rustls::Error> {
         };
     }
     None
+}
+
+/// Tells a server that drips from one that sends.
+struct Drip {
+    bound: Duration,
+    since: Instant,
+    bytes: u64,
+}
+
+impl Drip {
+    fn new(bound: Duration) -> Self {
+        Self { bound, since: Instant::now(), bytes: 0 }
+    }
+
+    /// So many bytes came. Whoever sends enough within the bound has another as long.
+    fn came(&mut self, bytes: u64) -> Result<(), Broken> {
+        self.bytes += bytes;
+        if self.bytes >= DRIP_BYTES {
+            *self = Self::new(self.bound);
+        }
+        let time = self.since.elapsed();
+        if time > self.bound { Err(Broken::Dripping { bytes: self.bytes, time }) } else { Ok(()) }
+    }
 }
 
 /// Speaks of a file under way now and then.

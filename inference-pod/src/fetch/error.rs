@@ -119,6 +119,13 @@ pub enum FetchError {
     /// What was fetched is no model.
     #[error("what was fetched holds no model")]
     NoModel(#[source] FilesError),
+    /// A file that fetch did not bring goes before those that it brought.
+    #[error(
+        "{} would be served instead of the model that was fetched, and fetch did not bring it: remove it, or fetch into \
+         another folder",
+        .0.display()
+    )]
+    OtherModel(PathBuf),
     /// A file of this machine.
     #[error("cannot read {}: correct the address, or mount the volume that it is on", path.display())]
     Unreadable {
@@ -180,6 +187,7 @@ impl FetchError {
             | Self::Empty(_)
             | Self::Archive { .. }
             | Self::NoModel(_)
+            | Self::OtherModel(_)
             | Self::FolderTooLarge { .. } => "InvalidModel",
             Self::GivenUp { .. }
             | Self::Status { .. }

@@ -4,7 +4,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{digest::Digest, error::FetchError, partial::Partial, plan::Origin};
+use super::{
+    digest::Digest,
+    error::FetchError,
+    partial::{Partial, Whole},
+    plan::Origin,
+};
 
 /// One file to bring.
 #[derive(Debug, Clone)]
@@ -13,13 +18,24 @@ pub struct Item {
     pub from: Origin,
     /// Where it goes.
     pub target: PathBuf,
+    /// Beside which path its bytes lie until it is whole.
+    pub beside: PathBuf,
     /// What it has to be; none where anything will do.
     pub sha256: Option<Digest>,
     /// Whether it is a graph, which is neither a page for people nor empty.
     pub is_graph: bool,
 }
 
-/// One file in its place.
+/// One file that is there, whole and checked.
+#[derive(Debug)]
+pub struct Come {
+    /// What is known of it.
+    pub fetched: Fetched,
+    /// The file itself, where it is not in its place yet.
+    pub whole: Option<Whole>,
+}
+
+/// What is known of a file that was brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fetched {
     /// Its size.
@@ -33,10 +49,10 @@ pub struct Fetched {
 impl Item {
     /// What is in its place already, if it is the right file.
     #[must_use]
-    pub fn already_there(&self) -> Option<Fetched> {
+    pub fn already_there(&self) -> Option<Come> {
         let expected = self.sha256?;
         let (sha256, bytes) = Digest::of_file(&self.target).ok()?;
-        (sha256 == expected).then_some(Fetched { bytes, sha256, fetched: false })
+        (sha256 == expected).then_some(Come { fetched: Fetched { bytes, sha256, fetched: false }, whole: None })
     }
 
     /// Whether what came is what was asked for.

@@ -10,7 +10,7 @@ use std::{
 use super::{
     digest::BUFFER_BYTES,
     error::FetchError,
-    item::{Fetched, Item},
+    item::{Come, Item},
     partial::Partial,
     place::Place,
     space::Space,
@@ -22,19 +22,27 @@ const MOST_FILES: usize = 1000;
 /// Versions, and a folder or two of a tokenizer below them.
 const DEEPEST: usize = 8;
 
-/// Copies a file into its place.
+/// Made by the file system itself, at the root of most volumes.
+const LOST_AND_FOUND: &str = "lost+found";
+
+/// Copies a file beside its place.
 ///
 /// # Errors
 /// [`FetchError`] where it cannot be read or written, or is not what was asked for.
-pub fn copy(item: &Item, from: &Path, space: &Arc<Space>) -> Result<Fetched, FetchError> {
+pub fn copy(item: &Item, from: &Path, space: &Arc<Space>) -> Result<Come, FetchError> {
     let unreadable = |source| FetchError::Unreadable { path: from.to_owned(), source };
+    let kind = fs::metadata(from).map_err(unreadable)?;
+    if !kind.is_file() {
+        // Opening a FIFO would wait for ever.
+        return Err(unreadable(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")));
+    }
     let mut file = File::open(from).map_err(unreadable)?;
-    let total = file.metadata().map_err(unreadable)?.len();
+    let total = kind.len();
     let mut share =
         space.reserve(total).map_err(|room| FetchError::OutOfDisk { file: item.target.display().to_string(), room })?;
     let unwritable = |source, needed| FetchError::writing(&item.target, source, space, needed);
     // Copying again is quicker than finding out whether the beginning may be kept: no digest, no note.
-    let mut partial = Partial::open(&item.target, None).map_err(|error| unwritable(error, total))?;
+    let mut partial = Partial::open(&item.beside, None).map_err(|error| unwritable(error, total))?;
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         let read = file.read(&mut buffer).map_err(unreadable)?;
@@ -48,12 +56,11 @@ pub fn copy(item: &Item, from: &Path, space: &Arc<Space>) -> Result<Fetched, Fet
         partial.discard();
         return Err(error);
     }
-    let fetched = Fetched { bytes: partial.bytes(), sha256: partial.digest(), fetched: true };
-    partial.finish().map_err(|error| unwritable(error, 0))?;
-    Ok(fetched)
+    partial.finish().map_err(|error| unwritable(error, 0))
 }
 
-/// All files below a folder, with their places in it, in order of these. Hidden ones are left out.
+/// All files below a folder, with their places in it, in order of these. Left out are hidden ones, `lost+found`,
+/// and, with a warning, what is neither a folder nor a regular file: opening a FIFO would wait for ever.
 ///
 /// # Errors
 /// [`FetchError::Unreadable`], [`FetchError::FolderTooLarge`].
@@ -65,10 +72,16 @@ pub fn files(folder: &Path) -> Result<Vec<(PathBuf, Place)>, FetchError> {
         for entry in fs::read_dir(&path).map_err(unreadable)? {
             let path = entry.map_err(unreadable)?.path();
             let Some(place) = place(folder, &path)? else { continue };
-            if path.is_dir() {
+            if path == folder.join(LOST_AND_FOUND) {
+                continue;
+            }
+            let kind = fs::metadata(&path).map_err(|source| FetchError::Unreadable { path: path.clone(), source })?;
+            if kind.is_dir() {
                 folders.push((path, depth + 1));
-            } else {
+            } else if kind.is_file() {
                 files.push((path, place));
+            } else {
+                tracing::warn!(path = %path.display(), "left out: neither a folder nor a regular file");
             }
             if files.len() > MOST_FILES || depth > DEEPEST {
                 return Err(FetchError::FolderTooLarge { path: folder.to_owned(), limit: MOST_FILES });
@@ -102,5 +115,20 @@ mod tests {
         assert_eq!(places, ["2/model.onnx", "labels.txt"]);
         std::os::unix::fs::symlink(folder.path(), folder.path().join("2/again")).unwrap();
         assert!(matches!(files(folder.path()).unwrap_err(), FetchError::FolderTooLarge { .. }));
+    }
+
+    #[test]
+    fn what_is_no_file_of_a_model_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join(LOST_AND_FOUND)).unwrap();
+        for name in ["model.onnx", "lost+found/#12"] {
+            fs::write(folder.path().join(name), name).unwrap();
+        }
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        std::os::unix::fs::symlink(&pipe, folder.path().join("labels.txt")).unwrap();
+        let places: Vec<_> = files(folder.path()).unwrap().into_iter().map(|(_, place)| place.to_string()).collect();
+        assert_eq!(places, ["model.onnx"]);
     }
 }

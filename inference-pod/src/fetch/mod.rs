@@ -1,16 +1,19 @@
 //! `fetch`: bring a model's files into a folder that `serve` can read, or say why not.
 //!
 //! ```text
-//! flags ▸ plan ▸ {download | local} ▸ partial ▸ check ▸ place      each file, some at a time
-//!                                               └▸ unpack          an archive
+//! flags ▸ plan ▸ turn ▸ {download | local} ▸ partial ▸ check ▸ settle      each file, some at a time
+//!                                                      └▸ unpack ┘        an archive
 //! ```
 //!
 //! A file is written beside its place and comes into it only whole and checked, so a folder never holds half of one.
-//! What a broken connection or an ended process leaves is gone on with. Memory does not grow with a file.
+//! When all are there they come into their places together, and what an earlier fetch brought goes. One process at a
+//! time fetches into a folder. What a broken connection or an ended process leaves is gone on with. Memory does not
+//! grow with a file.
 //!
 //! Deliberately absent: credentials other than those of an address, and sources other than HTTP and files.
 
 mod archive;
+mod brought;
 mod digest;
 mod download;
 mod error;
@@ -21,10 +24,12 @@ mod place;
 mod plan;
 mod space;
 mod tries;
+mod workshop;
 
 use std::{
     fs,
     path::PathBuf,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -39,13 +44,14 @@ use tokio::{
 
 pub use self::error::FetchError;
 use self::{
-    archive::Workshop,
+    brought::Coming,
     download::Downloader,
-    item::{Fetched, Item},
+    item::{Come, Fetched, Item},
     plan::{Archive, Limits, Origin, Plan, Wanted, Work},
     space::Space,
+    workshop::Workshop,
 };
-use crate::{cli, files::ModelFiles};
+use crate::{cli, files::FilesError};
 
 /// More connections to one server hardly bring a model sooner, and each costs a thread.
 const FILES_AT_ONCE: usize = 4;
@@ -82,34 +88,50 @@ pub fn fetch(flags: &cli::Fetch) -> Result<Report, FetchError> {
     let began = Instant::now();
     let plan = Plan::from_flags(flags)?;
     fs::create_dir_all(&plan.to).map_err(|source| FetchError::Unwritable { path: plan.to.clone(), source })?;
-    let space = Space::under(&plan.to);
-    let bringer = Arc::new(Bringer {
-        model: flags.model.clone(),
-        to: plan.to.clone(),
-        limits: plan.limits,
-        space,
-        downloader: OnceCell::new(),
-    });
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(FILES_AT_ONCE)
         .thread_name("fetching")
         .enable_all()
         .build()
         .map_err(FetchError::Process)?;
-    let result = runtime.block_on(async {
-        tokio::select! {
-            result = bringer.bring(plan.work) => result,
-            stopped = stop_signal() => Err(stopped),
-        }
-    });
+    let to = plan.to.clone();
+    let result = runtime.block_on(bring(&flags.model, plan));
     // A thread in the middle of a file has nobody to report to.
     runtime.shutdown_background();
     let files = result?;
-    ModelFiles::find(&plan.to).map_err(FetchError::NoModel)?;
     let bytes = files.iter().map(|file| file.fetched.bytes).sum();
     let seconds = began.elapsed().as_secs_f64();
-    tracing::info!(model = flags.model, path = %plan.to.display(), bytes, seconds, "model is fetched");
-    Ok(Report { model: flags.model.clone(), path: plan.to, files, bytes, seconds })
+    tracing::info!(model = flags.model, path = %to.display(), bytes, seconds, "model is fetched");
+    Ok(Report { model: flags.model.clone(), path: to, files, bytes, seconds })
+}
+
+/// Waits for the folder and brings the model, unless a signal comes before.
+async fn bring(model: &str, plan: Plan) -> Result<Vec<FileReport>, FetchError> {
+    let mut stopped = pin!(stop_signal());
+    let workshop = tokio::select! {
+        workshop = Workshop::open(&plan.to, model) => workshop,
+        stopped = &mut stopped => return Err(stopped),
+    };
+    let bringer = Arc::new(Bringer {
+        model: model.to_owned(),
+        limits: plan.limits,
+        space: Space::under(&plan.to),
+        workshop,
+        downloader: OnceCell::new(),
+    });
+    let result = tokio::select! {
+        result = bringer.bring(plan.work) => result,
+        stopped = &mut stopped => Err(stopped),
+    };
+    match &result {
+        Ok(_) => bringer.workshop.clear(),
+        Err(_) => {
+            bringer.workshop.abandon();
+            // A thread may be in the middle of a file still, so the folder is locked until the process is gone.
+            std::mem::forget(bringer);
+        }
+    }
+    result
 }
 
 async fn stop_signal() -> FetchError {
@@ -136,7 +158,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 #[derive(Debug)]
 struct Bringer {
     model: String,
-    to: PathBuf,
+    workshop: Workshop,
     limits: Limits,
     space: Arc<Space>,
     /// Made for the first file that needs it: files of this machine need no certificates.
@@ -149,7 +171,12 @@ impl Bringer {
             Work::Files(files) => self.files(files).await,
             Work::Archive(archive) => Ok(vec![self.archive(archive).await?]),
             Work::Folder(folder) => {
+                let named = folder.clone();
                 let files = blocking(move || local::files(&folder)).await?;
+                // Before anything is changed: else a good model would make room for a folder named by mistake.
+                if !files.iter().any(|(_, place)| plan::is_model(place)) {
+                    return Err(FetchError::NoModel(FilesError::NoModel(named)));
+                }
                 let wanted =
                     files.into_iter().map(|(path, place)| Wanted { from: Origin::File(path), place, sha256: None });
                 self.files(wanted.collect()).await
@@ -157,8 +184,16 @@ impl Bringer {
         }
     }
 
-    /// Some at a time; the first error ends the others, which keep what came.
     async fn files(self: &Arc<Self>, files: Vec<Wanted>) -> Result<Vec<FileReport>, FetchError> {
+        let coming = self.all(files).await?;
+        let report = |coming: &Coming| FileReport { path: coming.place.to_string(), fetched: coming.come.fetched };
+        let reports = coming.iter().map(report).collect();
+        self.settle(None, coming).await?;
+        Ok(reports)
+    }
+
+    /// Some at a time; the first error ends the others, which keep what came. In order of their places.
+    async fn all(self: &Arc<Self>, files: Vec<Wanted>) -> Result<Vec<Coming>, FetchError> {
         let places = Arc::new(Semaphore::new(FILES_AT_ONCE));
         let mut tasks = JoinSet::new();
         for wanted in files {
@@ -169,47 +204,62 @@ impl Bringer {
                 bringer.file(wanted).await
             });
         }
-        let mut reports = Vec::new();
+        let mut coming = Vec::new();
         while let Some(joined) = tasks.join_next().await {
             match joined {
-                Ok(report) => reports.push(report?),
+                Ok(file) => coming.push(file?),
                 Err(error) => std::panic::resume_unwind(error.into_panic()),
             }
         }
-        reports.sort_by(|one, other| one.path.cmp(&other.path));
-        Ok(reports)
+        coming.sort_by(|one, other| one.place.cmp(&other.place));
+        Ok(coming)
     }
 
-    async fn file(&self, wanted: Wanted) -> Result<FileReport, FetchError> {
-        let is_graph = wanted.place.to_string().ends_with(".onnx");
-        let target = wanted.place.under(&self.to);
-        let fetched = self.item(Item { from: wanted.from, target, sha256: wanted.sha256, is_graph }).await?;
-        Ok(FileReport { path: wanted.place.to_string(), fetched })
+    async fn file(&self, wanted: Wanted) -> Result<Coming, FetchError> {
+        let Wanted { from, place, sha256 } = wanted;
+        let is_graph = place.to_string().ends_with(".onnx");
+        let (target, beside) = (place.under(self.workshop.folder()), self.workshop.beside(&place));
+        let come = self.item(Item { from, target, beside, sha256, is_graph }).await?;
+        Ok(Coming { place, come })
     }
 
-    async fn archive(&self, archive: Archive) -> Result<FileReport, FetchError> {
-        let workshop = Workshop::within(&self.to);
-        let (path, from) = (archive.from.to_string(), archive.from.clone());
-        if let Some(fetched) = workshop.done(&archive) {
+    async fn archive(self: &Arc<Self>, archive: Archive) -> Result<FileReport, FetchError> {
+        let (path, from, sha256) = (archive.from.to_string(), archive.from.clone(), archive.sha256);
+        let bringer = Arc::clone(self);
+        if let Some(fetched) = blocking(move || brought::archive_in(bringer.workshop.folder(), sha256)).await? {
             self.tell(&path, &fetched, Duration::ZERO);
             return Ok(FileReport { path, fetched });
         }
-        let item = Item { from, target: workshop.archive(), sha256: archive.sha256, is_graph: false };
-        let fetched = self.item(item).await?;
-        let (max_bytes, space) = (self.limits.max_unpacked_bytes, Arc::clone(&self.space));
-        blocking(move || workshop.unpack(&archive, &fetched, max_bytes, &space)).await?;
+        let target = self.workshop.archive();
+        let item = Item { from, target: target.clone(), beside: target, sha256, is_graph: false };
+        let come = self.item(item).await?;
+        let (bringer, fetched) = (Arc::clone(self), come.fetched);
+        let coming = blocking(move || bringer.unpack(&archive, &come)).await?;
+        self.settle(Some(fetched), coming).await?;
         Ok(FileReport { path, fetched })
     }
 
-    async fn item(&self, item: Item) -> Result<Fetched, FetchError> {
+    fn unpack(&self, archive: &Archive, come: &Come) -> Result<Vec<Coming>, FetchError> {
+        let target = self.workshop.archive();
+        let put = come.whole.as_ref().map_or(Ok(()), |whole| whole.put(&target));
+        put.map_err(|error| FetchError::writing(&target, error, &self.space, 0))?;
+        archive::unpack(&self.workshop, archive, self.limits.max_unpacked_bytes, &self.space)
+    }
+
+    async fn settle(self: &Arc<Self>, archive: Option<Fetched>, coming: Vec<Coming>) -> Result<(), FetchError> {
+        let bringer = Arc::clone(self);
+        blocking(move || brought::settle(&bringer.workshop, archive, &coming, &bringer.space)).await
+    }
+
+    async fn item(&self, item: Item) -> Result<Come, FetchError> {
         let began = Instant::now();
         let from = item.from.to_string();
-        let fetched = match self.already_there(&item).await {
-            Some(fetched) => fetched,
+        let come = match self.already_there(&item).await {
+            Some(come) => come,
             None => self.fetch(item).await?,
         };
-        self.tell(&from, &fetched, began.elapsed());
-        Ok(fetched)
+        self.tell(&from, &come.fetched, began.elapsed());
+        Ok(come)
     }
 
     fn tell(&self, url: &str, fetched: &Fetched, time: Duration) {
@@ -218,12 +268,12 @@ impl Bringer {
         tracing::info!(model = self.model, url, bytes, seconds = time.as_secs_f64(), %sha256, "{done}");
     }
 
-    async fn already_there(&self, item: &Item) -> Option<Fetched> {
+    async fn already_there(&self, item: &Item) -> Option<Come> {
         let item = item.clone();
         blocking(move || item.already_there()).await
     }
 
-    async fn fetch(&self, item: Item) -> Result<Fetched, FetchError> {
+    async fn fetch(&self, item: Item) -> Result<Come, FetchError> {
         match item.from.clone() {
             Origin::Http(url) => self.downloader().await?.bring(&item, &url).await,
             Origin::File(path) => {

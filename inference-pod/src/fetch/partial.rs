@@ -7,7 +7,7 @@
 //! ```
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
 };
@@ -17,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     digest::{BUFFER_BYTES, Digest},
+    item::{Come, Fetched},
     place::{NOTE_SUFFIX, PARTIAL_SUFFIX},
 };
 
@@ -49,17 +50,13 @@ impl Partial {
     /// Goes on with what an earlier process left of this very file, else begins. What is there is read and hashed.
     ///
     /// # Errors
-    /// What the system says; [`io::ErrorKind::WouldBlock`] while another process writes the same file.
+    /// What the system says.
     pub fn open(target: &Path, sha256: Option<Digest>) -> io::Result<Self> {
         if let Some(folder) = target.parent() {
             fs::create_dir_all(folder)?;
         }
         let path = beside(target, PARTIAL_SUFFIX);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        // Where the volume knows no locks it is most likely nobody else's.
-        if let Err(TryLockError::WouldBlock) = file.try_lock() {
-            return Err(io::Error::new(io::ErrorKind::WouldBlock, "another process is writing it"));
-        }
         let note = read_note(target).filter(|note| sha256.is_some() && note.sha256 == sha256);
         let fresh = Note { sha256, ..Note::default() };
         let mut partial = Self {
@@ -158,18 +155,19 @@ impl Partial {
             .any(|mark| text.get(..mark.len()).is_some_and(|start| start.eq_ignore_ascii_case(mark)))
     }
 
-    /// Puts the whole file in its place, safe against a loss of power.
+    /// The whole file, safe against a loss of power. It stays where it is, and is gone on with, until it is put elsewhere.
     ///
     /// # Errors
     /// What the system says.
-    pub fn finish(self) -> io::Result<()> {
+    pub fn finish(self) -> io::Result<Come> {
+        let (path, note) = (beside(&self.target, PARTIAL_SUFFIX), beside(&self.target, NOTE_SUFFIX));
         self.file.sync_all()?;
-        fs::rename(beside(&self.target, PARTIAL_SUFFIX), &self.target)?;
-        fs::remove_file(beside(&self.target, NOTE_SUFFIX))?;
-        match self.target.parent() {
-            Some(folder) => File::open(folder)?.sync_all(),
-            None => Ok(()),
+        if self.note.total.is_none() {
+            // Where the server told no length, the next process could not tell that this is all.
+            fs::write(&note, serde_json::to_vec(&Note { total: Some(self.bytes), ..self.note.clone() })?)?;
         }
+        let fetched = Fetched { bytes: self.bytes, sha256: self.digest(), fetched: true };
+        Ok(Come { fetched, whole: Some(Whole { path, note: Some(note) }) })
     }
 
     /// Leaves nothing behind. What cannot be removed is no beginning of anything: its note goes first.
@@ -178,6 +176,33 @@ impl Partial {
         for error in removed.into_iter().filter_map(Result::err) {
             tracing::warn!(%error, file = %self.target.display(), "cannot remove what came of a file");
         }
+    }
+}
+
+/// A whole file that is not in its place yet.
+#[derive(Debug)]
+pub struct Whole {
+    path: PathBuf,
+    note: Option<PathBuf>,
+}
+
+impl Whole {
+    /// The file at that path, with no note beside it.
+    #[must_use]
+    pub fn at(path: PathBuf) -> Self {
+        Self { path, note: None }
+    }
+
+    /// Puts it in its place.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn put(&self, target: &Path) -> io::Result<()> {
+        if let Some(folder) = target.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        fs::rename(&self.path, target)?;
+        self.note.as_ref().map_or(Ok(()), fs::remove_file)
     }
 }
 
@@ -207,14 +232,13 @@ mod tests {
         let mut first = Partial::open(&target, digest("espresso")).unwrap();
         first.begin(note.clone()).unwrap();
         first.append(b"espr").unwrap();
-        assert_eq!(Partial::open(&target, digest("espresso")).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(first);
 
         let mut second = Partial::open(&target, digest("espresso")).unwrap();
         assert_eq!((second.bytes(), second.note()), (4, &note));
         second.append(b"esso").unwrap();
         assert_eq!(Some(second.digest()), digest("espresso"));
-        second.finish().unwrap();
+        second.finish().unwrap().whole.unwrap().put(&target).unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"espresso");
         assert_eq!(fs::read_dir(folder.path().join("1")).unwrap().count(), 1, "only the file is left");
     }

@@ -5,6 +5,8 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
+
 /// What fetch itself writes into a model's folder begins so.
 pub const OWN_PREFIX: &str = ".fetch.";
 
@@ -26,7 +28,8 @@ pub enum NoPlace {
 }
 
 /// A relative path that stays inside its folder: at least one part, none of them `.` or `..`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Place(PathBuf);
 
 impl Place {
@@ -84,6 +87,19 @@ impl Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.display().fmt(f)
+    }
+}
+
+impl From<Place> for String {
+    fn from(place: Place) -> Self {
+        place.to_string()
+    }
+}
+
+impl TryFrom<String> for Place {
+    type Error = NoPlace;
+    fn try_from(text: String) -> Result<Self, NoPlace> {
+        Self::parse(&text)
     }
 }
 

@@ -243,7 +243,8 @@ fn compression(name: &str) -> Option<Compression> {
 }
 
 /// Whether a file at that place can be a model's graph: `model.onnx`, alone or in a numbered version folder.
-fn is_model(place: &Place) -> bool {
+#[must_use]
+pub fn is_model(place: &Place) -> bool {
     match place.parts().collect::<Vec<_>>().as_slice() {
         [name] => name == files::MODEL_FILE,
         [version, name] => name == files::MODEL_FILE && version.parse::<u64>().is_ok(),

@@ -8,7 +8,11 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
+    time::Duration,
 };
+
+/// Between two bytes of an answer that drips.
+const DRIP_PAUSE: Duration = Duration::from_millis(50);
 
 /// A request.
 #[derive(Debug, Clone)]
@@ -31,11 +35,19 @@ pub struct Answer {
     body: Vec<u8>,
     announced: Option<u64>,
     stays: bool,
+    drips: bool,
 }
 
 impl Answer {
     pub fn new(status: u16, body: &[u8]) -> Self {
-        Self { status, headers: Vec::new(), body: body.to_owned(), announced: Some(body.len() as u64), stays: false }
+        Self {
+            status,
+            headers: Vec::new(),
+            body: body.to_owned(),
+            announced: Some(body.len() as u64),
+            stays: false,
+            drips: false,
+        }
     }
 
     /// The file, or the part of it that was asked for.
@@ -66,6 +78,12 @@ impl Answer {
 
     pub fn announcing(mut self, bytes: Option<u64>) -> Self {
         self.announced = bytes;
+        self
+    }
+
+    /// Sends a byte now and then.
+    pub fn dripping(mut self) -> Self {
+        self.drips = true;
         self
     }
 
@@ -175,7 +193,10 @@ fn write(mut stream: TcpStream, answer: &Answer, sent: &AtomicU64) -> Option<()>
         head.push_str(&format!("content-length: {bytes}\r\n"));
     }
     stream.write_all(format!("{head}\r\n").as_bytes()).ok()?;
-    for part in answer.body.chunks(1 << 16) {
+    for part in answer.body.chunks(if answer.drips { 1 } else { 1 << 16 }) {
+        if answer.drips {
+            std::thread::sleep(DRIP_PAUSE);
+        }
         stream.write_all(part).ok()?;
         sent.fetch_add(part.len() as u64, Ordering::Relaxed);
     }
