@@ -1,7 +1,7 @@
 //! Logs: a filter, and one JSON object or one line of text for each event, on standard error.
 //!
 //! Lines go through a bounded channel to a thread that writes them: nobody who has something to say waits for whoever reads
-//! standard error. What does not fit is dropped and counted.
+//! standard error. What does not fit or cannot be written is dropped and counted.
 //!
 //! Credentials are taken out of every line: of events before anyone sees them, of all else here.
 
@@ -18,7 +18,7 @@ use tracing::{
     Event, Subscriber,
     field::{Field, Visit},
 };
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     EnvFilter, Registry,
     field::MakeExt as _,
@@ -33,7 +33,10 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use crate::observe::events::{log, redact::Redactor};
+use crate::observe::{
+    events::{log, redact::Redactor},
+    lines::{Counted, LOST},
+};
 
 /// Lines that may wait to be written.
 const LINES: usize = 8192;
@@ -66,7 +69,6 @@ pub enum LevelError {
 pub struct LogLevel {
     handle: reload::Handle<EnvFilter, Registry>,
     written: Mutex<String>,
-    dropped: ErrorCounter,
 }
 
 impl LogLevel {
@@ -88,10 +90,12 @@ impl LogLevel {
         Ok(())
     }
 
-    /// Lines that were dropped because too many waited.
-    #[must_use]
-    pub fn dropped(&self) -> u64 {
-        self.dropped.dropped_lines() as u64
+    /// Whether it can be set.
+    ///
+    /// # Errors
+    /// [`LevelError`] where it is none.
+    pub fn check(level: &str) -> Result<(), LevelError> {
+        filter(level).map(drop)
     }
 }
 
@@ -118,8 +122,8 @@ pub fn start(config: &LoggingConfig, rust_log: Option<&str>, redactor: Redactor)
     let (filter, handle) = reload::Layer::new(filter(level)?);
     let is_terminal = std::io::stderr().is_terminal();
     let builder = NonBlockingBuilder::default().buffered_lines_limit(LINES).lossy(true).thread_name("log");
-    let (writer, guard) = builder.finish(std::io::stderr());
-    let dropped = writer.error_counter();
+    let (writer, guard) = builder.finish(Counted(std::io::stderr(), &LOST));
+    LOST.count(writer.error_counter());
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(is_terminal);
     let log = tracing_subscriber::registry().with(filter);
     // A second start (in tests) keeps the first.
@@ -139,7 +143,7 @@ pub fn start(config: &LoggingConfig, rust_log: Option<&str>, redactor: Redactor)
         let location = panic.location().map(ToString::to_string);
         tracing::error!(thread = thread.name(), location, error = panic.payload_as_str(), "a thread panicked");
     }));
-    Ok(Logging { writer: guard, level: LogLevel { handle, written: Mutex::new(level.to_owned()), dropped } })
+    Ok(Logging { writer: guard, level: LogLevel { handle, written: Mutex::new(level.to_owned()) } })
 }
 
 fn filter(level: &str) -> Result<EnvFilter, LevelError> {

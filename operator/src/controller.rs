@@ -389,7 +389,7 @@ async fn bring_about(
         let written = context.writer.write_status(&observed.model, &status).await;
         written.inspect_err(|error| steps.failed(Step::status, error))?;
     }
-    tell_readiness(&observed.model, &status, &context.metrics);
+    tell_readiness(&observed.model, &status, &context.metrics, &context.leadership);
     if is_news || !applied.written.is_empty() {
         announce::announce(&context.recorder, &observed.model, &status, &applied).await;
     }
@@ -412,7 +412,7 @@ async fn is_let_go(error: &ApplyError, kinds: &Kinds) -> bool {
 }
 
 /// The metric says how it is, and the log that it has changed.
-fn tell_readiness(model: &InferenceModel, status: &InferenceModelStatus, metrics: &Metrics) {
+fn tell_readiness(model: &InferenceModel, status: &InferenceModelStatus, metrics: &Metrics, leadership: &Leadership) {
     let (namespace, inference_model) = key_of(model);
     let ready = |status: &InferenceModelStatus| {
         status::find(status, READY).map(|ready| (ready.status == "True", ready.reason.clone(), ready.message.clone()))
@@ -424,6 +424,10 @@ fn tell_readiness(model: &InferenceModel, status: &InferenceModelStatus, metrics
         tracing::info!(namespace, inference_model, revision, is_ready, reason, "{message}");
     }
     metrics.readiness(&(namespace, inference_model), (!is_ready).then_some(reason.as_str()));
+    // All was forgotten when leadership went; if that was before this, it is not forgotten again.
+    if leadership.check().is_err() {
+        metrics.readiness(&key_of(model), None);
+    }
 }
 
 /// What is wrong with each pod that is not about to go.
@@ -577,6 +581,23 @@ mod tests {
             "spec": {"models": [{"name": "a", "source": {"uri": "file:///a.onnx"}}]},
         });
         serde_json::from_value(model).unwrap()
+    }
+
+    #[test]
+    fn whoever_has_lost_leadership_meanwhile_says_nothing_of_readiness() {
+        let status = serde_json::json!({"conditions": [{
+            "type": READY, "status": "False", "reason": "Fetching", "message": "a model is fetched",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }]});
+        let status: InferenceModelStatus = serde_json::from_value(status).unwrap();
+        let metrics = Metrics::default();
+        let is_told = || metrics.prometheus_text().contains("ortolan_operator_model_not_ready{");
+        let leadership = Leadership::default();
+        leadership.gained();
+        tell_readiness(&model(), &status, &metrics, &leadership);
+        assert!(is_told());
+        tell_readiness(&model(), &status, &metrics, &Leadership::default());
+        assert!(!is_told());
     }
 
     #[test]

@@ -15,12 +15,20 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{App, error::ApiError};
-use crate::{connection::Peer, logging::LogLevel, termination::error_chain};
+use crate::{
+    connection::Peer,
+    logging::{LevelError, LogLevel},
+    observe::lines::LOST,
+    termination::error_chain,
+};
 
 /// A change is a few lines, which come at once. Whoever keeps one of the few connections of this port waiting takes it from
 /// probes and scrapes.
 const LONGEST_BYTES: usize = 64 << 10;
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Looks at the log, 5 ms after one another: it has what it was told within a quarter of a second, or takes its time.
+const SETTLING: usize = 50;
 
 /// What may be changed; what is left out stays as it is.
 #[derive(Debug, Default, Deserialize)]
@@ -54,7 +62,7 @@ fn current(app: &App) -> serde_json::Value {
         .collect();
     json!({
         "level": app.log_level.as_ref().map(LogLevel::get),
-        "log_lines_dropped": app.log_level.as_ref().map(LogLevel::dropped),
+        "log_lines_dropped": LOST.total(),
         "log": app.observer.events.rules("log"),
         "audit": app.observer.events.rules("audit"),
         "trace_sample": app.observer.trace_sample(),
@@ -75,9 +83,41 @@ pub async fn change(
     let change: Change = serde_json::from_slice(&body)
         .map_err(|error| ApiError::bad_input(format!("expected level, log, audit or trace_sample: {error}")))?;
     check(&app, &change)?;
+    // By the rules that still hold: they may be about to leave it out.
+    app.observer.changed(&told(&app, &change).to_string());
+    if change.level.is_some() {
+        settled(&app).await;
+    }
     apply(&app, change)?;
-    app.observer.changed(&current(&app).to_string());
     Ok(Json(current(&app)).into_response())
+}
+
+/// What it will be.
+fn told(app: &App, change: &Change) -> serde_json::Value {
+    let Change { level, log, audit, trace_sample } = change;
+    let mut all = current(app);
+    let new = [
+        ("level", level.as_ref().map(|level| json!(level))),
+        ("log", log.as_ref().map(|rules| json!(rules))),
+        ("audit", audit.as_ref().map(|rules| json!(rules))),
+        ("trace_sample", trace_sample.map(|share| json!(share))),
+    ];
+    for (key, value) in new {
+        if let Some(value) = value {
+            all[key] = value;
+        }
+    }
+    all
+}
+
+/// Waits a moment for the log to have the line that says what will change, which another level may leave out.
+async fn settled(app: &App) {
+    for _ in 0..SETTLING {
+        if app.observer.events.is_idle("log") {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 async fn whole(body: Body, patience: Duration) -> Result<Bytes, ApiError> {
@@ -111,6 +151,12 @@ fn check(app: &App, change: &Change) -> Result<(), ApiError> {
     if let Some(fault) = faults.first() {
         return Err(ApiError::bad_input(fault.to_string()));
     }
+    if let Some(level) = &change.level {
+        if app.log_level.is_none() {
+            return Err(ApiError::internal("the log has no level"));
+        }
+        LogLevel::check(level).map_err(wrong_level)?;
+    }
     match change.trace_sample {
         Some(share) if !(0.0..=1.0).contains(&share) => {
             Err(ApiError::bad_input(format!("trace_sample: expected 0 to 1, got {share}")))
@@ -122,12 +168,15 @@ fn check(app: &App, change: &Change) -> Result<(), ApiError> {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "as map_err gives it")]
+fn wrong_level(error: LevelError) -> ApiError {
+    ApiError::bad_input(format!("level: {}", error_chain(&error)))
+}
+
 fn apply(app: &App, change: Change) -> Result<(), ApiError> {
     let Change { level, log, audit, trace_sample } = change;
-    if let Some(level) = level {
-        // First, for it is the only one that may still be wrong.
-        let changer = app.log_level.as_ref().ok_or_else(|| ApiError::internal("the log has no level"))?;
-        changer.set(&level).map_err(|error| ApiError::bad_input(format!("level: {}", error_chain(&error))))?;
+    if let Some((changer, level)) = app.log_level.as_ref().zip(level) {
+        changer.set(&level).map_err(wrong_level)?;
     }
     for (name, rules) in [("log", log), ("audit", audit)] {
         if let Some(rules) = rules {

@@ -12,6 +12,7 @@ use prometheus_client::{
 use super::{
     asked::{Asked, STALE},
     events::Events,
+    lines::LOST,
     process::process_facts,
 };
 
@@ -120,6 +121,27 @@ struct ConsumerLabel {
 /// What became of the events of each consumer.
 #[derive(Debug)]
 pub struct Consumers(pub Arc<Events>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LossLabel {
+    reason: &'static str,
+}
+
+/// Lines of the log that nobody can read.
+#[derive(Debug)]
+pub struct Lines;
+
+impl Collector for Lines {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Encoded {
+        let help = "Lines of the log that did not reach standard error: too many waited, or writing failed";
+        let kind = prometheus_client::metrics::MetricType::Counter;
+        let mut family = encoder.encode_descriptor("log_lines_dropped", help, None, kind)?;
+        for (reason, count) in [("full", LOST.full()), ("failed", LOST.failed())] {
+            ConstCounter::new(count).encode(family.encode_family(&LossLabel { reason })?)?;
+        }
+        Ok(())
+    }
+}
 
 impl Collector for Consumers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Encoded {

@@ -1,12 +1,13 @@
 //! `/health/detailed`: what a person on call looks at first, made of facts and criteria. Knows nothing of HTTP.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crds::serving::{Bounds, HealthConfig};
 use serde::Serialize;
 
 use super::{
     asked::STALE,
+    lines::LOST,
     process::{Disk, ProcessFacts},
     window::{Quantiles, Seen},
 };
@@ -172,7 +173,9 @@ struct MemoryReport {
 /// Puts the answer together.
 #[must_use]
 pub fn report(facts: &Facts, criteria: &HealthConfig) -> Report {
-    let mut checks = vec![serving(facts), loaded(facts), memory(facts, criteria), consumers(facts)];
+    let lines_are_lost = LOST.any_lately(Instant::now());
+    let mut checks =
+        vec![serving(facts), loaded(facts), memory(facts, criteria), consumers(&facts.cut_off, lines_are_lost)];
     checks.extend(disk(facts, criteria));
     let mut models = Vec::new();
     for model in &facts.models {
@@ -223,10 +226,12 @@ fn loaded(facts: &Facts) -> Check {
     }
 }
 
-fn consumers(facts: &Facts) -> Check {
-    match facts.cut_off.as_slice() {
+fn consumers(cut_off: &[&str], lines_are_lost: bool) -> Check {
+    let cut_off = (!cut_off.is_empty()).then(|| format!("cut off: {}", cut_off.join(", ")));
+    let lost = lines_are_lost.then(|| "lines of the log were lost in the last minute".to_owned());
+    match cut_off.into_iter().chain(lost).collect::<Vec<_>>().as_slice() {
         [] => check("events", Status::Ok, "every consumer works"),
-        cut_off => check("events", Status::Warning, format!("cut off: {}", cut_off.join(", "))),
+        troubles => check("events", Status::Warning, troubles.join("; ")),
     }
 }
 
@@ -446,6 +451,18 @@ mod tests {
         ] {
             assert_eq!(blamed(&facts), expected);
         }
+    }
+
+    #[test]
+    fn lines_of_the_log_that_are_lost_are_told_beside_consumers_that_are_cut_off() {
+        let told = |cut_off: &[&str], lines_are_lost| {
+            let Check { status, message, .. } = consumers(cut_off, lines_are_lost);
+            (status, message)
+        };
+        assert_eq!(told(&[], false), (Status::Ok, "every consumer works".to_owned()));
+        let lost = "lines of the log were lost in the last minute";
+        assert_eq!(told(&[], true), (Status::Warning, lost.to_owned()));
+        assert_eq!(told(&["audit"], true), (Status::Warning, format!("cut off: audit; {lost}")));
     }
 
     #[test]

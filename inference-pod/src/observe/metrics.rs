@@ -205,6 +205,7 @@ impl Metrics {
         let ours = registry.sub_registry_with_prefix("ortolan");
         ours.register("build", "Versions of this program", build);
         ours.register_collector(Box::new(collect::Consumers(Arc::clone(events))));
+        ours.register_collector(Box::new(collect::Lines));
         // Without a thread to ask there are no numbers of GPUs.
         if let Ok(gpus) = collect::Gpus::find() {
             ours.register_collector(Box::new(gpus));
@@ -309,7 +310,7 @@ impl Families {
         );
         r.register(
             "model_memory_bytes",
-            "Memory that ONNX Runtime's arena holds for a model, now and at most; only where it says so",
+            "Memory that ONNX Runtime's arenas hold for a model's instances, now and at most; only where they say so",
             self.memory.clone(),
         );
         r.register("execution_provider_info", "The execution provider really in use", self.provider.clone());
@@ -549,6 +550,7 @@ mod tests {
     use crds::exposition::with_table;
 
     use super::*;
+    use crate::observe::Observer;
     use crate::observe::events::{Event, Subscription, consumer::Consumer, redact::Redactor};
 
     fn metrics() -> Metrics {
@@ -607,6 +609,49 @@ mod tests {
         model.dequeued(7, 0);
         model.scraped(Duration::ZERO, now + Duration::from_secs(310));
         assert!(says("ortolan_queue_depth_max{model=\"espresso\"} 7"), "ten seconds ago it was");
+    }
+
+    /// Dashboards add the latencies of several models, so they must leave out the bounds that not all of them have.
+    #[test]
+    fn what_dashboards_add_up_are_the_bounds_that_all_models_have() {
+        let text = |bounds: Vec<f64>| bounds.iter().map(|bound| format!("{bound}|")).collect::<String>() + "[+]Inf";
+        let shared = text(latency_bounds(None));
+        for objective in [1, 30, 512, 40_000] {
+            let own = latency_bounds(Some(Duration::from_millis(objective)));
+            assert!(latency_bounds(None).iter().all(|bound| own.contains(bound)), "{own:?}");
+        }
+        for name in ["model.json", "models.json"] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/dashboards").join(name);
+            let dashboard = std::fs::read_to_string(path).unwrap();
+            let mut selectors = dashboard.split("ortolan_request_latency_seconds_bucket{").skip(1).peekable();
+            assert!(selectors.peek().is_some(), "{name}");
+            for selector in selectors {
+                let selector = selector.split_once('}').unwrap().0;
+                assert!(selector.contains(&format!("le=~\\\"{shared}\\\"")), "{selector} in {name}, expected {shared}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_memory_of_a_model_is_that_of_all_its_instances() {
+        let observer = Observer::quiet("1.31.1");
+        let model = observer.model("espresso", &bounds(None));
+        let weighed = |index, arena, in_use| model.weighed(index, Memory { arena, in_use, peak: in_use + 1 });
+        assert_eq!(model.memory_bytes(), None);
+        weighed(0, 7, 100);
+        weighed(1, 8, 20);
+        assert_eq!(model.memory_bytes(), Some(120));
+        let says = |line: &str| observer.metrics.prometheus_text().lines().any(|seen| seen == line);
+        assert!(says("ortolan_model_memory_bytes{model=\"espresso\",kind=\"in_use\"} 120"));
+        assert!(says("ortolan_model_memory_bytes{model=\"espresso\",kind=\"peak\"} 122"));
+        // These two share one.
+        weighed(2, 8, 30);
+        assert_eq!(model.memory_bytes(), Some(130));
+        // One of them was opened anew, and one is given up.
+        weighed(1, 9, 5);
+        assert_eq!(model.memory_bytes(), Some(135));
+        model.broken_instance_lost(1);
+        assert_eq!(model.memory_bytes(), Some(130));
     }
 
     #[test]
@@ -668,7 +713,7 @@ mod tests {
         metrics.registry.sub_registry_with_prefix("ortolan").register_collector(Box::new(collect::Gpus::example()));
         let model = metrics.model("espresso", &bounds(Some(Duration::from_millis(30))));
         model.objective_feasible(true);
-        model.memory(Memory { in_use: 1, peak: 2 });
+        model.memory(Memory { arena: 0, in_use: 1, peak: 2 });
         metrics.provider_in_use("espresso", "cpu", false);
         metrics.responded("/ready", 200);
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/observability.md");
@@ -687,7 +732,7 @@ mod tests {
         let model = metrics.model("espresso", &bounds);
         model.ended(Outcome::ok, Duration::from_millis(3), Instant::now(), None);
         model.objective_feasible(true);
-        model.memory(Memory { in_use: 1, peak: 2 });
+        model.memory(Memory { arena: 0, in_use: 1, peak: 2 });
         metrics.provider_in_use("espresso", "cpu", false);
         let text = metrics.prometheus_text();
         let ours = |line: &&str| line.starts_with("ortolan_") && line.contains("model=\"espresso\"");

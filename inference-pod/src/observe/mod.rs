@@ -10,6 +10,7 @@ pub mod asked;
 mod collect;
 pub mod events;
 pub mod health;
+pub mod lines;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 #[cfg(not(feature = "metrics"))]
@@ -24,9 +25,10 @@ mod triton;
 pub mod window;
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -127,9 +129,11 @@ pub struct Bounds {
     pub latency_objective: Option<Duration>,
 }
 
-/// Memory that ONNX Runtime's arena holds for a session, in bytes.
+/// Memory that an arena of ONNX Runtime holds for a session, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Memory {
+    /// The same for all sessions that share an arena, and for no others.
+    pub arena: usize,
     /// Now.
     pub in_use: u64,
     /// At most.
@@ -209,7 +213,7 @@ impl Observer {
             window: Window::new(self.window, Instant::now()),
             events: Arc::clone(&self.events),
             overload: Overload::default(),
-            memory: AtomicU64::default(),
+            memory: Mutex::default(),
         }))
     }
 
@@ -273,6 +277,7 @@ impl Caller<'_> {
             trace_id: self.span.map(|span| span.trace).or_else(|| trace_id(self.headers)),
             route: self.route,
             span: self.span,
+            trace_state: self.span.and_then(|_| span::trace_state(self.headers)),
             baggage: self.kept_baggage(),
         }
     }
@@ -323,7 +328,19 @@ struct Inner {
     window: Window,
     events: Arc<Events>,
     overload: Overload,
-    memory: AtomicU64,
+    /// What each instance weighed last.
+    memory: Mutex<BTreeMap<usize, Memory>>,
+}
+
+/// What the arenas hold, each counted once.
+fn sum(memory: &BTreeMap<usize, Memory>) -> Memory {
+    let arenas: BTreeMap<usize, &Memory> = memory.values().map(|memory| (memory.arena, memory)).collect();
+    let add = |sum: Memory, memory: &&Memory| Memory {
+        in_use: sum.in_use + memory.in_use,
+        peak: sum.peak + memory.peak,
+        ..sum
+    };
+    arenas.values().fold(Memory::default(), add)
 }
 
 /// Whether requests are refused.
@@ -501,20 +518,35 @@ impl ModelObserver {
     /// An instance was given up: no session could be opened in place of a broken one.
     pub fn broken_instance_lost(&self, index: usize) {
         self.0.metrics.broken_instance_lost();
+        self.weigh(|instances| _ = instances.remove(&index));
         let cause = || "no session could be opened in place of a broken one".to_owned();
         self.emit(Kind::InstanceEvicted, false, || Detail::Instance { index, cause: cause() });
     }
 
-    /// What the model's arena holds.
-    pub fn weighed(&self, memory: Memory) {
-        self.0.memory.store(memory.in_use, Ordering::Relaxed);
-        self.0.metrics.memory(memory);
+    /// What the arena of an instance holds.
+    pub fn weighed(&self, index: usize, memory: Memory) {
+        self.weigh(|instances| {
+            // Whoever shares it weighed it earlier.
+            instances.values_mut().filter(|other| other.arena == memory.arena).for_each(|other| *other = memory);
+            instances.insert(index, memory);
+        });
     }
 
-    /// Bytes that the model's arena held when somebody looked last; `None` where nobody knows.
+    fn weigh(&self, change: impl FnOnce(&mut BTreeMap<usize, Memory>)) {
+        let mut instances = self.0.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let were_there = !instances.is_empty();
+        change(&mut instances);
+        // Where none says what it holds there is no number.
+        if were_there || !instances.is_empty() {
+            self.0.metrics.memory(sum(&instances));
+        }
+    }
+
+    /// Bytes that the arenas of the model's instances held when somebody looked last; `None` where nobody knows.
     #[must_use]
     pub fn memory_bytes(&self) -> Option<u64> {
-        Some(self.0.memory.load(Ordering::Relaxed)).filter(|bytes| *bytes > 0)
+        let instances = self.0.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(sum(&instances).in_use).filter(|bytes| *bytes > 0)
     }
 
     /// Whether anybody wants to know of a batch with these spans among its jobs.

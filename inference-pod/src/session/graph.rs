@@ -204,7 +204,9 @@ impl Graph {
         let memory = number(c"InUse").zip(number(c"MaxInUse"));
         // SAFETY: made above, and not used any more.
         unsafe { (ort::api().ReleaseKeyValuePairs)(facts) };
-        memory.map(|(in_use, peak)| Memory { in_use, peak })
+        // Sessions share an arena with their graph.
+        let arena = ptr::from_ref(self).addr();
+        memory.map(|(in_use, peak)| Memory { arena, in_use, peak })
     }
 
     /// A tensor over somebody else's memory.

@@ -263,7 +263,7 @@ pub(super) fn work(shared: &Shared, index: usize, mut runner: Box<dyn Runner>, s
     // Nobody listens any more where the server stops already.
     let _ = settled.send(());
     let (mut tried, mut weighed) = (None, None);
-    weigh(shared, &*runner, &mut weighed);
+    weigh(shared, index, &*runner, &mut weighed);
     while let Some(Taken { batch, expired, .. }) = shared.next(index) {
         shared.deliver(expired.into_iter().map(|job| (job.payload.reply, Err(JobError::Expired))).collect());
         let ended = if batch.is_empty() { Ended::Well } else { run(shared, index, &mut *runner, batch) };
@@ -283,7 +283,7 @@ pub(super) fn work(shared: &Shared, index: usize, mut runner: Box<dyn Runner>, s
         if is_over() {
             return;
         }
-        weigh(shared, &*runner, &mut weighed);
+        weigh(shared, index, &*runner, &mut weighed);
         if let Some(cause) = broken {
             // The broken one goes first: two of a large model may not fit.
             drop(runner);
@@ -296,13 +296,13 @@ pub(super) fn work(shared: &Shared, index: usize, mut runner: Box<dyn Runner>, s
 }
 
 /// Tells how much memory an instance takes, now and then.
-fn weigh(shared: &Shared, runner: &dyn Runner, weighed: &mut Option<Instant>) {
+fn weigh(shared: &Shared, index: usize, runner: &dyn Runner, weighed: &mut Option<Instant>) {
     if weighed.is_some_and(|weighed| weighed.elapsed() < BETWEEN_WEIGHINGS) {
         return;
     }
     *weighed = Some(Instant::now());
     if let Some(memory) = runner.memory() {
-        shared.observer.weighed(memory);
+        shared.observer.weighed(index, memory);
     }
 }
 

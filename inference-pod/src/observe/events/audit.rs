@@ -5,7 +5,10 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use super::{Event, consumer::Consumer, line::Fields};
@@ -21,6 +24,9 @@ pub struct Audit {
     /// The revision that this process belongs to, where it has one.
     pub revision: Option<String>,
 }
+
+/// Whether the file could not be put aside last time: told once, not with each line.
+static STUCK: AtomicBool = AtomicBool::new(false);
 
 /// Why events are not in the file.
 #[derive(Debug, thiserror::Error)]
@@ -48,8 +54,7 @@ impl Audit {
     fn write(&self, lines: &[u8]) -> io::Result<()> {
         let mut file = self.open()?;
         let mut before = file.metadata()?.len();
-        if before > 0 && before + lines.len() as u64 > self.max_bytes {
-            self.put_aside()?;
+        if before > 0 && before + lines.len() as u64 > self.max_bytes && self.makes_room() {
             file = self.open()?;
             before = file.metadata()?.len();
         }
@@ -63,11 +68,38 @@ impl Audit {
         OpenOptions::new().create(true).append(true).open(&self.path)
     }
 
-    fn put_aside(&self) -> io::Result<()> {
-        for number in (1..self.keep).rev() {
-            rename_if_there(&self.aside(number), &self.aside(number + 1))?;
+    /// Whether the file was put aside. Where it cannot be, it grows: it may be a mount of its own, or one that may only be
+    /// appended to.
+    fn makes_room(&self) -> bool {
+        let result = self.put_aside();
+        let is_stuck = result.is_err();
+        let was_stuck = STUCK.swap(is_stuck, Ordering::Relaxed);
+        if let Err(error) = result
+            && !was_stuck
+        {
+            let (path, error) = (self.path.display().to_string(), crate::termination::error_chain(&error));
+            tracing::warn!(path, error, "the audit file cannot be put aside, and grows");
         }
-        rename_if_there(&self.path, &self.aside(1))
+        !is_stuck
+    }
+
+    /// The file itself goes first: where it cannot, those before it stay as they are.
+    fn put_aside(&self) -> io::Result<()> {
+        // One that an earlier attempt left on its way is not written over.
+        if self.aside(0).try_exists()? {
+            self.shift()?;
+        }
+        rename_if_there(&self.path, &self.aside(0))?;
+        self.shift()
+    }
+
+    /// Each one further, up to the first free place: after an attempt that ended halfway none is lost for it.
+    fn shift(&self) -> io::Result<()> {
+        let mut free = 1;
+        while free < self.keep && self.aside(free).try_exists()? {
+            free += 1;
+        }
+        (0..free).rev().try_for_each(|number| rename_if_there(&self.aside(number), &self.aside(number + 1)))
     }
 
     fn aside(&self, number: u32) -> PathBuf {
@@ -105,6 +137,43 @@ mod tests {
             ("fourth\n".into(), "third\n".into(), "second\n".into())
         );
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_put_aside_grows() {
+        let folder = tempfile::tempdir().unwrap();
+        // No name is longer, so it cannot be renamed to one that is.
+        let path = folder.path().join("a".repeat(255));
+        let audit = audit(path.clone(), 10);
+        for line in ["first\n", "second\n", "third\n"] {
+            audit.write(line.as_bytes()).unwrap();
+        }
+        assert_eq!(fs::read_to_string(path).unwrap(), "first\nsecond\nthird\n");
+    }
+
+    #[test]
+    fn attempts_that_end_halfway_lose_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let audit = Audit { keep: 4, ..audit(folder.path().join("audit"), 10) };
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        write("audit", "fourth, long enough\n");
+        write("audit.1", "third\n");
+        write("audit.2", "second\n");
+        write("audit.3", "first\n");
+        // Stands in the way of the live file and cannot be moved on: a folder takes no file's place.
+        fs::create_dir_all(folder.path().join("audit.0/full")).unwrap();
+        fs::create_dir_all(folder.path().join("audit.4/full")).unwrap();
+        (0..5).for_each(|_| audit.write(b"fifth\n").unwrap());
+        let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+        assert_eq!(
+            (read("audit.1"), read("audit.2"), read("audit.3")),
+            ("third\n".into(), "second\n".into(), "first\n".into())
+        );
+        assert!(read("audit").ends_with(&"fifth\n".repeat(5)));
+        fs::remove_dir_all(folder.path().join("audit.0")).unwrap();
+        fs::remove_dir_all(folder.path().join("audit.4")).unwrap();
+        audit.write(b"sixth\n").unwrap();
+        assert_eq!((read("audit"), read("audit.4")), ("sixth\n".into(), "first\n".into()));
     }
 
     #[test]

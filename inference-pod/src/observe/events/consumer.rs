@@ -170,19 +170,23 @@ impl Tap {
         if self.state.is(Breaker::Open) {
             return count(&self.state.dropped_open);
         }
-        if waiting.events.len() < CAPACITY {
+        let is_taken = waiting.events.len() < CAPACITY;
+        let mut is_awaited = false;
+        if is_taken {
             waiting.events.push_back(event);
             // Each time costs a switch of threads: not for every event.
-            let is_awaited = matches!(waiting.events.len(), 1 | AT_A_TIME);
-            drop(waiting);
-            if is_awaited {
-                self.state.arrived.notify_one();
-            }
-            return;
+            is_awaited = matches!(waiting.events.len(), 1 | AT_A_TIME);
+        } else {
+            count(&self.state.full);
         }
+        // Under the lock, and with something in the queue: whatever the consumer's thread does meanwhile, it will come for that,
+        // and close the breaker again where the consumer works.
+        let is_cut_off = self.state.is_slow() && self.state.set(Breaker::Open);
         drop(waiting);
-        count(&self.state.full);
-        if self.state.is_slow() && self.state.set(Breaker::Open) {
+        if is_awaited {
+            self.state.arrived.notify_one();
+        }
+        if is_cut_off {
             tracing::warn!(consumer = self.name, "a consumer of events does not move and is cut off");
         }
     }
@@ -198,6 +202,13 @@ impl Tap {
             failed: count(&self.state.failed),
             is_open: !self.state.is(Breaker::Closed),
         }
+    }
+
+    /// Whether nothing is on its way to the consumer, or in its hands.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let waiting = self.state.waiting();
+        waiting.events.is_empty() && self.state.busy_since.load(Ordering::Relaxed) == 0
     }
 
     /// Takes no more events.
@@ -228,7 +239,6 @@ impl Side {
         let (mut failures, mut wait) = (0, FIRST_WAIT);
         while let Some(events) = self.next() {
             let count = events.len() as u64;
-            self.state.busy_since.store(self.state.now(), Ordering::Relaxed);
             let result = catch_unwind(AssertUnwindSafe(|| consumer.consume(&events)));
             self.state.busy_since.store(0, Ordering::Relaxed);
             let error = match result {
@@ -271,7 +281,12 @@ impl Side {
             waiting = gathered.unwrap_or_else(PoisonError::into_inner).0;
         }
         let count = waiting.events.len().min(AT_A_TIME);
-        (count > 0).then(|| waiting.events.drain(..count).collect())
+        if count == 0 {
+            return None;
+        }
+        // Under the lock, so that they are always on their way or in hand.
+        self.state.busy_since.store(self.state.now(), Ordering::Relaxed);
+        Some(waiting.events.drain(..count).collect())
     }
 
     /// Drops what has come and what comes for that long, or until the end.
@@ -381,10 +396,37 @@ mod tests {
     }
 
     #[test]
+    fn one_that_blocks_is_cut_off_though_few_events_come() {
+        let (let_go, gate): (SyncSender<()>, Receiver<()>) = sync_channel(1);
+        let gate = Mutex::new(gate);
+        let (tap, _) = tap(move || {
+            let _ = gate.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            Ok(())
+        });
+        let (began, mut offered) = (Instant::now(), 0);
+        while !tap.counts().is_open {
+            assert!(began.elapsed() < PATIENCE, "{:?}", tap.counts());
+            tap.offer(event());
+            offered += 1;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        assert!(began.elapsed() >= SLOW && offered < CAPACITY as u64 && tap.counts().full == 0, "{:?}", tap.counts());
+        drop(let_go);
+        // What waits is taken without another event, and that closes the breaker.
+        while tap.counts().is_open {
+            assert!(began.elapsed() < PATIENCE, "{:?}", tap.counts());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        end(&tap);
+        assert_eq!(all(tap.counts()), offered, "{:?}", tap.counts());
+    }
+
+    #[test]
     fn what_is_there_at_the_end_is_taken() {
         let (tap, _) = tap(|| Ok(()));
         (0..100).for_each(|_| tap.offer(event()));
         end(&tap);
         assert_eq!(tap.counts(), Counts { consumed: 100, ..Counts::default() });
+        assert!(tap.is_idle());
     }
 }

@@ -163,6 +163,8 @@ pub struct Who {
     pub route: &'static str,
     /// Its span, where it is traced.
     pub span: Option<Span>,
+    /// What the systems before us say of its trace, where it is traced.
+    pub trace_state: Option<String>,
     /// Baggage that is to be kept.
     pub baggage: Vec<(String, String)>,
 }
@@ -251,6 +253,8 @@ impl Event {
 impl Who {
     fn clean(&mut self, redactor: &Redactor) {
         self.request_id = redactor.clean(&self.request_id);
+        // Half of a state is none.
+        self.trace_state.take_if(|state| redactor.clean_whole(state) != *state);
         let baggage = self.baggage.iter_mut().map(|(_, value)| value);
         for text in self.correlation_id.iter_mut().chain(baggage) {
             *text = redactor.clean(text);
@@ -358,6 +362,12 @@ impl Events {
     pub fn rules(&self, consumer: &str) -> Option<Vec<EventRule>> {
         let rules = self.rules_of(consumer)?.read().unwrap_or_else(PoisonError::into_inner);
         Some(rules.written().to_vec())
+    }
+
+    /// Whether a consumer has all that it was told, or there is none of that name.
+    #[must_use]
+    pub fn is_idle(&self, consumer: &str) -> bool {
+        self.listeners.iter().filter(|listener| listener.tap.name() == consumer).all(|listener| listener.tap.is_idle())
     }
 
     /// Gives a consumer other rules; false where there is no such consumer, or it has none.

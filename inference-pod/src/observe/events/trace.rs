@@ -123,6 +123,7 @@ struct Draft {
     kind: SpanKind,
     span: Span,
     parent_is_remote: bool,
+    state: TraceState,
     from: SystemTime,
     time: Duration,
     attributes: Vec<KeyValue>,
@@ -134,7 +135,8 @@ impl Draft {
     fn new(name: &'static str, span: Span, from: SystemTime, time: Duration) -> Self {
         let (attributes, links) = (Vec::new(), Vec::new());
         let (kind, status) = (SpanKind::Internal, Status::Unset);
-        Self { name, kind, span, parent_is_remote: false, from, time, attributes, links, status }
+        let state = TraceState::NONE;
+        Self { name, kind, span, parent_is_remote: false, state, from, time, attributes, links, status }
     }
 }
 
@@ -149,11 +151,11 @@ impl Traces {
     }
 
     fn written(&self, draft: Draft) -> SpanData {
-        let Draft { name, kind, span, parent_is_remote, from, time, attributes, links, status } = draft;
+        let Draft { name, kind, span, parent_is_remote, state, from, time, attributes, links, status } = draft;
         let mut span_links = SpanLinks::default();
-        span_links.links = links.into_iter().map(|link| Link::with_context(context(link))).collect();
+        span_links.links = links.into_iter().map(|link| Link::with_context(context(link, TraceState::NONE))).collect();
         SpanData {
-            span_context: context(span),
+            span_context: context(span, state),
             parent_span_id: SpanId::from(span.parent),
             parent_span_is_remote: parent_is_remote,
             span_kind: kind,
@@ -170,9 +172,9 @@ impl Traces {
     }
 }
 
-fn context(span: Span) -> SpanContext {
+fn context(span: Span, state: TraceState) -> SpanContext {
     let (trace, id) = (span.trace.0.into(), SpanId::from(span.id));
-    SpanContext::new(trace, id, TraceFlags::SAMPLED, false, TraceState::NONE)
+    SpanContext::new(trace, id, TraceFlags::SAMPLED, false, state)
 }
 
 fn of_request(event: &Event, ended: &Ended) -> Vec<Draft> {
@@ -207,7 +209,10 @@ fn of_request(event: &Event, ended: &Ended) -> Vec<Draft> {
     });
     let decode = timings.decode.map(|decode| part("decode", decode));
     let queue = timings.queue.map(|queue| part("queue", queue));
-    [Some(request), decode, queue, inference].into_iter().flatten().collect()
+    // What is no state is not passed on.
+    let state = who.trace_state.as_deref().and_then(|state| state.parse().ok()).unwrap_or(TraceState::NONE);
+    let drafts = [Some(request), decode, queue, inference].into_iter().flatten();
+    drafts.map(|draft| Draft { state: state.clone(), ..draft }).collect()
 }
 
 fn of_batch(event: &Event, batch: &Batch) -> Vec<Draft> {
@@ -230,6 +235,7 @@ fn of_batch(event: &Event, batch: &Batch) -> Vec<Draft> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::events::{Kind, Timings, Who};
 
     #[test]
     fn what_the_environment_says_of_us_wins_and_the_rest_is_ours() {
@@ -247,5 +253,20 @@ mod tests {
             [("service.name", "theirs"), ("service.version", "9"), ("service.instance.id", "i"), ("team", "t")];
         assert_eq!(said(&theirs, None), ["theirs", "9", "i", "r3", "t"]);
         assert_eq!(said(&theirs, Some("named")), ["named", "9", "i", "r3", "t"]);
+    }
+
+    #[test]
+    fn spans_of_a_request_carry_the_state_of_its_trace() {
+        let states = |state: &str| {
+            let who = Who { span: Some(Span::root()), trace_state: Some(state.to_owned()), ..Who::default() };
+            let timings = Timings { decode: Some((Duration::ZERO, Duration::ZERO)), ..Timings::default() };
+            let (outcome, status, total, error) = (Outcome::ok, 200, Duration::ZERO, None);
+            let ended = Ended { who, outcome, status, total, timings, error };
+            let detail = Detail::Ended(Box::new(ended.clone()));
+            let event = Event { kind: Kind::RequestCompleted, at: crate::clock::now(), model: "m".into(), detail };
+            of_request(&event, &ended).into_iter().map(|draft| draft.state.header()).collect::<Vec<_>>()
+        };
+        assert_eq!(states("blue=1,red=2"), ["blue=1,red=2", "blue=1,red=2"]);
+        assert_eq!(states("none"), ["", ""]);
     }
 }
