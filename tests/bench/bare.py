@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import tools
+from . import tools, usage
+from .usage import Use
 from .workloads import Workload
 
 
@@ -26,6 +27,8 @@ class Bare:
 
     buckets: dict[int, Bucket]
     loaded_bytes: int
+    # From the start of the program to its end.
+    use: Use
 
     @property
     def best(self) -> Bucket:
@@ -38,12 +41,13 @@ def session_loop(binary: Path, workload: Workload, sizes: Sequence[int], seconds
     listed, whole = ",".join(map(str, sizes)), max(1, round(seconds))
     command = [binary, "bench", workload.path, "--batch-sizes", listed, "--seconds", whole, "--threads", "1", "--json"]
     command += [word for shape in workload.shapes for word in ("--shape", shape)]
-    found = tools.output_json(tools.pinned(core, command), environment())
+    with usage.Usage(usage.children_seconds, core) as used:
+        found = tools.output_json(tools.as_model(core, command), environment())
     buckets = {
         bucket["samples"]: Bucket(bucket["samples"], bucket["samples_per_second"], bucket["p50_ms"])
         for bucket in found["buckets"]
     }
-    return Bare(buckets, found["memory"]["loaded_bytes"])
+    return Bare(buckets, found["memory"]["loaded_bytes"], used.whole())
 
 
 def simulated(
@@ -70,7 +74,9 @@ def simulated(
 def python_loop(task: str, *arguments: Path | float, core: int) -> dict[str, float]:
     """The perfect Python loop; see python_loop.py."""
     command = [tools.python(), Path(__file__).with_name("python_loop.py"), task, *arguments]
-    return tools.output_json(tools.pinned(core, command))
+    with usage.Usage(usage.children_seconds, core) as used:
+        found = tools.output_json(tools.as_model(core, command))
+    return found | {"cpu": used.whole().cpu, "steal": used.whole().steal}
 
 
 def environment() -> dict[str, str]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import bare, load, tools
+from . import bare, load, tools, usage
 from .bare import Bare
 from .load import Closed, LoadError, Open
 from .server import Server
 from .workloads import Request, Workload
 
 CLIENTS = 64
+# To count what was answered when the generator had already stopped.
+COUNTING_SECONDS = 1.0
 
 
 @dataclass
@@ -35,11 +39,20 @@ class Bench:
         """A server of these models, on core A."""
         return Server(self.binary, self.cores.server, list(models), **settings)
 
+    @property
+    def pairs(self) -> int:
+        """How often baseline and server are set beside each other: more often than there are rounds, for shorter."""
+        return 3 * self.rounds
+
+    @property
+    def pair_seconds(self) -> float:
+        """Each half of a pair."""
+        return self.seconds / 2
+
     def bare(self, workload: Workload, sizes: Sequence[int] | None = None) -> Bare:
         """The bare loop on core A, at these batch sizes or at the one that a first look at all of them found best."""
-        seconds = self.seconds / 2
         chosen = sizes or [self.best_size(workload)]
-        return bare.session_loop(self.binary, workload, chosen, seconds, self.cores.server)
+        return bare.session_loop(self.binary, workload, chosen, self.pair_seconds, self.cores.server)
 
     def best_size(self, workload: Workload) -> int:
         """The batch size with the most samples a second, of those that the server may use.
@@ -56,18 +69,58 @@ class Bench:
         """A closed loop from core B. Failures are an error: what is measured is answers."""
         loop = load.closed_loop_h2 if request.grpc else load.closed_loop
         url, core = server.url(request), self.cores.load
-        answered = server.metric("ortolan_requests_total", outcome="ok")
-        found = loop(url, request.body, request.headers, clients, seconds or self.seconds, core)
-        answered = server.metric("ortolan_requests_total", outcome="ok") - answered
-        # gRPC tells its failures in trailers, so the server is asked. What was in flight at the end may be missing.
-        if found.failures or answered < 0.99 * found.ok - clients:
-            raise LoadError(f"{found.ok} answers of which the server counts {answered:.0f} good; {found.failures}")
-        return found
+        before = Counts.of(server)
+        with usage.Usage(server.cpu_seconds, self.cores.server) as used:
+            found = loop(url, request.body, request.headers, clients, seconds or self.seconds, core)
+        end = time.monotonic() + COUNTING_SECONDS
+        while (counts := Counts.of(server) - before).good < found.ok and time.monotonic() < end:
+            time.sleep(0.02)
+        # gRPC tells its failures in trailers, so the server is asked.
+        if found.failures or not counts.agree(found.ok, clients):
+            raise LoadError(f"{found.ok} answers, of which the server counts {counts}; {found.failures}")
+        return replace(found, use=usage.between(used.looks, found.began, found.ended))
 
-    def open(self, server: Server, request: Request, rate: float, distribution: str, seconds: float) -> Open:
+    def warm_up(self, server: Server, request: Request) -> None:
+        """Meets batches of every size. Failures do not count: a server may be set up to refuse."""
+        loop = load.closed_loop_h2 if request.grpc else load.closed_loop
+        for clients in (1, 4, CLIENTS):
+            # A slow model may take longer than this for its first answer.
+            with contextlib.suppress(LoadError):
+                loop(server.url(request), request.body, request.headers, clients, 1, self.cores.load)
+
+    def open(
+        self, server: Server, request: Request, rate: float, distribution: str, seconds: float, seed: int = 1
+    ) -> Open:
         """An open loop from core B whose clients give up after a second."""
         url, core = server.url(request), self.cores.load
-        return load.open_loop(url, request.body, request.headers, rate, distribution, seconds, 1.0, core)
+        return load.open_loop(url, request.body, request.headers, rate, distribution, seconds, 1.0, core, seed=seed)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Requests by their end, as the server counts them."""
+
+    good: float
+    # Neither good nor given up by the client.
+    bad: float
+
+    @classmethod
+    def of(cls, server: Server) -> Counts:
+        every, good, cancelled = (
+            server.metric("ortolan_requests_total", **labels)
+            for labels in ({}, {"outcome": "ok"}, {"outcome": "cancelled"})
+        )
+        return cls(good, every - good - cancelled)
+
+    def __sub__(self, other: Counts) -> Counts:
+        return Counts(self.good - other.good, self.bad - other.bad)
+
+    def __str__(self) -> str:
+        return f"{self.good:.0f} good and {self.bad:.0f} bad"
+
+    def agree(self, answered: int, in_flight: int) -> bool:
+        """Whether that many answers were good. What was in flight may be missing, but nothing may be bad."""
+        return self.bad <= 0 < self.good and self.good >= answered - in_flight
 
 
 def model(workload: Workload, name: str = "", **settings: Any) -> dict[str, Any]:

@@ -24,11 +24,19 @@ def facts(bench: Bench) -> dict[str, str]:
     return {
         "measured": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC, commit {commit()}",
         "machine": f"{processor()}, {os.cpu_count()} cores, {memory_gib()} GiB, Linux {platform.release()}",
+        # These two are what runs must have in common to be compared.
+        "processor": processor(),
+        "processors": str(os.cpu_count()),
         "cores": f"server and bare loop on core {cores.server}, load on core {cores.load}, intra threads 1",
         "server": first_line([bench.binary, "--version"]),
         "ONNX Runtime": tools.pypi.read_pins(tools.ROOT / "deploy/onnxruntime/requirements.txt")["onnxruntime"].version,
         "load": f"{generator('wrk')}; {generator('h2load')}; vegeta {vegeta()}",
-        "rounds": f"{bench.rounds} of {bench.seconds:g} s, bare and server in turn; medians, ranges in brackets",
+        "rounds": f"{bench.pairs} pairs of {bench.pair_seconds:g} s, in the order bare, server, server, bare; "
+        f"elsewhere {bench.rounds} of {bench.seconds:g} s; medians, and in brackets the interval that holds the "
+        "median in 95 of 100 cases by order statistics (of fewer than six values, the range); undecided where the goal lies in it",
+        "rates": "closed loops by HTTP and gRPC: answers ÷ time from the first sending to the last answer; what "
+        "is in flight when the generator stops counts neither as an answer nor as time",
+        "baselines": "scheduled as the threads of the server's models are: SCHED_BATCH, nice 10",
     }
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from . import tools
+from .usage import Use
 
 Body = bytes | Sequence[bytes] | None
 Distribution = Literal["uniform", "poisson"]
@@ -35,10 +36,15 @@ class LoadError(Exception):
 
 @dataclass(frozen=True)
 class Closed:
-    """What a closed loop found. Latencies are those of all requests, so look at `failures` first."""
+    """What a closed loop found. Latencies are those of all requests, so look at `failures` first.
+
+    `began` is the first sending and `ended` the last answer, in seconds since 1970. What is in flight when the
+    generator stops is not counted, so the time after the last answer is not, either: that would be half a batch too much.
+    """
 
     requests: int
-    seconds: float
+    began: float
+    ended: float
     failures: dict[str, int]
     min_ms: float
     mean_ms: float
@@ -47,6 +53,13 @@ class Closed:
     p95_ms: float
     p99_ms: float
     max_ms: float
+    # Of the server meanwhile, where somebody looked.
+    use: Use = Use(math.nan, math.nan)
+
+    @property
+    def seconds(self) -> float:
+        """From the first sending to the last answer."""
+        return self.ended - self.began
 
     @property
     def ok(self) -> int:
@@ -126,7 +139,7 @@ def closed_loop(
         raise LoadError(f"nothing was answered at {url}: {found['failed']}")
     times = {f"{name}_ms": found[name] / 1000 for name in ("min", "mean", "p50", "p90", "p95", "p99", "max")}
     failures = {kind: count for kind, count in found["failed"].items() if count}
-    return Closed(found["requests"], found["microseconds"] / 1e6, failures, **times)
+    return Closed(found["requests"], found["began"], found["ended"], failures, **times)
 
 
 def write_bodies(folder: Path, body: Body) -> list[Path]:
@@ -162,16 +175,16 @@ def closed_loop_h2(
 
 
 def closed_of_log(rows: list[tuple[int, ...]], url: str) -> Closed:
-    """From h2load's log: time of sending (µs), status (-1: none), duration (µs)."""
+    """From h2load's log: time of sending (µs since 1970), status (-1: none), duration (µs)."""
     if not rows:
         raise LoadError(f"nothing was answered at {url}")
     ends = [begin + duration for begin, _, duration in rows]
-    seconds = (max(ends) - min(begin for begin, _, _ in rows)) / 1e6
+    began, ended = min(begin for begin, _, _ in rows) / 1e6, max(ends) / 1e6
     failures = Counter("status" if status > 0 else "read" for _, status, _ in rows if status != 200)
     times = sorted(duration / 1000 for _, _, duration in rows)
     mean = sum(times) / len(times)
     quantiles = [percentile(times, share) for share in (50, 90, 95, 99)]
-    return Closed(len(rows), seconds, dict(failures), times[0], mean, *quantiles, times[-1])
+    return Closed(len(rows), began, ended, dict(failures), times[0], mean, *quantiles, times[-1])
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:

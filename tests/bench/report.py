@@ -13,8 +13,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-# A row that is this much worse than in an earlier run is a loss.
+# A row that is this much worse than in an earlier run is a loss, unless its rounds spread further than that.
 TOLERATED_LOSS = 0.05
+# How sure a row's interval is to hold the median, where there are rounds enough.
+CONFIDENCE = 0.95
 
 Better = Literal["higher", "lower"]
 
@@ -67,12 +69,38 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """met, missed, reported (there is no limit) or not measured."""
+        """met or missed where the whole interval is, else undecided; reported (there is no limit); or not measured."""
         if math.isnan(self.value):
             return "not measured"
         if self.goal.limit is None:
             return "reported"
-        return "met" if self.goal.reached(self.value) else "missed"
+        reached = {self.goal.reached(end) for end in interval(self.values)}
+        return "undecided" if len(reached) > 1 else "met" if reached.pop() else "missed"
+
+    @property
+    def spread(self) -> float:
+        """Half the width of the interval, as a share of the value."""
+        low, high = interval(self.values)
+        return (high - low) / 2 / abs(self.value) if self.value else 0.0
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Which holds the median in 95 of 100 cases, whatever the distribution: from the k-th smallest to the k-th largest.
+
+    The median lies outside as often as a fair coin, thrown once for each value, shows fewer than k heads or fewer than
+    k tails. Below six values no k does, and it is the whole range.
+    """
+    ordered, number = sorted(values), len(values)
+    rank = 0
+    while 2 * (rank + 1) <= number and 1 - 2 * fewer_heads(rank + 1, number) >= CONFIDENCE:
+        rank += 1
+    rank = max(rank, 1)
+    return ordered[rank - 1], ordered[number - rank]
+
+
+def fewer_heads(count: int, throws: int) -> float:
+    """The probability of fewer heads than `count`."""
+    return sum(math.comb(throws, heads) for heads in range(count)) / 2**throws
 
 
 def not_measured(group: str, name: str, goal: Goal, why: str, unit: str = "") -> Row:
@@ -90,12 +118,12 @@ def number(value: float) -> str:
 
 
 def shown(row: Row) -> str:
-    """The value with its unit, and the range where there were several rounds."""
+    """The value with its unit, and its interval where there were several rounds."""
     if math.isnan(row.value):
         return "-"
     text = f"{number(row.value)} {row.unit}".rstrip()
     if len(row.values) > 1:
-        text += f" ({number(min(row.values))}..{number(max(row.values))})"
+        text += " ({}..{})".format(*map(number, interval(row.values)))
     return text
 
 
@@ -109,8 +137,15 @@ def goal_shown(row: Row) -> str:
 
 def figures_shown(row: Row) -> str:
     """The raw figures in one line; for a row without a value, the reason."""
-    parts = [f"{name} {number(value) if isinstance(value, float) else value}" for name, value in row.figures.items()]
+    parts = [f"{name} {figure_shown(value)}" for name, value in row.figures.items()]
     return "; ".join([row.missing, *parts] if row.missing else parts)
+
+
+def figure_shown(value: Any) -> str:
+    """A list has a figure for each round."""
+    if isinstance(value, list):
+        return " ".join(map(figure_shown, value))
+    return number(value) if isinstance(value, float) else str(value)
 
 
 def markdown_table(rows: Iterable[Row]) -> str:
@@ -133,8 +168,15 @@ def markdown(title: str, facts: dict[str, str], rows: Sequence[Row], plots: Sequ
 
 def as_json(facts: dict[str, str], rows: Sequence[Row], curves: dict[str, Any]) -> str:
     """Everything that was found, for machines and for `losses`."""
-    listed = [asdict(row) | {"value": clean(row.value), "verdict": row.verdict} for row in rows]
+    listed = [asdict(row) | told_of(row) for row in rows]
     return json.dumps(clean({"facts": facts, "rows": listed, "curves": curves}), indent=1) + "\n"
+
+
+def told_of(row: Row) -> dict[str, Any]:
+    """What follows from a row."""
+    if math.isnan(row.value):
+        return {"value": None, "verdict": row.verdict}
+    return {"value": row.value, "verdict": row.verdict, "interval": interval(row.values), "spread": row.spread}
 
 
 def clean(value: Any) -> Any:
@@ -161,14 +203,45 @@ class Loss:
         return f"{self.name}: {number(self.before)} before, {number(self.after)} now ({change})"
 
 
-def losses(before: dict[str, Any], rows: Iterable[Row]) -> list[Loss]:
-    """The compared rows that are over 5 % worse than in an earlier run's JSON. What either run lacks is passed over."""
-    earlier = {row["name"]: row["value"] for row in before["rows"]}
-    found = []
+class NotComparable(Exception):
+    """The two runs say nothing of each other."""
+
+
+@dataclass(frozen=True)
+class Gone:
+    """A row that had a value, and has none any more."""
+
+    name: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: measured before, not now: {self.why}"
+
+
+def losses(before: dict[str, Any], facts: dict[str, str], rows: Iterable[Row]) -> list[Loss | Gone]:
+    """The compared rows that are worse than in an earlier run's JSON by more than 5 % and more than their rounds spread
+    in either run, and those that have lost their value.
+
+    # Errors
+    `NotComparable` where the machine is another one, or where no row has a value in both runs.
+    """
+    for fact in ("processor", "processors"):
+        if before["facts"].get(fact) != facts.get(fact):
+            was, now = before["facts"].get(fact, "unknown"), facts.get(fact, "unknown")
+            raise NotComparable(f"the earlier run was on another machine: its {fact}: {was}; here: {now}")
+    earlier = {row["name"]: row for row in before["rows"]}
+    found, compared = [], 0
     for row in rows:
-        value, old = row.value, earlier.get(row.name)
-        if row.compared and old and not math.isnan(value):
-            change = value / old if row.goal.better == "higher" else old / value
-            if change < 1 - TOLERATED_LOSS:
-                found.append(Loss(row.name, old, value))
+        old = earlier.get(row.name, {}).get("value")
+        if not row.compared or not old:
+            continue
+        if math.isnan(row.value):
+            found.append(Gone(row.name, row.missing))
+            continue
+        compared += 1
+        change = row.value / old if row.goal.better == "higher" else old / row.value
+        if change < 1 - max(TOLERATED_LOSS, row.spread, earlier[row.name].get("spread") or 0):
+            found.append(Loss(row.name, old, row.value))
+    if not compared and not found:
+        raise NotComparable("no row was measured in both runs")
     return found

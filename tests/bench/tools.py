@@ -22,7 +22,13 @@ from pypi import SetupError, cache_folder, say  # noqa: E402
 __all__ = ["ROOT", "Cores", "SetupError", "cache_folder", "cores", "go_program", "pinned", "program", "python", "say"]
 
 # Debian's packages of the load generators.
-PACKAGES = {"wrk": "wrk", "h2load": "nghttp2-client", "taskset": "util-linux", "valgrind": "valgrind"}
+PACKAGES = {
+    "wrk": "wrk",
+    "h2load": "nghttp2-client",
+    "taskset": "util-linux",
+    "chrt": "util-linux",
+    "valgrind": "valgrind",
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,11 @@ def pinned(core: int | None, command: Sequence[str | Path]) -> list[str]:
     """The command, on one core; on any where `core` is None."""
     words = [str(word) for word in command]
     return words if core is None else [program("taskset"), "--cpu-list", str(core), *words]
+
+
+def as_model(core: int | None, command: Sequence[str | Path]) -> list[str]:
+    """The command on one core, scheduled as the server schedules the threads of its models."""
+    return pinned(core, ["nice", "-n", "10", program("chrt"), "--batch", "0", *command])
 
 
 @cache

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from ..load import LoadError
-from ..report import Goal, Row, not_measured
+from ..report import Goal, Row, not_measured, number
 from ..server import NotStarted, Server
 from ..tools import SetupError, say
 from ..workloads import Request
@@ -32,6 +32,15 @@ class Claim:
         named = {name.replace("_", " "): value for name, value in figures.items()}
         return Row(self.group, self.name, self.goal, values, self.unit, named, compared=self.compared)
 
+    def tail(self, late_ms: float, allowed_ms: float, *values: float, **figures: Any) -> Row:
+        """The same for the slowest answers: not measured where the generator's own are slow. `late_ms` is its p99."""
+        row = self.row(*values, generator_late_p99_ms=late_ms, **figures)
+        if late_ms <= allowed_ms / 2:
+            return row
+        half = f"over half of the {number(allowed_ms)} ms that are allowed"
+        why = f"the generator sent {number(late_ms)} ms late (p99), {half}"
+        return replace(row, missing=f"{why}; found {' '.join(map(number, values))} {self.unit}".rstrip())
+
     def missing(self, why: str) -> Row:
         """The row, and why nothing was found."""
         return not_measured(self.group, self.name, self.goal, why, self.unit)
@@ -48,6 +57,22 @@ def attempt(claims: Claim | Sequence[Claim], measure: Callable[[], Sequence[Row]
         # Whatever it is, the other rows are worth having. What is expected explains itself, the rest is named.
         kind = "" if isinstance(error, LoadError | NotStarted | SetupError) else f"{type(error).__name__}: "
         yield from (claim.missing(kind + " ".join(str(error).split())) for claim in claims)
+
+
+A, B = TypeVar("A"), TypeVar("B")
+
+
+def in_turns(pairs: int, one: Callable[[], A], other: Callable[[], B]) -> tuple[list[A], list[B]]:
+    """One, the other, the other, the one: a machine that steadily becomes slower or faster meets both alike."""
+    ones, others = [], []
+    for pair in range(pairs):
+        if pair % 2:
+            others.append(other())
+            ones.append(one())
+        else:
+            ones.append(one())
+            others.append(other())
+    return ones, others
 
 
 def require(server: Server, request: Request) -> None:

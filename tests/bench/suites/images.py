@@ -11,7 +11,7 @@ from .. import bare, workloads
 from ..context import Bench, model
 from ..report import Goal, Row, at_least, at_most
 from ..workloads import LITE0
-from . import Claim, attempt, mean
+from . import Claim, attempt, in_turns, mean
 from .latency import server_timing
 from .throughput import PATIENT
 
@@ -35,17 +35,24 @@ def classifier() -> dict:
 def beside_python(bench: Bench, in_json: Claim, as_file: Claim) -> list[Row]:
     body = bench.scratch / "body.json"
     body.write_bytes(workloads.jpeg_in_json(NAME).body)
-    loop, json_rate, file_rate = [], [], []
+    requests = workloads.jpeg_in_json(NAME), workloads.jpeg_file(NAME)
     with bench.serve(classifier()) as server:
-        for _ in range(bench.rounds):
-            loop.append(python_loop(bench, "classify", LITE0.path, body)["per_second"])
-            json_rate.append(bench.closed(server, workloads.jpeg_in_json(NAME)).per_second)
-            file_rate.append(bench.closed(server, workloads.jpeg_file(NAME)).per_second)
-    python = mean(loop)
+        for request in requests:
+            bench.warm_up(server, request)
+        loops, served = in_turns(
+            bench.pairs,
+            lambda: python_loop(bench, "classify", LITE0.path, body),
+            lambda: [bench.closed(server, request, seconds=bench.pair_seconds) for request in requests],
+        )
+    python = {"python_per_s": mean([loop["per_second"] for loop in loops])}
+    python |= {"python_share_of_core": [loop["cpu"] for loop in loops]}
+    python |= {"python_stolen": [loop["steal"] for loop in loops]}
     found = []
-    for claim, rate in ((in_json, json_rate), (as_file, file_rate)):
-        ratios = [mine / its for mine, its in zip(rate, loop, strict=True)]
-        found.append(claim.row(*ratios, server_per_s=mean(rate), python_per_s=python))
+    for claim, rounds in zip((in_json, as_file), zip(*served, strict=True), strict=True):
+        ratios = [mine.per_second / its["per_second"] for mine, its in zip(rounds, loops, strict=True)]
+        figures = {"server_per_s": mean([one.per_second for one in rounds])}
+        figures |= {"share_of_core": [one.use.cpu for one in rounds], "stolen": [one.use.steal for one in rounds]}
+        found.append(claim.row(*ratios, **figures, **python))
     return found
 
 
@@ -63,4 +70,4 @@ def decoding(bench: Bench, claim: Claim) -> Row:
 
 
 def python_loop(bench: Bench, task: str, *paths: Path) -> dict[str, float]:
-    return bare.python_loop(task, *paths, bench.seconds, core=bench.cores.server)
+    return bare.python_loop(task, *paths, bench.pair_seconds, core=bench.cores.server)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -74,20 +75,26 @@ def measured(bench: Bench, case: Case, claims: list[Claim]) -> list[Row]:
     with bench.serve(case.entry) as server:
         earlier = bench.closed(server, case.request, clients=case.clients).per_second
         before = server.resident_mib()
-        with Watch(server) as watch:
-            found = bench.open(server, case.request, case.times * earlier, "poisson", 2 * bench.seconds)
-        recovery = until_answered(server, case.request)
+        seconds = 2 * bench.seconds
+        with Watch(server) as watch, ThreadPoolExecutor(1) as pool:
+            # Sent with the last of the load, it waits behind all that the queue holds then.
+            last = pool.submit(until_answered, server, case.request, time.perf_counter() + seconds)
+            found = bench.open(server, case.request, case.times * earlier, "poisson", seconds)
+        # The generator ends with its last answer.
+        recovery = until_answered(server, case.request, time.perf_counter())
         # Peak before and after: a machine's speed drifts.
         peak = mean([earlier, bench.closed(server, case.request, clients=case.clients).per_second])
+    figures = {"peak_per_s": peak, "answered_per_s": found.per_second, "sent": found.sent, **found.lateness}
+    looks = {"looks": len(watch.health_ms), "not_200": watch.unhealthy}
     kept, lost, refused, accepted, health, memory, first = claims
     return [
-        kept.row(found.per_second / peak, peak_per_s=peak, answered_per_s=found.per_second, sent=found.sent, **found.lateness),
+        kept.row(found.per_second / peak, **figures),
         lost.row(found.sent - found.ok - found.counts.get("429", 0), **unwanted(found)),
         of_answers(refused, found, "429"),
         of_answers(accepted, found, "200"),
-        health.row(watch.health_p99_ms, looks=len(watch.health_ms), not_200=watch.unhealthy),
+        health.tail(found.late["p99_ms"], health.goal.limit, watch.health_p99_ms, **looks),
         memory.row(max([before, *watch.resident_mib]) - before, before_mib=before),
-        first.row(recovery),
+        first.row(recovery, sent_with_the_last_s=last.result()),
     ]
 
 
@@ -115,11 +122,13 @@ def of_answers(claim: Claim, found: Open, status: str) -> Row:
     if status not in found.counts:
         return claim.missing(f"no answer was {status}")
     figures = {name: found.of(status, name.partition("_")[0]) for name in ("p50_ms", "max_ms")}
-    return claim.row(found.of(status, "p99"), count=found.counts[status], **figures, **found.lateness)
+    figures["count"] = found.counts[status]
+    return claim.tail(found.late["p99_ms"], claim.goal.limit, found.of(status, "p99"), **figures)
 
 
-def until_answered(server: Server, request: Request) -> float:
-    """Seconds from now to the first 200, asking again after each refusal."""
+def until_answered(server: Server, request: Request, at: float) -> float:
+    """Seconds from that moment to the first 200, asking again after each refusal."""
+    time.sleep(max(0.0, at - time.perf_counter()))
     began = time.perf_counter()
     while server.send(request)[0] != 200:
         if time.perf_counter() - began > RECOVERY_SECONDS:

@@ -35,6 +35,7 @@ def deadlines(bench: Bench, claim: Claim) -> Row:
     bounds = {"request_timeout_ms": DEADLINE_MS, "max_queue_ms": 600_000, "queue_size": 100_000}
     request = MINILM.json("minilm")
     with bench.serve(model(MINILM, **bounds)) as server:
+        bench.warm_up(server, request)
         # From the bare loop: a closed loop would already pass deadlines where the machine is busy with something else.
         peak = bench.bare(MINILM).best.per_second
         found = bench.open(server, request, 3 * peak, "poisson", bench.seconds)
@@ -42,8 +43,8 @@ def deadlines(bench: Bench, claim: Claim) -> Row:
         raise LoadError(f"no job passed its deadline: {found.counts}")
     late = {name: found.of("504", name) - DEADLINE_MS for name in ("p1", "p50", "p99", "max")}
     figures = {f"{name}_ms": late[name] for name in ("p1", "p50", "max")}
-    figures |= {"expired": found.counts["504"], "answered": found.ok, **found.lateness}
-    return claim.row(late["p99"], deadline_ms=DEADLINE_MS, **figures)
+    figures |= {"expired": found.counts["504"], "answered": found.ok}
+    return claim.tail(found.late["p99_ms"], claim.goal.limit, late["p99"], deadline_ms=DEADLINE_MS, **figures)
 
 
 def cancelled(bench: Bench, claim: Claim) -> Row:
