@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import http.client
 import json
 import os
 import signal
@@ -26,6 +27,9 @@ READY_TIMEOUT_SECONDS = 60
 
 # What each photo shows, as class numbers of ImageNet.
 EXPECTED = {"coffee": {967}, "camera": {872}, "cat": {281, 282, 285}}
+
+# The server is on this machine, whatever proxy the environment names for others.
+DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 Body = tuple[str, bytes]
 
@@ -48,23 +52,29 @@ FORMS = {"JSON with base64": as_json, "image file": as_file, "multipart form": a
 
 def post(url: str, body: Body) -> dict:
     request = urllib.request.Request(url, data=body[1], headers={"content-type": body[0]})
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with DIRECTLY.open(request, timeout=60) as answer:
         return json.load(answer)
 
 
 def status_of(url: str) -> int:
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
+        with DIRECTLY.open(url, timeout=2) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         return error.code
+    except http.client.HTTPException:
+        # Something answers that does not speak HTTP.
+        return -1
     except OSError:
         return 0
 
 
 def start(port: int, grpc_port: int, metrics_port: int) -> subprocess.Popen[bytes]:
     if status_of(f"http://127.0.0.1:{metrics_port}/health") != 0:
-        sys.exit(f"port {metrics_port} answers already; end that server or give --port, --grpc-port and --metrics-port")
+        sys.exit(
+            f"port {metrics_port} answers already; end that server or choose others:"
+            ' make serve ARGS="--port 8090 --grpc-port 8091 --metrics-port 9190"'
+        )
     subprocess.run(
         ["cargo", "build", "--quiet", "--release", "--locked", "--package", "inference-pod"], cwd=ROOT, check=True
     )

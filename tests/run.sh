@@ -35,26 +35,39 @@ tools=${CARGO_TARGET_DIR:-target}/debug
 # What only a second build of the same programs would want goes where it was put aside for that.
 bring_programs() {
     "$tools/cluster" programs >/dev/null
-    case ${GOCACHE:-} in "$ORTOLAN_CACHE"/*) chmod -R u+w "$GOCACHE" && rm -r "$GOCACHE" ;; esac
+    case ${GOCACHE:-} in "$ORTOLAN_CACHE"/*) test ! -d "$GOCACHE" || { chmod -R u+w "$GOCACHE" && rm -r "$GOCACHE"; } ;; esac
 }
 
 # Images need root, as the tests that want them do. The server's has the program that is tested anyway, for an optimised one nearly
 # doubles what is compiled in Rust; the operator is tested as a process. Both images as they are published: make demo.
 bring_images() { test "$(id -u)" != 0 || "$tools/images" build --compiled pod >/dev/null; }
 
+# Jobs in the background do not hear Ctrl-C. Started with job control each has a process group, by which it ends with all that it
+# started.
+end() {
+    local job
+    for job in "$@"; do
+        kill -- "-$job" 2>/dev/null || true
+    done
+    wait || true
+}
+
 # Compiling Go, compiling Rust and downloading what goes into images leave each other's gaps to be filled, so they run side
 # by side.
 build_beside() {
+    set -m
     bring_programs &
     local programs=$!
     bring_images &
     local images=$!
+    set +m
+    trap "end $programs $images && exit 130" INT TERM
     if ! tests --no-run; then
-        kill "$programs" "$images" || true
-        wait || true
+        end "$programs" "$images"
         return 1
     fi
     wait "$programs" && wait "$images"
+    trap 'exit 130' INT TERM
 }
 
 # Compares the machine before and after a cluster, so it has a network and mounts of its own: others start clusters beside it.
@@ -83,10 +96,13 @@ suites() {
     local failed=0
     # What is written in Go and started for a moment collects its garbage less often.
     export GOGC=400
+    set -m
     tests --test operator >"$logs/operator" 2>&1 &
     local operator=$!
     cluster_tests >"$logs/clusters" 2>&1 &
     local clusters=$!
+    set +m
+    trap "end $operator $clusters && exit 130" INT TERM
     step "unit, contract and router tests" quick_tests || failed=1
     step "arithmetic of the benchmarks" env PYTHONPATH=tests python3 -m unittest discover -q -s tests/bench -t tests || failed=1
     step "clusters, the rest" wait "$clusters" || failed=1
@@ -103,10 +119,29 @@ what_failed() {
         "$logs/all"
 }
 
-logs=$(mktemp -d)
 # Compilers that find the disk full say so in many ways, and far above the end of the log.
 room() { df -Pk . | awk 'NR == 2 { printf "%.0f GB are free here; the first time takes about 16\n", $4 / 1e6 }'; }
-trap 'test $? = 0 || room; rm -r "$logs"' EXIT
+
+# Tests that were ended have left their clusters.
+remove_clusters() {
+    local name
+    for name in $("$tools/cluster" list | cut -f 1 | grep '^test-'); do
+        "$tools/cluster" down --name "$name"
+    done
+}
+
+ended() {
+    case $1 in
+        0) ;;
+        130) remove_clusters || true ;;
+        *) room ;;
+    esac
+    rm -r "$logs"
+}
+
+logs=$(mktemp -d)
+trap 'ended $?' EXIT
+trap 'exit 130' INT TERM
 room
 step "library and models" make --no-print-directory models
 # With a test beside them: see the Makefile.

@@ -147,7 +147,7 @@ fn a_run_that_takes_too_long_is_ended_and_the_next_one_is_served() {
 fn probes_and_scrapes_are_answered_while_every_client_waits() {
     let server = Server::start(&item("slow", "slow", "batch_size: 1, max_queue_ms: 60000"));
     std::thread::scope(|scope| {
-        let flood = scope.spawn(|| at_once(&server, 64));
+        let flood = scope.spawn(|| at_once(&server, 24));
         while !flood.is_finished() {
             for path in ["/health", "/ready", "/metrics", "/info", "/health/detailed"] {
                 assert_eq!(get(server.admin, path).status, 200, "{path}");
@@ -162,7 +162,7 @@ fn several_instances_run_at_the_same_time() {
     let server = Server::start(&item("slow", "slow", "batch_size: 1, instances: 2, max_queue_ms: 60000"));
     assert_eq!(server.metric("ortolan_instances{model=\"slow\",state=\"running\"}"), 2.0);
     std::thread::scope(|scope| {
-        let flood = scope.spawn(|| at_once(&server, 40));
+        let flood = scope.spawn(|| at_once(&server, 12));
         eventually("two samples run", || server.metric("ortolan_inflight_samples{model=\"slow\"}") == 2.0);
         assert!(flood.join().unwrap().iter().all(|answer| answer.status == 200));
     });

@@ -13,10 +13,11 @@ use crate::report::Report;
 use crate::run::{self, RunError};
 
 /// The oldest Go that builds the programs.
-const OLDEST_GO: (u32, u32) = (1, 25);
+const OLDEST_GO: (u32, u32) = (1, 26);
 
 /// Asked by Debian's packages before they start a service; 101 says no.
 const SERVICE_POLICY: &str = "/usr/sbin/policy-rc.d";
+const NO_SERVICES: &str = "#!/bin/sh\n# Of Ortolan's local cluster, while it installs packages.\nexit 101\n";
 
 /// A file that comes with a package, and what it is wanted for.
 struct Package {
@@ -226,10 +227,13 @@ struct NoServices {
 
 impl NoServices {
     fn enact() -> Result<Self, RequirementError> {
-        if Path::new(SERVICE_POLICY).exists() {
+        // One of ours was left by a run that was killed.
+        if Path::new(SERVICE_POLICY).exists()
+            && fs::read(SERVICE_POLICY).ok().as_deref() != Some(NO_SERVICES.as_bytes())
+        {
             return Ok(Self { ours: false });
         }
-        fs::write(SERVICE_POLICY, "#!/bin/sh\nexit 101\n").map_err(RequirementError::Policy)?;
+        fs::write(SERVICE_POLICY, NO_SERVICES).map_err(RequirementError::Policy)?;
         fs::set_permissions(SERVICE_POLICY, fs::Permissions::from_mode(0o755)).map_err(RequirementError::Policy)?;
         Ok(Self { ours: true })
     }

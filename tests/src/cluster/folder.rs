@@ -42,7 +42,7 @@ pub enum FolderError {
 }
 
 /// Where the parts of a cluster are, and under which addresses.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Place {
     /// The control plane alone: plain processes of the machine, on ports of 127.0.0.1.
     Loopback { api: u16, etcd: u16, etcd_peer: u16 },

@@ -270,7 +270,9 @@ impl Cluster {
             self.report.say(&format!("the end of {}:\n{}", log.display(), start::tail_of(log)));
         }
         let _lock = machinery.folder.lock()?;
-        remove(&machinery.folder, keep_logs)
+        // Another run may have ended this one and started its own by the same name.
+        let is_anothers = matches!(machinery.folder.load(), Ok(Some(state)) if state.place != machinery.place);
+        if is_anothers { Ok(()) } else { remove(&machinery.folder, keep_logs) }
     }
 
     /// Lets the cluster run on after this value, until `cluster down`.
@@ -296,17 +298,23 @@ impl Cluster {
     /// None so far as the cluster is ours: it was built with it.
     pub fn kubectl(&self) -> Result<Command, ClusterError> {
         match &self.host {
-            Host::Ours(machinery) => {
-                let mut command = Command::new(machinery.programs.path("kubectl")?);
-                command.arg("--kubeconfig").arg(&self.kubeconfig);
-                Ok(command)
-            }
+            Host::Ours(machinery) => Ok(self.directly(machinery.programs.path("kubectl")?)),
             Host::Foreign(context) => {
                 let mut command = Command::new("kubectl");
                 command.args(["--context", context]);
                 Ok(command)
             }
         }
+    }
+
+    /// A client of this cluster that asks no proxy: the cluster is on this machine.
+    fn directly(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.arg("--kubeconfig").arg(&self.kubeconfig);
+        for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+            command.env_remove(proxy).env_remove(proxy.to_lowercase());
+        }
+        command
     }
 
     /// Runs `kubectl` and returns what it wrote.
@@ -328,9 +336,7 @@ impl Cluster {
             Host::Ours(machinery) => {
                 let (profile, report) = (machinery.profile, self.report);
                 let programs = blocking(move || programs::ensure(profile, &[Purpose::Helm], report)).await?;
-                let mut command = Command::new(programs.path("helm")?);
-                command.arg("--kubeconfig").arg(&self.kubeconfig);
-                Ok(command)
+                Ok(self.directly(programs.path("helm")?))
             }
             Host::Foreign(context) => {
                 let mut command = Command::new("helm");
@@ -635,7 +641,9 @@ async fn prepare(options: &Options) -> Result<Programs, ClusterError> {
 async fn client_of(kubeconfig: &Path) -> Result<Client, ClusterError> {
     let error = |source| ClusterError::Kubeconfig { from: kubeconfig.display().to_string(), source: Box::new(source) };
     let read = kube::config::Kubeconfig::read_from(kubeconfig).map_err(error)?;
-    let config = kube::Config::from_custom_kubeconfig(read, &Default::default()).await.map_err(error)?;
+    let mut config = kube::Config::from_custom_kubeconfig(read, &Default::default()).await.map_err(error)?;
+    // The cluster is on this machine, whatever proxy the environment names for others.
+    config.proxy_url = None;
     Client::try_from(config).map_err(api_error("make a client"))
 }
 

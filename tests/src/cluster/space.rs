@@ -79,7 +79,7 @@ pub enum SpaceError {
 }
 
 /// The namespaces, known by their first process.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Space {
     first: Process,
 }
