@@ -42,7 +42,7 @@ bench: build-tools models ## The server beside a bare session loop, cores pinned
 	@PYTHONPATH=tests python3 -m bench $(ARGS)
 
 bench-peers: build-tools models ## Ours beside Mosec, LitServe, BentoML, MLServer, Triton and FastAPI, in one run; ARGS=…
-	@test -n "$${INFERENCE_POD:-}" || cargo build --quiet --release --locked --package inference-pod
+	@test -n "$${INFERENCE_POD:-}" || cargo build --quiet --profile dist --locked --package inference-pod
 	@python3 -m tests.bench.compare $(ARGS)
 
 simulate: ## Autoscalers beside each other on simulated load: a table, and plots in docs/benchmarks/scaling
@@ -51,7 +51,7 @@ simulate: ## Autoscalers beside each other on simulated load: a table, and plots
 
 gpu-check: build-tools models ## The server on an NVIDIA GPU beside a bare session loop; ARGS="--help" says what it needs, and how to carry it
 	@python3 deploy/onnxruntime/get.py --gpu --out $(ORTOLAN_CACHE)/onnxruntime/gpu >/dev/null
-	@test -n "$${INFERENCE_POD:-}" || cargo build --quiet --release --locked --package inference-pod
+	@test -n "$${INFERENCE_POD:-}" || cargo build --quiet --profile dist --locked --package inference-pod
 	@PYTHONPATH=tests python3 -m bench.gpu $(ARGS)
 
 fuzz: build-tools models ## Broken bodies and broken images against a running server

@@ -99,9 +99,9 @@ def target() -> Path:
 
 
 def build() -> Path:
-    command = ["cargo", "build", "--quiet", "--release", "--locked", "--package", "inference-pod"]
+    command = ["cargo", "build", "--quiet", "--profile", "dist", "--locked", "--package", "inference-pod"]
     subprocess.run(command, cwd=tools.ROOT, check=True)
-    return target() / "release" / "inference-pod"
+    return target() / "dist" / "inference-pod"
 
 
 def write(out: Path, known: dict[str, str], rows: Sequence[Row], curves: dict[str, Any]) -> None:

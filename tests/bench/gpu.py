@@ -109,7 +109,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def built_server() -> Path:
     target = Path(os.environ.get("CARGO_TARGET_DIR") or tools.ROOT / "target")
-    return Path(os.environ.get("INFERENCE_POD") or target / "release" / "inference-pod")
+    return Path(os.environ.get("INFERENCE_POD") or target / "dist" / "inference-pod")
 
 
 def environment(provider: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Our own server in the same clothes as a peer: a release build, asked in JSON, everything else as shipped."""
+"""Our own server in the same clothes as a peer: a build as it is published, asked in JSON, everything else as shipped."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Ours(Peer):
         return said.stdout.split()[-1]
 
     def install(self) -> Path:
-        """The binary: `$INFERENCE_POD`, else that of a release build."""
-        built = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"), "release", "inference-pod")
+        """The binary: `$INFERENCE_POD`, else that of a build as it is published."""
+        built = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"), "dist", "inference-pod")
         program = Path(os.environ.get("INFERENCE_POD") or built).absolute()
         if not program.exists():
             raise pypi.SetupError(f"{program} is missing; `make bench-peers` builds it")

@@ -61,14 +61,14 @@ def rows(bench: Bench) -> Iterator[Row]:
 def build_without_metrics() -> Path:
     """In a folder of its own: each build would undo the other's."""
     target = Path(os.environ.get("CARGO_TARGET_DIR", tools.ROOT / "target")) / "without-metrics"
-    command = ["cargo", "build", "--quiet", "--release", "--locked", "--package", "inference-pod"]
+    command = ["cargo", "build", "--quiet", "--profile", "dist", "--locked", "--package", "inference-pod"]
     command += ["--no-default-features", "--target-dir", str(target)]
     # What measures is bound to one core; what is built need not be.
     bound_to = os.sched_getaffinity(0)
     os.sched_setaffinity(0, range(os.cpu_count() or 1))
     subprocess.run(command, cwd=tools.ROOT, check=True)
     os.sched_setaffinity(0, bound_to)
-    return target / "release" / "inference-pod"
+    return target / "dist" / "inference-pod"
 
 
 def server(bench: Bench, binary: Path, workload: Workload, observability: dict[str, Any]) -> Server:
