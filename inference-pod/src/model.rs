@@ -268,7 +268,7 @@ impl Model {
             latency_objective: limits.latency_objective,
         };
         let observer = around.observer.model(&config.name, &bounds);
-        around.observer.metrics.provider_in_use(&config.name, provider.as_str(), provider != wanted_provider);
+        observer.metrics().provider_in_use(provider.as_str(), provider != wanted_provider);
         let times = Times::warmed_up(probe::sample_length(&signature.inputs, &open.shapes), probed.times);
         let queue = Queue::new(limits, times, instances);
         if queue.has_objective() {

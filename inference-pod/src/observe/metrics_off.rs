@@ -35,8 +35,6 @@ impl Metrics {
         ModelMetrics
     }
 
-    pub fn provider_in_use(&self, _model: &str, _provider: &'static str, _is_fallback: bool) {}
-
     pub fn responded(&self, _route: &'static str, _code: u16) {}
 
     #[must_use]
@@ -53,6 +51,7 @@ impl Metrics {
 #[expect(missing_docs, reason = "see the build with metrics")]
 impl ModelMetrics {
     pub fn received(&self) {}
+    pub fn provider_in_use(&self, _provider: &'static str, _is_fallback: bool) {}
     pub fn ended(&self, _outcome: Outcome, _latency: Duration, _now: Instant, _example: Option<Example>) {}
     pub fn error(&self, _reason: Reason) {}
     pub fn decoded(&self, _time: Duration) {}

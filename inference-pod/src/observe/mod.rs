@@ -16,7 +16,11 @@ pub mod metrics;
 #[cfg(not(feature = "metrics"))]
 #[path = "metrics_off.rs"]
 pub mod metrics;
+#[cfg(feature = "metrics")]
+mod numbers;
 pub mod otel;
+#[cfg(feature = "metrics")]
+mod page;
 pub mod process;
 pub mod progress;
 pub mod span;

@@ -1,0 +1,466 @@
+//! The metrics of one model: what it counts and times, and a method for each thing that happens.
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicU64},
+    time::{Duration, Instant},
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder},
+    metrics::{
+        MetricType,
+        counter::Counter,
+        exemplar::HistogramWithExemplars,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+use super::{
+    Bounds, Memory, OUTCOMES, Outcome, REASONS, Reason,
+    page::{Part, Watched},
+    triton::Totals,
+    window::Maximum,
+};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ModelLabel {
+    model: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    model: String,
+    outcome: Outcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    model: String,
+    reason: Reason,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabels {
+    model: String,
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    model: String,
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProviderLabels {
+    model: String,
+    provider: &'static str,
+}
+
+/// What leads from a bucket of the latency to a request that fell into it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Example {
+    /// Its trace.
+    pub trace_id: String,
+    /// Its own id, where it is not too long for OpenMetrics.
+    pub request_id: Option<String>,
+}
+
+type Seconds = Gauge<f64, AtomicU64>;
+
+/// A histogram of a model. A family would have the same bounds for all.
+#[derive(Debug)]
+struct Labelled<H>(ModelLabel, H);
+
+impl<H: EncodeMetric> EncodeMetric for Labelled<H> {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        self.1.encode(encoder.encode_family(&self.0)?)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
+#[derive(Default)]
+struct Families {
+    received: Family<ModelLabel, Counter>,
+    requests: Family<OutcomeLabels, Counter>,
+    errors: Family<ReasonLabels, Counter>,
+    latency_max: Family<ModelLabel, Seconds>,
+    queue_depth: Family<ModelLabel, Gauge>,
+    queue_depth_max: Family<ModelLabel, Gauge>,
+    inflight: Family<ModelLabel, Gauge>,
+    oldest_age: Family<ModelLabel, Seconds>,
+    enqueued: Family<ModelLabel, Counter>,
+    dequeued: Family<ModelLabel, Counter>,
+    queue_limit: Family<ModelLabel, Seconds>,
+    batch_size_limit: Family<ModelLabel, Gauge>,
+    load_seconds: Family<ModelLabel, Seconds>,
+    warmup_seconds: Family<ModelLabel, Seconds>,
+    instances: Family<StateLabels, Gauge>,
+    starts: Family<ModelLabel, Counter>,
+    crashes: Family<ModelLabel, Counter>,
+    evictions: Family<ModelLabel, Counter>,
+    overloaded: Family<ModelLabel, Gauge>,
+    objective: Family<ModelLabel, Seconds>,
+    objective_feasible: Family<ModelLabel, Gauge>,
+    memory: Family<KindLabels, Gauge>,
+    provider: Family<ProviderLabels, Gauge>,
+    fallback: Family<ModelLabel, Gauge>,
+}
+
+/// 1 ms to 16 s by steps of two, half a second (the shipped bound of the queue), and the model's own objective.
+pub(super) fn latency_bounds(objective: Option<Duration>) -> Vec<f64> {
+    let mut bounds: Vec<f64> = exponential_buckets(0.001, 2.0, 15).chain([0.5]).collect();
+    bounds.extend(objective.map(|objective| objective.as_secs_f64()));
+    bounds.sort_by(f64::total_cmp);
+    bounds.dedup();
+    bounds
+}
+
+/// 0.1 ms to 0.8 s by steps of two.
+fn queue_bounds() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_1, 2.0, 14))
+}
+
+/// 0.2 ms to 1.6 s by steps of two.
+fn inference_bounds() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_2, 2.0, 14))
+}
+
+/// 0.2 ms to 0.2 s by steps of two.
+fn decode_bounds() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_2, 2.0, 11))
+}
+
+/// The model's buckets: powers of two, and the largest batch.
+fn batch_bounds(batch_size: usize) -> Histogram {
+    let powers = exponential_buckets(1.0, 2.0, 11).filter(|size| *size < batch_size as f64);
+    Histogram::new(powers.chain([batch_size as f64]).collect::<Vec<_>>())
+}
+
+impl Families {
+    fn register(&self, r: &mut Registry, handles: &Handles) {
+        let own = |histogram: &Histogram| Labelled(handles.label.clone(), histogram.clone());
+        r.register("requests_received", "Prediction requests that named a model we serve", self.received.clone());
+        r.register("requests", "Prediction requests by how they ended", self.requests.clone());
+        r.register("errors", "Prediction requests that were not answered, by reason", self.errors.clone());
+        r.register(
+            "request_latency_seconds",
+            "From the headers of a request to its answer, of those that were answered, failed or passed their deadline",
+            Labelled(handles.label.clone(), handles.latency.clone()),
+        );
+        r.register(
+            "request_latency_max_seconds",
+            "The longest from the headers of a request to its answer, in the last minute",
+            self.latency_max.clone(),
+        );
+        r.register("queue_time_seconds", "From the queue's entrance to the start of the run", own(&handles.queue_time));
+        r.register("inference_time_seconds", "Time of a run of ONNX Runtime", own(&handles.inference_time));
+        r.register("decode_time_seconds", "From body bytes to samples", own(&handles.decode_time));
+        r.register("batch_size", "Samples in a run", own(&handles.batch_size));
+        r.register("batch_size_limit", "Most samples in a run", self.batch_size_limit.clone());
+        r.register("queue_depth", "Samples that wait", self.queue_depth.clone());
+        r.register("queue_depth_max", "Most samples that waited in the last minute", self.queue_depth_max.clone());
+        r.register(
+            "queue_limit_seconds",
+            "Longest predicted wait that is let in (max_queue_ms)",
+            self.queue_limit.clone(),
+        );
+        r.register("inflight_samples", "Samples that run", self.inflight.clone());
+        r.register("queue_oldest_age_seconds", "Age of the sample that has waited longest", self.oldest_age.clone());
+        r.register("samples_enqueued", "Samples let into the queue", self.enqueued.clone());
+        r.register("samples_dequeued", "Samples that left the queue, whatever the reason", self.dequeued.clone());
+        r.register(
+            "overloaded",
+            "1 while requests are refused because the queue is full, else 0",
+            self.overloaded.clone(),
+        );
+        r.register("model_load_seconds", "Time from file to session", self.load_seconds.clone());
+        r.register("model_warmup_seconds", "Time of probe and warm-up", self.warmup_seconds.clone());
+        r.register("instances", "Instances by state", self.instances.clone());
+        r.register("instance_starts", "Sessions that were opened for instances", self.starts.clone());
+        r.register("instance_crashes", "Sessions that broke or panicked and were opened anew", self.crashes.clone());
+        r.register("instance_evictions", "Instances that were given up", self.evictions.clone());
+        r.register("latency_objective_seconds", "latency_objective_ms; only with an objective", self.objective.clone());
+        r.register(
+            "latency_objective_feasible",
+            "1 where a batch can keep latency_objective_ms, 0 where none can; only with an objective",
+            self.objective_feasible.clone(),
+        );
+        r.register(
+            "model_memory_bytes",
+            "Memory that ONNX Runtime's arenas hold for a model's instances, now and at most; only where they say so",
+            self.memory.clone(),
+        );
+        r.register("execution_provider_info", "The execution provider really in use", self.provider.clone());
+        r.register(
+            "provider_fallback",
+            "1 where another execution provider is in use than the first that was wanted, else 0",
+            self.fallback.clone(),
+        );
+    }
+
+    fn handles(&self, name: &str, bounds: &Bounds, triton: Option<Arc<Totals>>) -> Handles {
+        let label = ModelLabel { model: name.to_owned() };
+        let outcome = |outcome| self.requests.get_or_create_owned(&OutcomeLabels { model: name.to_owned(), outcome });
+        let error = |reason| self.errors.get_or_create_owned(&ReasonLabels { model: name.to_owned(), reason });
+        let state = |state| self.instances.get_or_create_owned(&StateLabels { model: name.to_owned(), state });
+        let now = Instant::now();
+        self.queue_limit.get_or_create(&label).set(bounds.max_wait.as_secs_f64());
+        self.batch_size_limit.get_or_create(&label).set(i64::try_from(bounds.batch_size).unwrap_or(i64::MAX));
+        if let Some(objective) = bounds.latency_objective {
+            self.objective.get_or_create(&label).set(objective.as_secs_f64());
+        }
+        Handles {
+            received: self.received.get_or_create_owned(&label),
+            outcomes: OUTCOMES.map(outcome),
+            errors: REASONS.map(error),
+            latency: HistogramWithExemplars::new(latency_bounds(bounds.latency_objective).into_iter()),
+            latency_max: (Maximum::new(now), self.latency_max.get_or_create_owned(&label)),
+            queue_time: queue_bounds(),
+            inference_time: inference_bounds(),
+            decode_time: decode_bounds(),
+            batch_size: batch_bounds(bounds.batch_size),
+            queue_depth: self.queue_depth.get_or_create_owned(&label),
+            queue_depth_max: (Maximum::new(now), self.queue_depth_max.get_or_create_owned(&label)),
+            inflight: self.inflight.get_or_create_owned(&label),
+            oldest_age: self.oldest_age.get_or_create_owned(&label),
+            enqueued: self.enqueued.get_or_create_owned(&label),
+            dequeued: self.dequeued.get_or_create_owned(&label),
+            overloaded: self.overloaded.get_or_create_owned(&label),
+            load_seconds: self.load_seconds.get_or_create_owned(&label),
+            warmup_seconds: self.warmup_seconds.get_or_create_owned(&label),
+            running: state("running"),
+            broken: state("broken"),
+            lost: state("lost"),
+            starts: self.starts.get_or_create_owned(&label),
+            crashes: self.crashes.get_or_create_owned(&label),
+            evictions: self.evictions.get_or_create_owned(&label),
+            objective_feasible: self.objective_feasible.clone(),
+            memory: self.memory.clone(),
+            provider: self.provider.clone(),
+            fallback: self.fallback.clone(),
+            triton,
+            label,
+        }
+    }
+}
+
+struct Handles {
+    received: Counter,
+    outcomes: [Counter; OUTCOMES.len()],
+    errors: [Counter; REASONS.len()],
+    latency: HistogramWithExemplars<Example>,
+    latency_max: (Maximum, Seconds),
+    queue_time: Histogram,
+    inference_time: Histogram,
+    decode_time: Histogram,
+    batch_size: Histogram,
+    queue_depth: Gauge,
+    queue_depth_max: (Maximum, Gauge),
+    inflight: Gauge,
+    oldest_age: Seconds,
+    enqueued: Counter,
+    dequeued: Counter,
+    overloaded: Gauge,
+    load_seconds: Seconds,
+    warmup_seconds: Seconds,
+    running: Gauge,
+    broken: Gauge,
+    lost: Gauge,
+    starts: Counter,
+    crashes: Counter,
+    evictions: Counter,
+    objective_feasible: Family<ModelLabel, Gauge>,
+    memory: Family<KindLabels, Gauge>,
+    provider: Family<ProviderLabels, Gauge>,
+    fallback: Family<ModelLabel, Gauge>,
+    triton: Option<Arc<Totals>>,
+    label: ModelLabel,
+}
+
+/// The metrics of one model; a method for each thing that happens.
+#[derive(Clone)]
+pub struct ModelMetrics(Arc<Watched<Handles>>);
+
+impl ModelMetrics {
+    /// Those of a new model, all present at 0, and where they are written from.
+    #[must_use]
+    pub fn new(name: &str, bounds: &Bounds, triton: Option<Arc<Totals>>) -> (Self, Registry) {
+        let (families, mut registry) = (Families::default(), Registry::default());
+        let handles = families.handles(name, bounds, triton);
+        families.register(registry.sub_registry_with_prefix("ortolan"), &handles);
+        (Self(Arc::new(Watched::new(handles))), registry)
+    }
+
+    /// The model's name.
+    #[must_use]
+    pub fn model(&self) -> &str {
+        &self.0.peek().label.model
+    }
+
+    /// Brings the model's part of the page up to date.
+    ///
+    /// # Errors
+    /// What a metric says that refuses to be written.
+    pub fn write(&self, part: &mut Part, registry: &Registry) -> fmt::Result {
+        part.update(&self.0, registry)
+    }
+
+    /// A prediction request came in.
+    pub fn received(&self) {
+        self.0.received.inc();
+    }
+
+    /// A prediction request ended.
+    pub fn ended(&self, outcome: Outcome, latency: Duration, now: Instant, example: Option<Example>) {
+        self.0.outcomes[outcome as usize].inc();
+        // Who is refused is told within a millisecond: beside many of those nobody would see how slow the answers are.
+        if outcome.is_of_the_model() {
+            self.0.latency.observe(latency.as_secs_f64(), example, None);
+            self.0.latency_max.0.record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX), now);
+        }
+        self.in_tritons_words(|triton| triton.ended(outcome, latency));
+    }
+
+    fn in_tritons_words(&self, tell: impl FnOnce(&Totals)) {
+        if let Some(triton) = &self.0.triton {
+            tell(triton);
+        }
+    }
+
+    /// A prediction request was not answered.
+    pub fn error(&self, reason: Reason) {
+        self.0.errors[reason as usize].inc();
+    }
+
+    /// A body was turned into samples.
+    pub fn decoded(&self, time: Duration) {
+        self.0.decode_time.observe(time.as_secs_f64());
+        self.in_tritons_words(|triton| triton.decoded(time));
+    }
+
+    /// Samples came into the queue; `depth` wait now.
+    pub fn enqueued(&self, samples: usize, depth: usize, now: Instant) {
+        self.0.enqueued.inc_by(samples as u64);
+        self.0.queue_depth_max.0.record(depth as u64, now);
+        self.depth(depth);
+    }
+
+    /// Samples left the queue; `depth` wait now.
+    pub fn dequeued(&self, samples: usize, depth: usize) {
+        self.0.dequeued.inc_by(samples as u64);
+        self.depth(depth);
+    }
+
+    fn depth(&self, depth: usize) {
+        self.0.queue_depth.set(i64::try_from(depth).unwrap_or(i64::MAX));
+        self.in_tritons_words(|triton| triton.pending(depth));
+    }
+
+    /// A sample had waited that long when its run began.
+    pub fn waited(&self, time: Duration) {
+        self.0.queue_time.observe(time.as_secs_f64());
+        self.in_tritons_words(|triton| triton.waited(time));
+    }
+
+    /// A run of that many samples began.
+    pub fn run_began(&self, samples: usize) {
+        self.0.batch_size.observe(samples as f64);
+        self.0.inflight.inc_by(i64::try_from(samples).unwrap_or(i64::MAX));
+    }
+
+    /// A run of that many samples came back.
+    pub fn run_ended(&self, samples: usize, time: Duration) {
+        self.0.inference_time.observe(time.as_secs_f64());
+        self.in_tritons_words(|triton| triton.ran(samples, time));
+    }
+
+    /// So many samples run no more: their run ended, or was given up.
+    pub fn left_run(&self, samples: usize) {
+        self.0.inflight.dec_by(i64::try_from(samples).unwrap_or(i64::MAX));
+    }
+
+    /// Requests are refused from now on, or are not any more.
+    pub fn overloaded(&self, overloaded: bool) {
+        self.0.overloaded.set(i64::from(overloaded));
+    }
+
+    /// What is looked up at each scrape; `oldest` is the age of the sample that has waited longest.
+    pub fn scraped(&self, oldest: Duration, now: Instant) {
+        let seen = self.0.peek();
+        let oldest = oldest.as_secs_f64();
+        let longest = Duration::from_micros(seen.latency_max.0.get(now)).as_secs_f64();
+        // What stands still was recorded when it came, which may be long ago.
+        seen.queue_depth_max.0.record(u64::try_from(seen.queue_depth.get()).unwrap_or_default(), now);
+        let deepest = i64::try_from(seen.queue_depth_max.0.get(now)).unwrap_or(i64::MAX);
+        let told = (seen.oldest_age.get(), seen.latency_max.1.get(), seen.queue_depth_max.1.get());
+        if told != (oldest, longest, deepest) {
+            self.0.oldest_age.set(oldest);
+            self.0.latency_max.1.set(longest);
+            self.0.queue_depth_max.1.set(deepest);
+        }
+    }
+
+    /// The model was loaded and warmed up.
+    pub fn loaded(&self, load: Duration, warmup: Duration, instances: usize) {
+        self.0.load_seconds.set(load.as_secs_f64());
+        self.0.warmup_seconds.set(warmup.as_secs_f64());
+        self.0.starts.inc_by(instances as u64);
+        self.0.running.inc_by(i64::try_from(instances).unwrap_or(i64::MAX));
+    }
+
+    /// An instance was given up: its run did not come back.
+    pub fn instance_lost(&self) {
+        self.0.running.dec();
+        self.0.lost.inc();
+        self.0.evictions.inc();
+    }
+
+    /// An instance's session broke; another is being opened in its place.
+    pub fn instance_broke(&self) {
+        self.0.running.dec();
+        self.0.broken.inc();
+        self.0.crashes.inc();
+    }
+
+    /// A session was opened in place of a broken one.
+    pub fn instance_mended(&self) {
+        self.0.broken.dec();
+        self.0.running.inc();
+        self.0.starts.inc();
+    }
+
+    /// An instance was given up: no session could be opened in place of a broken one.
+    pub fn broken_instance_lost(&self) {
+        self.0.broken.dec();
+        self.0.lost.inc();
+        self.0.evictions.inc();
+    }
+
+    /// The provider that the model really uses, and whether it is another than it was to use.
+    pub fn provider_in_use(&self, provider: &'static str, is_fallback: bool) {
+        let handles = &*self.0;
+        handles.provider.get_or_create(&ProviderLabels { model: handles.label.model.clone(), provider }).set(1);
+        handles.fallback.get_or_create(&handles.label).set(i64::from(is_fallback));
+    }
+
+    /// Whether some bucket keeps the latency objective.
+    pub fn objective_feasible(&self, feasible: bool) {
+        self.0.objective_feasible.get_or_create(&self.0.label).set(i64::from(feasible));
+    }
+
+    /// What ONNX Runtime's arena holds.
+    pub fn memory(&self, memory: Memory) {
+        for (kind, bytes) in [("in_use", memory.in_use), ("peak", memory.peak)] {
+            let labels = KindLabels { model: self.0.label.model.clone(), kind };
+            self.0.memory.get_or_create(&labels).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+    }
+}
