@@ -292,15 +292,20 @@ fn pieces_that_do_not_fit_are_fetched_again_in_one() {
     assert_eq!(ranges, [false, true, false]);
 }
 
+/// Gives half of the file to the first who asks, and leaves them waiting; all of it to the others.
+fn silent_halfway(file: &[u8]) -> Site {
+    let file = file.to_owned();
+    Site::new(move |asked, before| {
+        let answer = Answer::file(asked, &file, "\"v1\"");
+        if before == 0 { answer.cut_at(5_000_000).then_silent() } else { answer }
+    })
+}
+
 #[test]
 fn an_ended_process_is_gone_on_with_by_the_next() {
     for signal in ["KILL", "TERM"] {
         let file = large();
-        let served = file.clone();
-        let site = Site::new(move |asked, before| {
-            let answer = Answer::file(asked, &served, "\"v1\"");
-            if before == 0 { answer.cut_at(5_000_000).then_silent() } else { answer }
-        });
+        let site = silent_halfway(&file);
         let bench = Bench::new();
         let (url, digest) = (site.url("/model.onnx"), sha256(&file));
         let flags = ["--uri", &url, "--sha256", &digest, "--stall-timeout-seconds", "600"];
@@ -583,11 +588,7 @@ fn a_folder_named_by_mistake_is_no_model_whatever_was_there_before() {
 #[test]
 fn of_two_fetches_into_a_folder_the_second_waits() {
     let file = large();
-    let served = file.clone();
-    let site = Site::new(move |asked, before| {
-        let answer = Answer::file(asked, &served, "\"v1\"");
-        if before == 0 { answer.cut_at(5_000_000).then_silent() } else { answer }
-    });
+    let site = silent_halfway(&file);
     let bench = Bench::new();
     let (url, digest) = (site.url("/model.onnx"), sha256(&file));
     let flags = ["--uri", &url, "--sha256", &digest, "--stall-timeout-seconds", "600"];
