@@ -79,6 +79,12 @@ impl Leadership {
         self.allow_from(Instant::now());
     }
 
+    /// One that has ended.
+    #[cfg(test)]
+    pub(crate) fn lost(&self) {
+        self.forbid();
+    }
+
     fn allow_from(&self, asked: Instant) {
         let until = asked.saturating_duration_since(self.began) + GIVE_UP_AFTER;
         self.until.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Release);

@@ -153,11 +153,14 @@ fn operator_mode(facts: &Facts<'_>) -> Verdict {
             _ => active(facts, None),
         };
     };
-    match outcome.state {
+    match &outcome.state {
         State::Active => active(facts, outcome.lasting),
         State::LimitedByMax => limited(),
         State::Stale => stale(),
         State::NoReplicaReady => Verdict::yes(ACTIVE, "no replica is ready, so the number of replicas stays"),
+        State::CannotWrite(error) => {
+            Verdict::unknown(format!("the number of replicas stays, for another cannot be written: {error}"))
+        }
     }
 }
 

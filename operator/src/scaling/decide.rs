@@ -288,12 +288,12 @@ impl Rise {
     }
 
     fn held_back(&self, history: &History, policy: &Policy, now: &Now) -> u32 {
-        let least = if policy.up_stabilization.is_zero() {
-            None
+        let agreed = if policy.up_stabilization.is_zero() {
+            self.wanted
         } else {
-            history.smallest_since(now.at.saturating_sub(policy.up_stabilization))
+            let least = history.smallest_since(now.at.saturating_sub(policy.up_stabilization));
+            self.wanted.min(least.max(now.wanted))
         };
-        let agreed = least.map_or(self.wanted, |least| self.wanted.min(least.max(now.wanted)));
         agreed.min(now.wanted + policy.step_up(now.wanted)).min(policy.max)
     }
 }
@@ -440,7 +440,7 @@ fn fall(history: &History, policy: &Policy, now: &Now, recommended: u32) -> Resu
     if is_settling(history, policy, now) {
         return Err(Reason::Settling);
     }
-    let most_within = |time| history.largest_since(now.at.saturating_sub(time)).unwrap_or(now.wanted).max(recommended);
+    let most_within = |time| history.largest_since(now.at.saturating_sub(time)).max(recommended);
     if most_within(policy.down_stabilization) >= now.wanted {
         return Err(Reason::Stabilizing);
     }
@@ -481,8 +481,7 @@ fn without_late_comers(history: &History, policy: &Policy, now: &Now, recommende
     if history.last_up().is_none() || !has_watched || is_stuck(history, now) {
         return None;
     }
-    let since = now.at.saturating_sub(policy.stable_window);
-    let most = history.largest_since(since).unwrap_or(now.wanted);
+    let most = history.largest_since(now.at.saturating_sub(policy.stable_window));
     let kept = most.max(recommended).max(last.ready).max(policy.min);
     (kept < now.wanted).then_some(kept)
 }

@@ -179,7 +179,7 @@ impl History {
             self.last_return = Some(at);
         }
         self.recommend(at, decision.recommended);
-        let first = at.saturating_sub(policy.longest_stabilization());
+        let first = at.saturating_sub(policy.longest_stabilization().max(policy.stable_window));
         for recommendations in [&mut self.largest, &mut self.smallest] {
             while recommendations.front().is_some_and(|(time, _)| *time < first) {
                 recommendations.pop_front();
@@ -242,9 +242,9 @@ impl History {
     /// between, and only a longer time would have kept them.
     fn is_return(&self, at: Duration, recommended: u32, policy: &Policy) -> bool {
         let first = at.saturating_sub(policy.return_stabilization);
-        let again = self.largest_since(first).unwrap_or_default().min(recommended);
+        let again = self.largest_since(first).min(recommended);
         let Some((last, _)) = self.largest.iter().rfind(|(_, before)| *before >= again) else { return false };
-        let fewest = self.smallest_since(*last).unwrap_or(again);
+        let fewest = self.smallest_since(*last);
         at > *last + policy.down_stabilization && fewest.saturating_mul(LEFT) <= again
     }
 
@@ -259,16 +259,22 @@ impl History {
         self.smallest.push_back((at, replicas));
     }
 
-    /// The largest recommendation since then.
+    /// The largest recommendation since then. The last one counts however old it is, for a window may be shorter than the time
+    /// between two readings.
     #[must_use]
-    pub fn largest_since(&self, since: Duration) -> Option<u32> {
-        self.largest.iter().find(|(at, _)| *at >= since).map(|(_, replicas)| *replicas)
+    pub fn largest_since(&self, since: Duration) -> u32 {
+        self.first_since(&self.largest, since)
     }
 
-    /// The smallest recommendation since then.
+    /// The smallest recommendation since then, or the last one.
     #[must_use]
-    pub fn smallest_since(&self, since: Duration) -> Option<u32> {
-        self.smallest.iter().find(|(at, _)| *at >= since).map(|(_, replicas)| *replicas)
+    pub fn smallest_since(&self, since: Duration) -> u32 {
+        self.first_since(&self.smallest, since)
+    }
+
+    fn first_since(&self, recommendations: &VecDeque<(Duration, u32)>, since: Duration) -> u32 {
+        let found = recommendations.iter().find(|(at, _)| *at >= since).or(recommendations.back());
+        found.map_or(self.wanted, |(_, replicas)| *replicas)
     }
 
     /// The number of so long ago, of at most a minute, and how many have gone since.

@@ -137,7 +137,7 @@ impl Reader {
                 return None;
             }
             let body = Limited::new(answer.into_body(), LONGEST_BYTES).collect().await.ok()?;
-            serde_json::from_slice::<Load>(&body.to_bytes()).ok()
+            serde_json::from_slice::<Load>(&body.to_bytes()).ok().filter(is_of_a_pod)
         };
         let answer = time::timeout(TIMEOUT, ask).await.ok().flatten();
         if answer.is_none() {
@@ -145,6 +145,12 @@ impl Reader {
         }
         answer
     }
+}
+
+/// Whether it is what a server of ours that is ready tells: other JSON, of whatever answers in its place, says nothing of the load,
+/// and must not count as none.
+fn is_of_a_pod(load: &Load) -> bool {
+    !load.started.is_empty() && load.uptime_seconds > 0.0 && !load.models.is_empty()
 }
 
 impl Silence {
@@ -243,6 +249,10 @@ impl Answer {
         let before: HashMap<String, ModelLoad> =
             before.models.into_iter().map(|model| (model.name.clone(), model)).collect();
         let known: Vec<_> = self.load.models.iter().filter_map(|it| Some((it, before.get(&it.name)?))).collect();
+        if known.is_empty() {
+            // No model of before: what there is now stands for the average.
+            return;
+        }
         self.average = largest(known.iter().map(|(now, before)| {
             let queued = (now.queued_sample_seconds - before.queued_sample_seconds).max(0.0) / span;
             let running = (now.inflight_sample_seconds - before.inflight_sample_seconds).max(0.0) / span;
@@ -377,6 +387,21 @@ mod tests {
         load.models.push(ModelLoad { name: "lungo".to_owned(), queued: 5, inflight: 1, ..ModelLoad::default() });
         let reading = take(&mut told, 0, vec![("a", Some(load))], began);
         assert_eq!((reading.load, reading.queued), (8.0, 5.0));
+    }
+
+    #[test]
+    fn json_of_somebody_else_is_no_answer_and_models_of_other_names_are_not_idle() {
+        let told: fn(&str) -> bool = |text| serde_json::from_str(text).is_ok_and(|load| is_of_a_pod(&load));
+        for text in ["{}", "[]", r#"{"status": "ok"}"#, r#"{"started": "then", "uptime_seconds": 3.0}"#] {
+            assert!(!told(text), "{text}");
+        }
+        assert!(is_of_a_pod(&steady(1.0, 4)));
+        let (mut told, began) = (Told::default(), Instant::now());
+        take(&mut told, 0, vec![("a", Some(steady(10.0, 8)))], began);
+        let mut renamed = steady(12.0, 8);
+        renamed.models[0].name = "lungo".to_owned();
+        let reading = take(&mut told, 2, vec![("a", Some(renamed))], began);
+        assert_eq!((reading.counted, reading.load), (1, 8.0));
     }
 
     #[test]

@@ -50,6 +50,9 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
 /// A number that we have written is taken for what is asked for, until the watch shows it, but not for longer.
 const SHOWN_WITHIN: Duration = Duration::from_secs(10);
 
+/// The longest pause after numbers that could not be written, which doubles from one to the next.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
 /// Once more replicas were wanted than maxReplicas, that is said for so long, lest it is said and taken back by the second.
 const LIMITED_FOR: Duration = Duration::from_secs(60);
 
@@ -83,7 +86,7 @@ pub struct Outcome {
 }
 
 /// How it stands with a model that is scaled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     /// The number follows the load.
     Active,
@@ -93,6 +96,8 @@ pub enum State {
     Stale,
     /// It stays, for there is no pod that could tell.
     NoReplicaReady,
+    /// It stays, for the API server does not take another one. What it says.
+    CannotWrite(String),
 }
 
 /// What is known of the models that are scaled. Cheap to clone; all clones see the same.
@@ -107,10 +112,10 @@ impl Outcomes {
         outcomes.get(&(namespace.to_owned(), name.to_owned())).cloned()
     }
 
-    /// Whether it was something else before.
-    fn put(&self, key: &Key, outcome: Outcome) -> bool {
+    /// Whether it was something else before. Nothing is put, and nothing new, for whoever is followed no more.
+    fn put(&self, key: &Key, outcome: Outcome, is_followed: impl Fn() -> bool) -> bool {
         let mut outcomes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        outcomes.insert(key.clone(), outcome.clone()) != Some(outcome)
+        is_followed() && outcomes.insert(key.clone(), outcome.clone()) != Some(outcome)
     }
 
     fn forget(&self, key: &Key) {
@@ -122,7 +127,21 @@ impl Outcomes {
 pub struct Scaler {
     reader: Reader,
     common: Arc<Common>,
-    followed: Mutex<HashMap<Key, watch::Sender<Target>>>,
+    followed: Mutex<HashMap<Key, Followed>>,
+}
+
+/// The end of a task that it is told by. Where it goes, the task ends.
+struct Followed {
+    target: watch::Sender<Target>,
+    /// Unchanged since the task began.
+    leads: watch::Receiver<bool>,
+}
+
+impl Followed {
+    /// Whether its task still runs, in the leadership in which it began: it knows what was reconciled in that.
+    fn is_current(&self) -> bool {
+        !self.target.is_closed() && !self.leads.has_changed().unwrap_or_default()
+    }
 }
 
 /// What the scaling of every model needs.
@@ -152,17 +171,16 @@ impl Scaler {
     pub fn follow(&self, key: &Key, target: Option<Target>) {
         let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
         match (target, followed.get(key)) {
-            (Some(target), Some(task)) if task.borrow().uid == target.uid && !task.is_closed() => {
-                task.send_if_modified(|known| std::mem::replace(known, target.clone()) != target);
+            (Some(target), Some(task)) if task.target.borrow().uid == target.uid && task.is_current() => {
+                task.target.send_if_modified(|known| std::mem::replace(known, target.clone()) != target);
             }
-            (Some(target), former) => {
-                if former.is_some() {
-                    // What was seen of another one of the name says nothing of this one. Its task ends with its other end.
-                    self.common.outcomes.forget(key);
-                }
+            (Some(target), _) => {
                 let (sender, receiver) = watch::channel(target);
-                followed.insert(key.clone(), sender);
-                tokio::spawn(Task::new(self, key.clone(), receiver).run());
+                let task = Task::new(self, key.clone(), receiver);
+                followed.insert(key.clone(), Followed { target: sender, leads: task.leads.clone() });
+                // What was seen of another one of the name says nothing of this one. Its task, if there is one, has ended.
+                self.common.outcomes.forget(key);
+                tokio::spawn(task.run());
             }
             (None, _) => {
                 followed.remove(key);
@@ -176,7 +194,7 @@ impl Scaler {
     pub fn goes_on(&self, key: &Key, wanted: u32, in_rollout: bool) {
         let followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(task) = followed.get(key) {
-            task.send_if_modified(|known| {
+            task.target.send_if_modified(|known| {
                 let target = Target { wanted, in_rollout, ..known.clone() };
                 std::mem::replace(known, target.clone()) != target
             });
@@ -186,12 +204,10 @@ impl Scaler {
     /// Lets go of models that are gone.
     pub fn keep_only(&self, is_there: impl Fn(&Key) -> bool) {
         let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
-        followed.retain(|key, _| {
-            is_there(key) || {
-                self.common.outcomes.forget(key);
-                false
-            }
-        });
+        for (key, task) in followed.extract_if(|key, _| !is_there(key)) {
+            drop(task);
+            self.common.outcomes.forget(&key);
+        }
         self.common.metrics.scales(followed.len());
     }
 }
@@ -213,6 +229,8 @@ struct Task {
     reason: Option<(Reason, Duration)>,
     lasting: Option<Reason>,
     step: Option<ScalingStatus>,
+    /// What the API server said to the numbers that were tried last, and how many these are.
+    failed: Option<(String, u32)>,
 }
 
 /// A number that was written.
@@ -239,35 +257,40 @@ impl Task {
             reason: None,
             lasting: None,
             step: None,
+            failed: None,
         }
     }
 
     async fn run(mut self) {
         time::sleep(PERIOD.mul_f64(fastrand::f64())).await;
-        loop {
+        while self.is_followed() {
             let round = Instant::now();
-            let soon = self.round().await;
-            // Whoever follows no more has let go of the other end.
-            if self.target.has_changed().is_err() {
+            // Between two rounds another may have led, and the spec have become another. The reconcile that comes with the leadership
+            // begins anew, with what it finds.
+            if self.leads.has_changed().unwrap_or_default() || self.common.leadership.check().is_err() {
+                self.forget();
                 return;
             }
+            let soon = self.round().await;
             let period =
                 if soon { SOON } else { PERIOD.mul_f64(fastrand::f64().mul_add(2.0, -1.0).mul_add(JITTER, 1.0)) };
-            time::sleep_until(round + period).await;
+            time::sleep_until(round + period.max(self.pause())).await;
         }
+    }
+
+    /// Whoever follows no more has let go of the other end.
+    fn is_followed(&self) -> bool {
+        self.target.has_changed().is_ok()
+    }
+
+    /// How long to wait at least after numbers that could not be written.
+    fn pause(&self) -> Duration {
+        let in_a_row = self.failed.as_ref().map_or(0, |(_, in_a_row)| *in_a_row);
+        if in_a_row == 0 { Duration::ZERO } else { (PERIOD * 2_u32.pow(in_a_row.min(8) - 1)).min(LONGEST_PAUSE) }
     }
 
     /// Whether the next one should come soon.
     async fn round(&mut self) -> bool {
-        // Between two rounds another may have led.
-        if self.leads.has_changed().unwrap_or_default() {
-            self.leads.mark_unchanged();
-            self.forget();
-        }
-        if self.common.leadership.check().is_err() {
-            self.forget();
-            return false;
-        }
         let target = self.target.borrow_and_update().clone();
         let wanted = self.wanted(target.wanted);
         let policy = &target.policy;
@@ -296,8 +319,12 @@ impl Task {
         // Somebody may have said otherwise while the pods were asked.
         let is_current = self.target.has_changed().is_ok_and(|changed| !changed);
         if decision.desired != wanted && !(is_current && self.write(wanted, &decision).await) {
+            if let Some((error, _)) = &self.failed {
+                self.put(State::CannotWrite(error.clone())).await;
+            }
             return false;
         }
+        self.failed = None;
         self.common.metrics.decided(decision.reason);
         if let Some(history) = &mut self.history {
             history.decided(at, wanted, &decision, policy);
@@ -306,12 +333,11 @@ impl Task {
         decision.soon
     }
 
-    /// Forgets what was seen and done: whoever leads in between may do otherwise, and what the status says is that one's.
-    fn forget(&mut self) {
-        (self.history, self.told) = (None, Told::default());
-        (self.written, self.limited_until, self.step) = (None, None, None);
-        (self.reason, self.lasting) = (None, None);
-        self.common.outcomes.forget(&self.key);
+    /// What the status says is another's who leads.
+    fn forget(&self) {
+        if self.is_followed() {
+            self.common.outcomes.forget(&self.key);
+        }
     }
 
     /// What is asked for: what we wrote, until the watch shows it or shows something else.
@@ -339,21 +365,19 @@ impl Task {
                     "another number is there by now"
                 );
                 // The watch knows better than we do.
-                self.written = None;
+                (self.written, self.failed) = (None, None);
                 return false;
             }
             Ok(Err(error)) => Box::new(error),
             Err(elapsed) => Box::new(elapsed),
         };
-        tracing::warn!(
-            namespace,
-            inference_model,
-            from = wanted,
-            to = desired,
-            reason,
-            error = chain(&*error),
-            "cannot scale"
-        );
+        let error = chain(&*error);
+        let before = self.failed.take().filter(|(before, _)| *before == error);
+        if before.is_none() {
+            tracing::warn!(namespace, inference_model, from = wanted, to = desired, reason, error, "cannot scale");
+        }
+        let in_a_row = before.map_or(0, |(_, in_a_row)| in_a_row);
+        self.failed = Some((error, in_a_row.saturating_add(1)));
         false
     }
 
@@ -392,8 +416,12 @@ impl Task {
             _ => State::Active,
         };
         self.note(at, decision.reason);
+        self.put(state).await;
+    }
+
+    async fn put(&self, state: State) {
         let outcome = Outcome { step: self.step.clone(), state, lasting: self.lasting };
-        if self.common.outcomes.put(&self.key, outcome) {
+        if self.common.outcomes.put(&self.key, outcome, || self.is_followed()) {
             // The other end is gone when the process ends.
             let _ = self.common.changed.send(Change::from(self.key.clone())).await;
         }
@@ -449,36 +477,82 @@ mod tests {
         assert!(scaler.followed.lock().unwrap().is_empty(), "one that was not scaled is not");
         scaler.follow(&key(), Some(target()));
         scaler.goes_on(&key(), 5, true);
-        let known = scaler.followed.lock().unwrap()[&key()].borrow().clone();
+        let known = scaler.followed.lock().unwrap()[&key()].target.borrow().clone();
         assert_eq!(known, Target { wanted: 5, in_rollout: true, ..target() });
     }
 
     #[tokio::test]
     async fn a_task_that_has_ended_is_begun_anew() {
         let scaler = scaler();
-        let (ended, receiver) = watch::channel(target());
-        drop(receiver);
-        scaler.followed.lock().unwrap().insert(key(), ended);
         scaler.follow(&key(), Some(target()));
-        assert!(!scaler.followed.lock().unwrap()[&key()].is_closed());
+        let is_closed = || scaler.followed.lock().unwrap()[&key()].target.is_closed();
+        // It does not lead.
+        while !is_closed() {
+            time::sleep(Duration::from_millis(20)).await;
+        }
+        scaler.follow(&key(), Some(target()));
+        assert!(!is_closed());
     }
 
     #[tokio::test]
-    async fn whoever_leads_no_more_forgets_what_it_did() {
-        let mut task = task();
-        let step =
-            ScalingStatus { desired: 5, reason: "the load is over the target".to_owned(), last_scale_time: None };
-        task.history = Some(History::begin(Duration::ZERO, 3));
-        task.written = Some(Written { at: Duration::ZERO, shown: 3, replicas: 5 });
-        task.limited_until = Some(LIMITED_FOR);
-        task.step = Some(step.clone());
-        task.lasting = Some(Reason::Settling);
-        let outcome = Outcome { step: Some(step), state: State::LimitedByMax, lasting: task.lasting };
-        task.common.outcomes.put(&task.key, outcome);
-        assert!(!task.round().await);
-        assert!(task.history.is_none() && task.written.is_none());
-        assert_eq!((task.limited_until, task.step, task.lasting), (None, None, None));
-        assert_eq!(task.common.outcomes.of("coffee", "espresso"), None, "what the status says is the other's");
+    async fn a_task_of_an_earlier_leadership_is_begun_anew_with_the_spec_of_now() {
+        let scaler = scaler();
+        scaler.common.leadership.gained();
+        scaler.follow(&key(), Some(target()));
+        let task = |scaler: &Scaler| scaler.followed.lock().unwrap()[&key()].target.clone();
+        let first = task(&scaler);
+        scaler.follow(&key(), Some(target()));
+        assert!(first.same_channel(&task(&scaler)), "the same leadership");
+        scaler.common.leadership.lost();
+        scaler.common.leadership.gained();
+        scaler.follow(&key(), Some(target()));
+        assert!(!first.same_channel(&task(&scaler)));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_told_of_a_model_that_is_followed_no_more() {
+        let scaler = scaler();
+        let (sender, receiver) = watch::channel(target());
+        let task = Task::new(&scaler, key(), receiver);
+        task.put(State::Active).await;
+        assert!(scaler.common.outcomes.of("coffee", "espresso").is_some());
+        drop(sender);
+        scaler.follow(&key(), None);
+        task.put(State::Stale).await;
+        task.forget();
+        assert_eq!(scaler.common.outcomes.of("coffee", "espresso"), None);
+    }
+
+    #[tokio::test]
+    async fn a_number_that_cannot_be_written_is_told_and_tried_less_and_less_often() {
+        let (_sender, receiver) = watch::channel(target());
+        let scaler = scaler();
+        let mut task = Task::new(&scaler, key(), receiver);
+        let decision = Decision {
+            desired: 5,
+            recommended: 5,
+            reason: Reason::Load,
+            is_limited: false,
+            is_burst: false,
+            soon: false,
+        };
+        let mut pauses = vec![task.pause().as_secs()];
+        for _ in 0..6 {
+            assert!(!task.write(3, &decision).await, "nobody leads, and nobody is there");
+            pauses.push(task.pause().as_secs());
+        }
+        assert_eq!(pauses, [0, 2, 4, 8, 16, 30, 30]);
+        assert_eq!(task.wanted(3), 3);
+    }
+
+    #[tokio::test]
+    async fn whoever_leads_no_more_ends_and_says_no_more() {
+        let (_sender, receiver) = watch::channel(target());
+        let scaler = scaler();
+        let task = Task::new(&scaler, key(), receiver);
+        task.put(State::LimitedByMax).await;
+        task.run().await;
+        assert_eq!(scaler.common.outcomes.of("coffee", "espresso"), None, "what the status says is the other's");
     }
 
     #[tokio::test]

@@ -556,6 +556,24 @@ fn who_begins_anew_takes_nothing_before_a_window_and_adds_at_once() {
 }
 
 #[test]
+fn a_window_shorter_than_the_time_between_readings_keeps_nothing_for_longer() {
+    for millis in [0, 500, 1000] {
+        let time = Duration::from_millis(millis);
+        let mut world = World::of(8, Policy { down_stabilization: time, return_stabilization: time, ..policy() });
+        world.stays(32.0, 60);
+        assert_eq!(world.wanted, 8);
+        world.stays(0.0, 180);
+        assert_eq!(world.wanted, 1, "{time:?}: {:?}", world.last);
+        // Those that have not come yet go as well.
+        world.room = 1;
+        world.read_as(Reading { load: 30.0, load_now: 30.0, refused: 99, ..Reading::default() });
+        assert!(world.wanted > 4, "{:?}", world.last);
+        world.stays(0.0, 58);
+        assert_eq!(world.wanted, 1, "{time:?}: {:?}", world.last);
+    }
+}
+
+#[test]
 fn bounds_hold_whatever_the_load() {
     let mut world = World::of(1, Policy { min: 2, max: 3, ..policy() });
     assert_eq!((world.read(0.0), world.wanted), (Reason::Bounds, 2));
