@@ -66,7 +66,7 @@ impl Leftover {
 
 /// A request's body that comes back to its [`Leftover`] unless it was read to its end.
 pub struct Watched {
-    /// None once it has come back.
+    /// None once it has come back, or was read to its end.
     body: Option<Incoming>,
     place: Place,
 }
@@ -77,7 +77,14 @@ impl Body for Watched {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match &mut self.body {
-            Some(body) => Pin::new(body).poll_frame(cx),
+            Some(body) => {
+                let polled = Pin::new(body).poll_frame(cx);
+                if matches!(polled, Poll::Ready(None)) {
+                    // One without an announced length does not say by itself that it is at its end.
+                    self.body = None;
+                }
+                polled
+            }
             None => Poll::Ready(None),
         }
     }

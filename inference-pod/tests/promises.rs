@@ -117,6 +117,16 @@ fn a_refused_body_is_read_where_it_is_small_and_announced_as_the_end_where_it_is
     asking.write(head.replace("5000000\r\n", "50\r\nexpect: 100-continue\r\n").as_bytes()).unwrap();
     let answer = asking.read().unwrap();
     assert_eq!((answer.status, answer.header("connection")), (404, Some("close")));
+    // Who is told to send it keeps the connection, whatever the form of the body.
+    let mut told = server.connect();
+    told.write(chunked.replace("unknown", "slow").replace("\r\n\r\n", "\r\nexpect: 100-continue\r\n\r\n").as_bytes())
+        .unwrap();
+    assert_eq!(told.read().unwrap().status, 100);
+    let (sent, _) = body(1, 0);
+    told.write(&[format!("{:x}\r\n", sent.len()).as_bytes(), &sent, b"\r\n0\r\n\r\n"].concat()).unwrap();
+    let answer = told.read().unwrap();
+    assert_eq!((answer.status, answer.header("connection")), (200, None), "{}", answer.text());
+    assert_eq!(told.post(PATH, "application/json", &sent).status, 200);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, header},
     response::Response,
 };
+use bytes::BytesMut;
 use http_body_util::{BodyExt as _, Full};
 use prost::Message;
 
@@ -75,23 +76,36 @@ impl Incoming {
         Self { body, start: Vec::new(), limit }
     }
 
-    /// Reads no more than it takes to know the model.
+    /// Reads no more than it takes to know the model, or an eighth more where it comes in many frames.
     ///
     /// # Errors
     /// 400 where the message begins without a name, 413 where it says that it is too large.
     pub async fn model_name(&mut self) -> Result<String, ApiError> {
+        let mut head = BytesMut::new();
+        let (mut look_from, mut is_whole) = (0, false);
         loop {
-            let start = Chunks::from(self.start.clone());
-            let enough = start.len().min(PREFIX + NAME_WITHIN);
-            if let Some(length) = message_length(&start, self.limit)? {
-                let known = start.slice(PREFIX..enough.min(length.saturating_add(PREFIX)).max(PREFIX));
-                if let Some(name) = name_in(&known) {
-                    return Ok(name);
+            // Not after each frame: there may be as many as bytes.
+            if head.len() >= look_from || is_whole {
+                look_from = head.len() + head.len() / 8 + 1;
+                let known = Chunks::from(vec![Bytes::copy_from_slice(&head)]);
+                if let Some(length) = message_length(&known, self.limit)? {
+                    let end = head.len().min(length.saturating_add(PREFIX)).max(PREFIX);
+                    if let Some(name) = name_in(&known.slice(PREFIX..end)) {
+                        return Ok(name);
+                    }
                 }
             }
+            if is_whole {
+                return Err(ApiError::bad_input("model_name: expected at the beginning of the message, got none"));
+            }
             match self.frame().await? {
-                Some(frame) if enough < PREFIX + NAME_WITHIN => self.start.push(frame),
-                _ => return Err(ApiError::bad_input("model_name: expected at the beginning of the message, got none")),
+                Some(frame) => {
+                    let room = PREFIX + NAME_WITHIN - head.len();
+                    head.extend_from_slice(&frame[..frame.len().min(room)]);
+                    is_whole = frame.len() >= room;
+                    self.start.push(frame);
+                }
+                None => is_whole = true,
             }
         }
     }
@@ -538,6 +552,10 @@ mod tests {
         assert!(large.contains("bytes; expected at most 4000 bytes"), "{large}");
         assert!(said(Bytes::from_static(&[1, 0, 0, 0, 1, 0]), 4005).await.contains("not compressed"));
         assert!(said(Bytes::new(), 4005).await.contains("model_name"));
+        // A first field of 5,000 bytes, one by one.
+        let long = framed(&[&[0x4a, 0x88, 0x27][..], &[0; 5000]].concat());
+        let error = incoming(&long, 1, 10_000).model_name().await.unwrap_err();
+        assert!(format!("{error:?}").contains("model_name: expected at the beginning"), "{error:?}");
     }
 
     #[test]

@@ -233,12 +233,12 @@ async fn classify(
 ) -> Result<Response, ApiError> {
     let Admitted { mut reservation, due } = admitted;
     let kind = body::kind_of(&parts.headers, app.server.max_body_bytes)?;
-    let bytes = body::read(body, app.server.max_body_bytes, &mut reservation).await?.contiguous();
+    let bytes = body::read(body, app.server.max_body_bytes, &mut reservation).await?;
     let began_decoding = Instant::now();
     let work = Arc::clone(model);
     // The first image with what holds it: each way to another thread and back costs.
     let (mut images, mut decoded) = off_the_loop(app, move || {
-        let mut images = read_images(kind, bytes, work.queue_size)?;
+        let mut images = read_images(kind, bytes.contiguous(), work.queue_size)?;
         let first = decode_next(&work, &mut images)?;
         Ok((images, first))
     })

@@ -190,7 +190,7 @@ impl<T> Queue<T> {
         let oldest = candidates.iter().map(|candidate| candidate.entered).min()?;
         let objective = self.limits.latency_objective;
         let times = self.times.class(class);
-        let allowed = objective.and_then(|objective| objective_bucket(times, objective)).unwrap_or(usize::MAX);
+        let allowed = objective.map_or(usize::MAX, |objective| objective_bucket(times, objective).unwrap_or(1));
         let next = times.cheaper_above(waiting, self.limits.batch_size.min(allowed))?;
         let full = now + self.arrivals.time_for(next - waiting, now)?;
         let latest = oldest + self.limits.batch_timeout;

@@ -427,6 +427,22 @@ fn an_idle_instance_waits_for_company_that_is_on_its_way_until_it_fails_to_come(
 }
 
 #[test]
+fn nobody_waits_for_company_that_no_objective_lets_in() {
+    let objective = Some(Duration::from_millis(9));
+    let limits = Limits { batch_timeout: Duration::from_millis(10), latency_objective: objective, ..limits() };
+    let mut queue = Queue::new(limits, measured_times(), 1);
+    let start = Instant::now();
+    for millis in 0..20 {
+        push(&mut queue, job("x", 1, later(start, 5000)), later(start, millis));
+    }
+    let now = later(start, 20);
+    queue.clear(now);
+    push(&mut queue, job("first", 1, later(now, 5000)), now);
+    let taken = queue.take(0, now);
+    assert_eq!((names(&taken.batch), taken.wait_until), (vec!["first"], None), "samples run one by one");
+}
+
+#[test]
 fn an_idle_instance_waits_no_longer_than_allowed() {
     let mut queue = waiting_for_company(10);
     let start = Instant::now();

@@ -248,7 +248,7 @@ enum Ended {
 }
 
 /// The life of an instance's thread. Ends with the server, or with the instance. Tells when it is about to take jobs.
-pub(super) fn work(shared: &Shared, index: usize, mut runner: Box<dyn Runner>, settled: &mpsc::SyncSender<()>) {
+pub(super) fn work(shared: &Shared, index: usize, mut runner: Box<dyn Runner>, settled: mpsc::SyncSender<()>) {
     threads::start_after_others();
     match settled_or_another(shared, runner) {
         Ok(settled) => {
@@ -262,6 +262,8 @@ pub(super) fn work(shared: &Shared, index: usize, mut runner: Box<dyn Runner>, s
     }
     // Nobody listens any more where the server stops already.
     let _ = settled.send(());
+    // Kept as long as the thread lives, it would have whoever waits for all of them wait for those that are given up.
+    drop(settled);
     let (mut tried, mut weighed) = (None, None);
     weigh(shared, index, &*runner, &mut weighed);
     while let Some(Taken { batch, expired, .. }) = shared.next(index) {

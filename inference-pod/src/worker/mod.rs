@@ -255,7 +255,7 @@ impl Shared {
         for (index, runner) in runners.into_iter().enumerate() {
             let (work_for, settled) = (Arc::clone(&shared), settled.clone());
             let builder = std::thread::Builder::new().name(format!("{name}/{index}"));
-            let thread = builder.spawn(move || work(&work_for, index, runner, &settled))?;
+            let thread = builder.spawn(move || work(&work_for, index, runner, settled))?;
             shared.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         drop(settled);

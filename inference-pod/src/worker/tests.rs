@@ -37,6 +37,8 @@ struct Fate {
     rows: AtomicUsize,
     /// So many of the next ones cannot prepare their runs.
     unsettled: AtomicUsize,
+    /// Nor can a broken one, ever.
+    broken_never_settle: bool,
     /// How the next tries to open go; further ones succeed.
     opening_fails: Mutex<VecDeque<bool>>,
     /// Its number, and those that were cancelled, which other models may share.
@@ -97,7 +99,8 @@ impl Runner for Doubler {
 
     fn settle(&mut self) -> Result<(), SessionError> {
         let counted = self.fate.unsettled.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-        if counted.is_ok() { Err(failure("it asks for too much")) } else { Ok(()) }
+        let never = self.is_broken && self.fate.broken_never_settle;
+        if counted.is_ok() || never { Err(failure("it asks for too much")) } else { Ok(()) }
     }
 
     fn canceller(&self) -> Canceller {
@@ -418,6 +421,15 @@ fn a_session_that_cannot_prepare_its_runs_makes_way_before_anything_runs() {
 fn where_no_session_can_prepare_its_runs_the_instance_is_given_up() {
     let world = world_with(Fate { unsettled: AtomicUsize::new(usize::MAX), ..Fate::default() }, 1, false, LONG, vec![]);
     assert!(!world.shared.works() && !world.shared.healthy());
+}
+
+#[test]
+fn one_instance_that_is_given_up_before_it_has_run_keeps_nobody_waiting() {
+    let opening_fails = Mutex::new(VecDeque::from([true; 6]));
+    let fate = Fate { broken_never_settle: true, opening_fails, ..Fate::default() };
+    let world = world_with(fate, 2, true, LONG, Vec::new());
+    assert!(world.shared.works() && !world.shared.healthy());
+    assert_eq!(world.answers(&[3.0]), [Ok(6.0)]);
 }
 
 #[test]
