@@ -29,7 +29,7 @@ fn every_order(check: impl Fn() + Sync + Send + 'static) {
 type Jobs = Meeting<VecDeque<u32>>;
 
 fn take(queue: &mut VecDeque<u32>) -> Found<u32> {
-    queue.pop_front().map_or(Found::Nothing, Found::Work)
+    queue.pop_front().map_or(Found::Nothing, |job| Found::Work(job, !queue.is_empty()))
 }
 
 /// Works until the meeting is over; says what it did.
@@ -75,6 +75,16 @@ fn several_jobs_at_once_wake_as_many_workers() {
         let meeting = Arc::new(Jobs::new(VecDeque::new()));
         let workers = [worker_of_one(&meeting), worker_of_one(&meeting)];
         meeting.bring(2, |queue| queue.extend([1, 2])).unwrap();
+        assert_eq!(done_by(workers), [1, 2]);
+    });
+}
+
+#[test]
+fn whoever_leaves_some_of_it_wakes_another() {
+    every_order(|| {
+        let meeting = Arc::new(Jobs::new(VecDeque::new()));
+        let workers = [worker_of_one(&meeting), worker_of_one(&meeting)];
+        meeting.bring(1, |queue| queue.extend([1, 2])).unwrap();
         assert_eq!(done_by(workers), [1, 2]);
     });
 }

@@ -9,8 +9,8 @@ use super::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// What a worker finds.
 pub enum Found<W> {
-    /// Something to do.
-    Work(W),
+    /// Something to do, and whether there is more.
+    Work(W, bool),
     /// Nothing, until somebody brings something.
     Nothing,
     /// Nothing until then, unless somebody brings something before.
@@ -65,12 +65,18 @@ impl<Q> Meeting<Q> {
         Some(put)
     }
 
-    /// Blocks until there is something to do. `None` once the meeting is over.
+    /// Blocks until there is something to do. `None` once the meeting is over. Whoever leaves something wakes another: that one may wait
+    /// for company of what was just taken.
     pub fn next<W>(&self, mut look: impl FnMut(&mut Q) -> Found<W>) -> Option<W> {
         let mut place = self.place();
         while place.is_open {
             place = match look(&mut place.queue) {
-                Found::Work(work) => return Some(work),
+                Found::Work(work, is_more) => {
+                    if is_more && place.waiting > 0 {
+                        self.wake.notify_one();
+                    }
+                    return Some(work);
+                }
                 Found::Nothing => {
                     place.waiting += 1;
                     whole(self.wake.wait(place))

@@ -309,7 +309,7 @@ impl Shared {
             let taken = queue.take(instance, Instant::now());
             if before > queue.samples() {
                 self.observer.metrics().dequeued(before - queue.samples(), queue.samples());
-                return Found::Work(taken);
+                return Found::Work(taken, queue.jobs() > 0);
             }
             taken.wait_until.map_or(Found::Nothing, Found::NothingUntil)
         })
