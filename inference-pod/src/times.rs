@@ -192,22 +192,23 @@ impl BucketTimes {
         })
     }
 
-    /// Time of the largest bucket.
+    /// Time of the largest bucket of at most that many samples.
     #[must_use]
-    pub fn largest(&self) -> Duration {
-        self.buckets.last().map_or(Duration::ZERO, |bucket| Duration::from_secs_f64(bucket.median))
+    pub fn largest(&self, most: usize) -> Duration {
+        let largest = self.buckets.iter().rfind(|bucket| bucket.samples <= most).or(self.buckets.first());
+        largest.map_or(Duration::ZERO, Bucket::time)
     }
 
-    /// Time of the best bucket, the one that the batches of a long queue are of.
+    /// Time of the best bucket of at most that many samples, the one that the batches of a long queue are of.
     #[must_use]
-    pub fn best(&self) -> Duration {
-        self.cheapest_of_all().map_or(Duration::ZERO, |bucket| Duration::from_secs_f64(bucket.median))
+    pub fn best(&self, most: usize) -> Duration {
+        self.cheapest_up_to(most).map_or(Duration::ZERO, Bucket::time)
     }
 
-    /// Time per sample at the best bucket; what a long queue costs.
+    /// Time per sample at that bucket; what a long queue costs.
     #[must_use]
-    pub fn best_per_sample(&self) -> Duration {
-        self.cheapest_of_all().map_or(Duration::ZERO, |bucket| Duration::from_secs_f64(bucket.per_sample()))
+    pub fn best_per_sample(&self, most: usize) -> Duration {
+        self.cheapest_up_to(most).map_or(Duration::ZERO, |bucket| Duration::from_secs_f64(bucket.per_sample()))
     }
 
     /// Of the buckets that `waiting` samples fill and that take no longer than `limit`, the one with the best time per
@@ -277,8 +278,9 @@ impl BucketTimes {
         cheapest.map(|(at, _)| at)
     }
 
-    fn cheapest_of_all(&self) -> Option<&Bucket> {
-        self.cheapest(|_, _| true).map(|at| &self.buckets[at])
+    /// Of the buckets that are no larger; the smallest, where all are.
+    fn cheapest_up_to(&self, most: usize) -> Option<&Bucket> {
+        self.cheapest(|samples, _| samples <= most).map(|at| &self.buckets[at]).or(self.buckets.first())
     }
 
     /// The same buckets with the same times, as estimates.

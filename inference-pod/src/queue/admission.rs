@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
-use super::{Queue, as_u32};
+use super::{Queue, as_u32, choice};
 use crate::{integral::Integral, times::BucketTimes};
 
 /// Requests whose bodies are still on their way, for each sample that may wait. They are no work yet and take no place in the
@@ -164,8 +164,7 @@ impl<T> Queue<T> {
 
     /// How long a run takes, and the bound on a wait with what it may take beyond its mean and with the run that ends it.
     pub(super) fn bound(&self) -> (Duration, Duration) {
-        let (best, largest) =
-            self.times.recent().map_or_else(Default::default, |times| (times.best(), times.largest()));
+        let (best, largest) = self.of_recent(|times, most| (times.best(most), times.largest(most)));
         let (run, least) = (self.pace.of(best), self.pace.of(largest * 2));
         // Two runs may always wait, else there were no full batches where a run takes as long as the bound.
         (run, self.limits.max_wait.max(least + self.pace.spread(least, run) + run))
@@ -216,7 +215,7 @@ impl<T> Queue<T> {
         const TURNS: u32 = 8;
         let turn = self.admitted.refused % TURNS;
         self.admitted.refused = self.admitted.refused.wrapping_add(1);
-        let run = self.times.recent().map_or(Duration::ZERO, |times| self.pace.of(times.best()));
+        let run = self.pace.of(self.of_recent(BucketTimes::best));
         Refused { bound, retry_after: excess.max(run) + run * turn / TURNS }
     }
 
@@ -236,8 +235,13 @@ impl<T> Queue<T> {
     }
 
     fn usual_cost(&self, samples: usize) -> Duration {
-        let best = self.times.recent().map_or(Duration::ZERO, BucketTimes::best_per_sample);
-        best.saturating_mul(as_u32(samples))
+        self.of_recent(BucketTimes::best_per_sample).saturating_mul(as_u32(samples))
+    }
+
+    /// Something of the times that ran last and of the most samples that a batch may have; nothing where none did.
+    fn of_recent<R: Default>(&self, tell: impl FnOnce(&BucketTimes, usize) -> R) -> R {
+        let most = |times| choice::allowed(times, self.limits.latency_objective);
+        self.times.recent().map_or_else(R::default, |times| tell(times, most(times)))
     }
 }
 

@@ -52,6 +52,11 @@ pub(super) fn objective_bucket(times: &BucketTimes, objective: Duration) -> Opti
     times.largest_within(objective / RUNS_UNTIL_ANSWER)
 }
 
+/// The most samples that a batch may have: where no bucket keeps the objective the smallest comes nearest to it.
+pub(super) fn allowed(times: &BucketTimes, objective: Option<Duration>) -> usize {
+    objective.map_or(usize::MAX, |objective| objective_bucket(times, objective).unwrap_or(1))
+}
+
 impl<T> Queue<T> {
     pub(super) fn choose(&mut self, first: Key, now: Instant) -> Choice {
         let Some(job) = self.waiting.get(&first) else { return Choice::TooLate };
@@ -159,8 +164,7 @@ impl<T> Queue<T> {
     ) -> Offer {
         let (most, objective) = (self.limits.batch_size, self.limits.latency_objective);
         let times = self.times.class(longest);
-        // Where no bucket keeps the objective the smallest comes nearest to it.
-        let allowed = objective.map_or(most, |objective| objective_bucket(times, objective).unwrap_or(1));
+        let allowed = allowed(times, objective);
         // Who is in more of a hurry than the first and would be late with so many is no company.
         let in_time = |candidate: &&Candidate, time| candidate.deadline >= now + time;
         let filled = |time| -> usize {
@@ -190,8 +194,7 @@ impl<T> Queue<T> {
         let oldest = candidates.iter().map(|candidate| candidate.entered).min()?;
         let objective = self.limits.latency_objective;
         let times = self.times.class(class);
-        let allowed = objective.map_or(usize::MAX, |objective| objective_bucket(times, objective).unwrap_or(1));
-        let next = times.cheaper_above(waiting, self.limits.batch_size.min(allowed))?;
+        let next = times.cheaper_above(waiting, self.limits.batch_size.min(allowed(times, objective)))?;
         let full = now + self.arrivals.time_for(next - waiting, now)?;
         let latest = oldest + self.limits.batch_timeout;
         let until = latest.min(self.arrivals.overdue(next - waiting)?);

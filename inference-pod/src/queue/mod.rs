@@ -206,7 +206,8 @@ impl<T> Queue<T> {
         let key = Key { due: job.deadline.min(now + longest), arrival: self.arrived };
         self.arrived += 1;
         let NewJob { samples, bytes, shape, length, payload, deadline } = job;
-        let cost = self.times.class(LengthClass::of(length)).best_per_sample() * as_u32(samples);
+        let times = self.times.class(LengthClass::of(length));
+        let cost = times.best_per_sample(choice::allowed(times, self.limits.latency_objective)) * as_u32(samples);
         self.admitted.enter(samples, bytes, cost, now);
         self.waiting.insert(key, Waiting { samples, entered: now, deadline, payload, bytes, shape, length, cost });
         key

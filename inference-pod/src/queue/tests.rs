@@ -487,6 +487,16 @@ fn an_objective_steers_to_the_largest_bucket_that_keeps_it() {
 }
 
 #[test]
+fn an_objective_that_keeps_batches_small_lets_as_much_in_as_they_get_done() {
+    let objective = Some(Duration::from_millis(12));
+    let limits = Limits { latency_objective: objective, batch_timeout: Duration::ZERO, ..limits() };
+    let now = Instant::now();
+    let mut queue: Queue<&'static str> = Queue::new(limits, measured_times(), 1);
+    let let_in = (0..100).take_while(|_| queue.push(vec![job("x", 1, later(now, 9000))], now).is_ok()).count();
+    assert_eq!(let_in, 20, "100 ms at 5 ms a sample, for each runs alone");
+}
+
+#[test]
 fn padding_is_priced_in() {
     let mut times = Times::default();
     let of_length = |length: usize, millis: [u64; 4]| {
