@@ -84,8 +84,10 @@ impl Network {
 
     /// Takes the cable away. It goes with the namespaces by itself, but some time later.
     pub(crate) fn disconnect(self) -> Result<(), RunError> {
+        // The second is said where it goes between ip's look for it and the kernel's.
+        let is_gone = |said: &str| ["Cannot find device", "No such device"].iter().any(|it| said.contains(it));
         match ip(&["link", "delete", &self.link()]) {
-            Err(RunError::Failed { said, .. }) if said.contains("Cannot find device") => Ok(()),
+            Err(RunError::Failed { said, .. }) if is_gone(&said) => Ok(()),
             other => other.map(drop),
         }
     }
