@@ -69,24 +69,24 @@ fn every_job_wakes_somebody_and_is_done_once() {
     });
 }
 
-#[test]
-fn several_jobs_at_once_wake_as_many_workers() {
-    every_order(|| {
+/// Two jobs that come at once and wake so many workers at first are done by two.
+fn two_do_what_wakes(first: usize) {
+    every_order(move || {
         let meeting = Arc::new(Jobs::new(VecDeque::new()));
         let workers = [worker_of_one(&meeting), worker_of_one(&meeting)];
-        meeting.bring(2, |queue| queue.extend([1, 2])).unwrap();
+        meeting.bring(first, |queue| queue.extend([1, 2])).unwrap();
         assert_eq!(done_by(workers), [1, 2]);
     });
 }
 
 #[test]
+fn several_jobs_at_once_wake_as_many_workers() {
+    two_do_what_wakes(2);
+}
+
+#[test]
 fn whoever_leaves_some_of_it_wakes_another() {
-    every_order(|| {
-        let meeting = Arc::new(Jobs::new(VecDeque::new()));
-        let workers = [worker_of_one(&meeting), worker_of_one(&meeting)];
-        meeting.bring(1, |queue| queue.extend([1, 2])).unwrap();
-        assert_eq!(done_by(workers), [1, 2]);
-    });
+    two_do_what_wakes(1);
 }
 
 #[test]

@@ -395,6 +395,18 @@ fn waiting_for_company(millis: u64) -> Queue<&'static str> {
     Queue::new(Limits { batch_timeout, max_wait: Duration::from_secs(9), ..limits() }, measured_times(), 1)
 }
 
+/// When the first job of an empty queue comes; until then there was one each millisecond.
+fn first_after_one_each_millisecond(queue: &mut Queue<&'static str>) -> Instant {
+    let start = Instant::now();
+    for millis in 0..20 {
+        push(queue, job("x", 1, later(start, 5000)), later(start, millis));
+    }
+    let now = later(start, 20);
+    queue.clear(now);
+    push(queue, job("first", 1, later(now, 5000)), now);
+    now
+}
+
 #[test]
 fn a_lone_job_is_never_held_whatever_the_timeout_allows() {
     let mut queue = waiting_for_company(50);
@@ -411,13 +423,7 @@ fn a_lone_job_is_never_held_whatever_the_timeout_allows() {
 #[test]
 fn an_idle_instance_waits_for_company_that_is_on_its_way_until_it_fails_to_come() {
     let mut queue = waiting_for_company(10);
-    let start = Instant::now();
-    for millis in 0..20 {
-        push(&mut queue, job("x", 1, later(start, 5000)), later(start, millis));
-    }
-    let now = later(start, 20);
-    queue.clear(now);
-    push(&mut queue, job("first", 1, later(now, 5000)), now);
+    let now = first_after_one_each_millisecond(&mut queue);
     let taken = queue.take(0, now);
     assert_eq!(taken.wait_until, Some(later(now, 2)), "one comes each millisecond, and two cost less than twice one");
     assert!(taken.batch.is_empty());
@@ -431,13 +437,7 @@ fn nobody_waits_for_company_that_no_objective_lets_in() {
     let objective = Some(Duration::from_millis(9));
     let limits = Limits { batch_timeout: Duration::from_millis(10), latency_objective: objective, ..limits() };
     let mut queue = Queue::new(limits, measured_times(), 1);
-    let start = Instant::now();
-    for millis in 0..20 {
-        push(&mut queue, job("x", 1, later(start, 5000)), later(start, millis));
-    }
-    let now = later(start, 20);
-    queue.clear(now);
-    push(&mut queue, job("first", 1, later(now, 5000)), now);
+    let now = first_after_one_each_millisecond(&mut queue);
     let taken = queue.take(0, now);
     assert_eq!((names(&taken.batch), taken.wait_until), (vec!["first"], None), "samples run one by one");
 }
@@ -489,7 +489,7 @@ fn an_objective_steers_to_the_largest_bucket_that_keeps_it() {
 #[test]
 fn an_objective_that_keeps_batches_small_lets_as_much_in_as_they_get_done() {
     let objective = Some(Duration::from_millis(12));
-    let limits = Limits { latency_objective: objective, batch_timeout: Duration::ZERO, ..limits() };
+    let limits = Limits { latency_objective: objective, ..limits() };
     let now = Instant::now();
     let mut queue: Queue<&'static str> = Queue::new(limits, measured_times(), 1);
     let let_in = (0..100).take_while(|_| queue.push(vec![job("x", 1, later(now, 9000))], now).is_ok()).count();

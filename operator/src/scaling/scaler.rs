@@ -50,8 +50,9 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
 /// A number that we have written is taken for what is asked for, until the watch shows it, but not for longer.
 const SHOWN_WITHIN: Duration = Duration::from_secs(10);
 
-/// The longest pause after numbers that could not be written, which doubles from one to the next.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The longest pause after numbers that could not be written, which doubles from one to the next: as long may pass once the API
+/// server takes them again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Once more replicas were wanted than maxReplicas, that is said for so long, lest it is said and taken back by the second.
 const LIMITED_FOR: Duration = Duration::from_secs(60);
@@ -221,7 +222,7 @@ struct Task {
     leads: watch::Receiver<bool>,
     began: Instant,
     told: Told,
-    /// None while this process does not lead.
+    /// None before the first reading.
     history: Option<History>,
     written: Option<Written>,
     limited_until: Option<Duration>,
@@ -267,7 +268,7 @@ impl Task {
             let round = Instant::now();
             // Between two rounds another may have led, and the spec have become another. The reconcile that comes with the leadership
             // begins anew, with what it finds.
-            if self.leads.has_changed().unwrap_or_default() || self.common.leadership.check().is_err() {
+            if !self.still_leads() {
                 self.forget();
                 return;
             }
@@ -281,6 +282,11 @@ impl Task {
     /// Whoever follows no more has let go of the other end.
     fn is_followed(&self) -> bool {
         self.target.has_changed().is_ok()
+    }
+
+    /// Without a break since the task began.
+    fn still_leads(&self) -> bool {
+        !self.leads.has_changed().unwrap_or_default() && self.common.leadership.check().is_ok()
     }
 
     /// How long to wait at least after numbers that could not be written.
@@ -317,7 +323,7 @@ impl Task {
             "decided"
         );
         // Somebody may have said otherwise while the pods were asked.
-        let is_current = self.target.has_changed().is_ok_and(|changed| !changed);
+        let is_current = self.target.has_changed().is_ok_and(|changed| !changed) && self.still_leads();
         if decision.desired != wanted && !(is_current && self.write(wanted, &decision).await) {
             if let Some((error, _)) = &self.failed {
                 self.put(State::CannotWrite(error.clone())).await;
@@ -524,7 +530,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_number_that_cannot_be_written_is_told_and_tried_less_and_less_often() {
+    async fn a_number_that_cannot_be_written_is_tried_less_and_less_often() {
         let (_sender, receiver) = watch::channel(target());
         let scaler = scaler();
         let mut task = Task::new(&scaler, key(), receiver);
@@ -541,7 +547,7 @@ mod tests {
             assert!(!task.write(3, &decision).await, "nobody leads, and nobody is there");
             pauses.push(task.pause().as_secs());
         }
-        assert_eq!(pauses, [0, 2, 4, 8, 16, 30, 30]);
+        assert_eq!(pauses, [0, 2, 4, 8, 10, 10, 10]);
         assert_eq!(task.wanted(3), 3);
     }
 
