@@ -47,7 +47,7 @@ fn worker_of_one(meeting: &Arc<Jobs>) -> thread::JoinHandle<u32> {
 /// Brings a job; whether it was let in.
 fn bringer(meeting: &Arc<Jobs>, job: u32) -> thread::JoinHandle<bool> {
     let meeting = Arc::clone(meeting);
-    thread::spawn(move || meeting.bring(1, |queue| queue.push_back(job)).is_some())
+    thread::spawn(move || meeting.bring(|queue| queue.push_back(job)).is_some())
 }
 
 /// What two workers did that do one job each; both must have been woken.
@@ -63,30 +63,20 @@ fn every_job_wakes_somebody_and_is_done_once() {
         let meeting = Arc::new(Jobs::new(VecDeque::new()));
         let workers = [worker_of_one(&meeting), worker_of_one(&meeting)];
         let bringer = bringer(&meeting, 1);
-        assert!(meeting.bring(1, |queue| queue.push_back(2)).is_some());
+        assert!(meeting.bring(|queue| queue.push_back(2)).is_some());
         assert!(bringer.join().unwrap());
         assert_eq!(done_by(workers), [1, 2]);
     });
 }
 
-/// Two jobs that come at once and wake so many workers at first are done by two.
-fn two_do_what_wakes(first: usize) {
-    every_order(move || {
-        let meeting = Arc::new(Jobs::new(VecDeque::new()));
-        let workers = [worker_of_one(&meeting), worker_of_one(&meeting)];
-        meeting.bring(first, |queue| queue.extend([1, 2])).unwrap();
-        assert_eq!(done_by(workers), [1, 2]);
-    });
-}
-
-#[test]
-fn several_jobs_at_once_wake_as_many_workers() {
-    two_do_what_wakes(2);
-}
-
 #[test]
 fn whoever_leaves_some_of_it_wakes_another() {
-    two_do_what_wakes(1);
+    every_order(|| {
+        let meeting = Arc::new(Jobs::new(VecDeque::new()));
+        let workers = [worker_of_one(&meeting), worker_of_one(&meeting)];
+        meeting.bring(|queue| queue.extend([1, 2])).unwrap();
+        assert_eq!(done_by(workers), [1, 2]);
+    });
 }
 
 #[test]

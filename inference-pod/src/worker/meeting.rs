@@ -50,17 +50,15 @@ impl<Q> Meeting<Q> {
         act(&mut self.place().queue)
     }
 
-    /// Brings work, and wakes one worker for each piece of it, no more than there are. `None` once the meeting is over:
-    /// what came after would never be done.
-    pub fn bring<R>(&self, pieces: usize, put: impl FnOnce(&mut Q) -> R) -> Option<R> {
+    /// Brings work, and wakes a worker for it, who wakes the next where it leaves some. `None` once the meeting is over: what came after
+    /// would never be done.
+    pub fn bring<R>(&self, put: impl FnOnce(&mut Q) -> R) -> Option<R> {
         let (put, waiting) = {
             let mut place = self.place();
             (place.is_open.then(|| put(&mut place.queue))?, place.waiting)
         };
-        match pieces.min(waiting) {
-            0 => {}
-            1 => self.wake.notify_one(),
-            _ => self.wake.notify_all(),
+        if waiting > 0 {
+            self.wake.notify_one();
         }
         Some(put)
     }

@@ -288,7 +288,7 @@ impl Shared {
         let samples = jobs.iter().map(|job| job.samples).sum();
         // The place is given back here, in one step with the push.
         reservation.shared = None;
-        let pushed = self.meeting.bring(jobs.len(), |queue| {
+        let pushed = self.meeting.bring(|queue| {
             // Under the same lock as the push, so that nobody slips in between.
             queue.release(reservation.held, reservation.complete);
             let keys = queue.push(jobs, now).map_err(|(refused, _)| PushError::Refused(refused))?;
