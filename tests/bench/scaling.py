@@ -11,7 +11,13 @@ from pathlib import Path
 from bench import plots
 
 # The better of the two ways to feed the HorizontalPodAutoscaler counts.
-NAMES = {"Operator": "Operator", "HPA, gauge": "HPA", "HPA, average": "HPA", "Knative": "Knative"}
+NAMES = {
+    "Operator": "Operator",
+    "HPA, gauge": "HPA",
+    "HPA, average": "HPA",
+    "Knative": "Knative",
+    "foresight": "foresight",
+}
 LEAST_PERCENT = 0.001
 
 

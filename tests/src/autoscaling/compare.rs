@@ -7,6 +7,7 @@ use ortolan_operator::scaling::Policy;
 use super::{
     Autoscaler, STEPS_PER_SECOND,
     cases::{Case, MAX_REPLICAS},
+    foresight::Foresight,
     hpa::{Hpa, Metric},
     knative::Knative,
     ours::{self, Ours},
@@ -26,11 +27,13 @@ pub enum Who {
     HpaAverage,
     /// Knative.
     Knative,
+    /// One who knows the load beforehand.
+    Foresight,
 }
 
 impl Who {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Ours, Self::HpaGauge, Self::HpaAverage, Self::Knative];
+    pub const ALL: [Self; 5] = [Self::Ours, Self::HpaGauge, Self::HpaAverage, Self::Knative, Self::Foresight];
 
     /// Its name in tables and files.
     #[must_use]
@@ -40,6 +43,7 @@ impl Who {
             Self::HpaGauge => "HPA, gauge",
             Self::HpaAverage => "HPA, average",
             Self::Knative => "Knative",
+            Self::Foresight => "foresight",
         }
     }
 }
@@ -81,6 +85,7 @@ pub fn autoscaler(case: &Case, who: Who, target: f64, vary: impl Fn(&mut Policy)
         Who::HpaGauge => Box::new(Hpa::new(Metric::Gauge, samples, MAX_REPLICAS, case.seed)),
         Who::HpaAverage => Box::new(Hpa::new(Metric::Average, samples, MAX_REPLICAS, case.seed)),
         Who::Knative => Box::new(Knative::new(samples, MAX_REPLICAS, case.seed)),
+        Who::Foresight => Box::new(Foresight::new(case, samples, MAX_REPLICAS)),
     }
 }
 

@@ -4,16 +4,18 @@
 //! ```text
 //! traces: requests of each step ▸ plant: pods that start, serve, refuse and drain ▸ score
 //!                                   ▲      │ what pods tell
-//!                                   └── an autoscaler: ours, Hpa, Knative
+//!                                   └── an autoscaler: ours, Hpa, Knative, Foresight
 //! ```
 //!
-//! [`ours`] drives the operator's own decision; [`hpa`] and [`knative`] are written anew after what their projects publish.
+//! [`ours`] drives the operator's own decision; [`hpa`] and [`knative`] are written anew after what their projects publish;
+//! [`foresight`] knows what is to come.
 //! [`score`] says what a run cost and compares autoscalers at equal violations. Vocabulary: a *trace* is the requests of a run;
 //! a *case* is a trace with the plant that it meets; *violations* are requests that were refused or answered late; a *frontier*
 //! is what an autoscaler costs at each share of violations, over all targets.
 
 pub mod cases;
 pub mod compare;
+pub mod foresight;
 pub mod hpa;
 pub mod knative;
 pub mod ours;

@@ -16,7 +16,10 @@ pub const SHOWN_TARGET: f64 = 0.68;
 /// Of the two ways to feed it, the better one counts at each share of violations.
 const HPA: [Who; 2] = [Who::HpaGauge, Who::HpaAverage];
 
-/// Ours beside others on the cases of one shape and half.
+/// The cases that constants were chosen by, and the others.
+const HALVES: [(&str, bool); 2] = [("tuning", false), ("held out", true)];
+
+/// Autoscalers beside each other on the cases of one shape and half.
 struct Group<'a> {
     outcomes: &'a [Outcome],
     shape: Shape,
@@ -24,9 +27,9 @@ struct Group<'a> {
 }
 
 impl Group<'_> {
-    fn ratios(&self, others: &[Who]) -> Vec<Ratio> {
+    fn ratios(&self, one: Who, others: &[Who]) -> Vec<Ratio> {
         let of = |who: &[Who], number: u64| frontier(self.outcomes, self.shape, number, who);
-        self.numbers.iter().filter_map(|number| Ratio::of(&of(&[Who::Ours], *number), &of(others, *number))).collect()
+        self.numbers.iter().filter_map(|number| Ratio::of(&of(&[one], *number), &of(others, *number))).collect()
     }
 
     fn at_shown_target(&self, who: Who) -> Score {
@@ -55,11 +58,12 @@ pub fn ratios(cases: &[Case], outcomes: &[Outcome]) -> String {
         "| load | half | ÷ HPA | ÷ Knative | Operator | HPA | Knative |".to_owned(),
         "|---|---|---|---|---|---|---|".to_owned(),
     ];
-    for (half, is_held_out) in [("tuning", false), ("held out", true)] {
+    for (half, is_held_out) in HALVES {
         for shape in Shape::ALL {
             let numbers = cases.iter().filter(|it| (it.shape, it.is_held_out) == (shape, is_held_out));
             let group = Group { outcomes, shape, numbers: numbers.map(|it| it.number).collect() };
-            let (hpa, knative) = (cell(&group.ratios(&HPA)), cell(&group.ratios(&[Who::Knative])));
+            let (hpa, knative) =
+                (cell(&group.ratios(Who::Ours, &HPA)), cell(&group.ratios(Who::Ours, &[Who::Knative])));
             let [ours, theirs, other] = [Who::Ours, Who::HpaAverage, Who::Knative].map(|who| {
                 let score = group.at_shown_target(who);
                 let (violations, hours) = (100.0 * score.violations(), score.replica_hours);
@@ -76,17 +80,33 @@ pub fn ratios(cases: &[Case], outcomes: &[Outcome]) -> String {
 pub fn shares(cases: &[Case], outcomes: &[Outcome]) -> String {
     let header = "| load | half | from (HPA) | worst ÷ HPA | from (Knative) | worst ÷ Knative |";
     let mut lines = vec![header.to_owned(), "|---|---|---|---|---|---|".to_owned()];
-    for (half, is_held_out) in [("tuning", false), ("held out", true)] {
+    for (half, is_held_out) in HALVES {
         for shape in Shape::ALL {
             let numbers = cases.iter().filter(|it| (it.shape, it.is_held_out) == (shape, is_held_out));
             let group = Group { outcomes, shape, numbers: numbers.map(|it| it.number).collect() };
             let [hpa, knative] = [&HPA[..], &[Who::Knative]].map(|others| {
-                let ratios = group.ratios(others);
+                let ratios = group.ratios(Who::Ours, others);
                 let from: Vec<String> = ratios.iter().map(|it| format!("{:.2} %", 100.0 * it.from)).collect();
                 let worst: Vec<String> = ratios.iter().map(|it| format!("{:.2}", it.worst)).collect();
                 format!("{} | {}", from.join(" "), worst.join(" "))
             });
             lines.push(format!("| {} | {half} | {hpa} | {knative} |", shape.as_str()));
+        }
+    }
+    lines.join("\n")
+}
+
+/// Replica-hours of one who knows the load beforehand ÷ those of each at equal violations: nobody can save more.
+#[must_use]
+pub fn foreseen(cases: &[Case], outcomes: &[Outcome]) -> String {
+    let header = "| load | half | foresight ÷ HPA | ÷ Knative | ÷ Operator |";
+    let mut lines = vec![header.to_owned(), "|---|---|---|---|---|".to_owned()];
+    for (half, is_held_out) in HALVES {
+        for shape in Shape::ALL {
+            let numbers = cases.iter().filter(|it| (it.shape, it.is_held_out) == (shape, is_held_out));
+            let group = Group { outcomes, shape, numbers: numbers.map(|it| it.number).collect() };
+            let cells = [&HPA[..], &[Who::Knative], &[Who::Ours]].map(|who| cell(&group.ratios(Who::Foresight, who)));
+            lines.push(format!("| {} | {half} | {} |", shape.as_str(), cells.join(" | ")));
         }
     }
     lines.join("\n")

@@ -65,7 +65,8 @@ fn simulate(folder: &Path) -> io::Result<()> {
         VARIATIONS.map(|variation| (variation, self::outcomes(&tuning, &[Who::Ours], variation.apply))).into();
     step.done();
     let (ratios, shares) = (table::ratios(&cases, &outcomes), table::shares(&cases, &outcomes));
-    let tables = format!("{ratios}\n\n{shares}\n\n{}\n", table::variations(&outcomes, &varied));
+    let foreseen = table::foreseen(&cases, &outcomes);
+    let tables = format!("{ratios}\n\n{shares}\n\n{foreseen}\n\n{}\n", table::variations(&outcomes, &varied));
     fs::create_dir_all(folder)?;
     fs::write(folder.join("results.md"), &tables)?;
     fs::write(folder.join("results.json"), format!("{:#}\n", table::json(&cases, &outcomes, &courses())))?;
