@@ -173,7 +173,7 @@ pub fn serve(config: ServingConfig, log_level: Option<LogLevel>) -> Result<(), S
         observer,
         health,
         log_level,
-        refusals: Refusals::default(),
+        refusals: Refusals::new(threads),
         decoders: Arc::new(Semaphore::new(threads)),
         runtime_version: runtime.version().to_owned(),
         threads,

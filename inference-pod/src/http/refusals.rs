@@ -6,23 +6,31 @@ use std::{
 };
 
 /// A refusal costs what reading a request costs. Clients that ask again at once whenever they are refused would leave the
-/// models as little of a core as the scheduler lets them; at this distance they leave most of one. A process has one loop
-/// that refuses, or two, however many models it serves.
-const DISTANCE: Duration = Duration::from_micros(500);
+/// models as little of a core as the scheduler lets them; at this distance they leave most of one. Models with more cores may
+/// have more clients, each core's worth of them in this distance.
+const DISTANCE: Duration = Duration::from_micros(250);
 
-/// Refusals that come together are told at once up to this: 40 of them.
+/// Refusals that come together are told at once up to this: 80 of them for each core.
 const BURST: Duration = Duration::from_millis(20);
 
 /// Nobody waits longer to be refused. So many clients as take longer than this to be refused once are too many.
 const LONGEST_WAIT: Duration = Duration::from_millis(250);
 
 /// When the next refusal is due: the generic cell rate algorithm (ITU-T I.371), with a bound on the wait.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Refusals {
+    distance: Duration,
     due: Mutex<Option<Instant>>,
 }
 
 impl Refusals {
+    /// Of a process whose models have so many cores.
+    #[must_use]
+    pub fn new(cores: usize) -> Self {
+        let cores = u32::try_from(cores.max(1)).unwrap_or(u32::MAX);
+        Self { distance: DISTANCE / cores, due: Mutex::default() }
+    }
+
     /// Waits for a refusal's turn, no longer than until then. Where there are few of them that is now.
     pub async fn turn(&self, latest: Instant) {
         let now = Instant::now();
@@ -36,7 +44,7 @@ impl Refusals {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         let latest = now + BURST + LONGEST_WAIT;
         let mine = due.map_or(now, |due| due.clamp(now, latest));
-        *due = Some(mine + DISTANCE);
+        *due = Some(mine + self.distance);
         mine.saturating_duration_since(now + BURST)
     }
 }
@@ -47,20 +55,22 @@ mod tests {
 
     #[test]
     fn few_are_told_at_once_and_many_have_to_wait_but_not_for_long() {
-        let refusals = Refusals::default();
+        let refusals = Refusals::new(1);
         let now = Instant::now();
         let waits: Vec<Duration> = (0..2000).map(|_| refusals.reserve(now)).collect();
-        assert_eq!(waits[..=40], [Duration::ZERO; 41]);
-        assert_eq!(waits[44], DISTANCE * 4);
+        assert_eq!(waits[..=80], [Duration::ZERO; 81]);
+        assert_eq!(waits[84], DISTANCE * 4);
         assert_eq!(waits[1999], LONGEST_WAIT);
         assert_eq!(refusals.reserve(now + Duration::from_secs(1)), Duration::ZERO);
     }
 
     #[test]
-    fn below_the_rate_nobody_waits_however_long_it_goes_on() {
-        let refusals = Refusals::default();
-        let now = Instant::now();
-        let waits = (0..100_000_u32).map(|index| refusals.reserve(now + DISTANCE * index));
-        assert_eq!(waits.max(), Some(Duration::ZERO));
+    fn below_the_rate_nobody_waits_however_long_it_goes_on_and_more_cores_have_more_of_it() {
+        for cores in [1, 4] {
+            let refusals = Refusals::new(cores as usize);
+            let now = Instant::now();
+            let waits = (0..100_000_u32).map(|index| refusals.reserve(now + DISTANCE * index / cores));
+            assert_eq!(waits.max(), Some(Duration::ZERO), "{cores}");
+        }
     }
 }
