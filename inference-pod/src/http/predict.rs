@@ -124,8 +124,9 @@ impl Counted<'_> {
     fn end(&mut self, conclusion: Conclusion<'_>) {
         self.ended = true;
         let now = Instant::now();
-        let (latency, timings) = (now.saturating_duration_since(self.began), self.progress.timings(now));
-        self.observer.ended(self.caller, &Conclusion { latency, timings, ..conclusion });
+        let latency = now.saturating_duration_since(self.began);
+        let timings = || self.progress.timings(now);
+        self.observer.ended(self.caller, &Conclusion { latency, timings: &timings, ..conclusion });
     }
 }
 
@@ -147,7 +148,7 @@ impl Drop for Counted<'_> {
 }
 
 fn conclusion<'a>(outcome: Outcome, status: u16, error: &'a dyn Fn() -> Option<String>) -> Conclusion<'a> {
-    Conclusion { outcome, reason: None, status, latency: Duration::ZERO, timings: Timings::default(), error }
+    Conclusion { outcome, reason: None, status, latency: Duration::ZERO, timings: &Timings::default, error }
 }
 
 /// Holds a place in the queue, runs the request up to its deadline, and tells how it ended; whatever protocol it came by.

@@ -317,7 +317,7 @@ pub struct Conclusion<'a> {
     /// From its headers to its answer.
     pub latency: Duration,
     /// Where the time went, as far as it got.
-    pub timings: Timings,
+    pub timings: &'a dyn Fn() -> Timings,
     /// The whole chain of errors; only called where somebody wants to know.
     pub error: &'a dyn Fn() -> Option<String>,
 }
@@ -443,7 +443,7 @@ impl ModelObserver {
                 outcome: *outcome,
                 status: *status,
                 total: *latency,
-                timings: *timings,
+                timings: timings(),
                 error: error(),
             }))
         });

@@ -6,11 +6,13 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderName};
 use opentelemetry::{Context, baggage::BaggageExt as _, propagation::TextMapPropagator as _};
 use opentelemetry_sdk::propagation::BaggagePropagator;
 
 use super::otel::Sampling;
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// A piece of work in a trace that is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +118,7 @@ struct Named {
 
 /// W3C Trace Context, level 1: what is not written as it says is as good as nothing.
 fn caller(headers: &HeaderMap) -> Option<Named> {
-    let mut lines = headers.get_all("traceparent").iter();
+    let mut lines = headers.get_all(&TRACEPARENT).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return None };
     let mut fields = line.to_str().ok()?.split('-');
     let version = hex(fields.next()?, 2)?;
@@ -278,7 +280,7 @@ mod tests {
     fn lines_of_baggage_are_one_list() {
         let lines = ["tenant=blue", "team=red"].map(|line| ("baggage".parse().unwrap(), line.parse().unwrap()));
         let mut headers = HeaderMap::new();
-        lines.into_iter().for_each(|(name, line): (axum::http::HeaderName, axum::http::HeaderValue)| {
+        lines.into_iter().for_each(|(name, line): (HeaderName, axum::http::HeaderValue)| {
             headers.append(name, line);
         });
         let kept = baggage(&headers, &["tenant".to_owned(), "team".to_owned()]);
