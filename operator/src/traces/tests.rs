@@ -333,6 +333,12 @@ async fn without_a_collector_and_out_of_the_share_nothing_is_traced() {
     let all = traces(address, 1.0, &metrics);
     all.begin(&model()).unwrap().ended(Ending { result: None, requeue: None, error: None });
     assert_eq!(collector.with("reconcile").await.len(), 1, "the only one that is traced");
+    // They are counted when the collector has said that it has them.
+    let began = Instant::now();
+    while counted(&metrics, "spans_sent_total") == 0 {
+        assert!(began.elapsed() < LONGEST, "no span was counted");
+        time::sleep(Duration::from_millis(20)).await;
+    }
     assert_eq!(counted(&metrics, "spans_sent_total"), 1);
 }
 
