@@ -6,8 +6,8 @@ use std::{
 };
 
 /// A refusal costs what reading a request costs. Clients that ask again at once whenever they are refused would leave the
-/// models as little of a core as the scheduler lets them; at this distance they leave most of one. Models with more cores may
-/// have more clients, each core's worth of them in this distance.
+/// models as little of a core as the scheduler lets them; at this distance they leave most of one. Models on more cores have more
+/// clients: each core makes the distance shorter.
 const DISTANCE: Duration = Duration::from_micros(250);
 
 /// Refusals that come together are told at once up to this: 80 of them for each core.

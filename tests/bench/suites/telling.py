@@ -90,7 +90,7 @@ def beside(
             server(bench, bench.binary, workload, observability) as telling,
             server(bench, silent, workload, SILENT) as mute,
         ):
-            # One, the other, the other, the one: so does a machine that steadily becomes slower or faster.
+            # One, the other, the other, the one: what steadily becomes slower or faster meets both alike, too.
             pair = [telling, mute] if turn % 2 else [mute, telling]
             order = [*pair, *reversed(pair)] * (1 if bench.quick else rounds)
             looks = [(one, throughput(bench, one, workload)) for one in order]

@@ -1,4 +1,4 @@
-//! Who knows the load beforehand: what nobody can do, and so a bound on what anybody can save.
+//! Who knows the load beforehand, which nobody does: how much whoever keeps to a target could save at all.
 //!
 //! At each second it has as many replicas as the target asks for at the highest load until a pod that is asked for now serves. So
 //! each is there just when it is needed, and goes when nobody will need it before another could have been started in its place. What

@@ -26,6 +26,17 @@ struct Group<'a> {
     numbers: Vec<u64>,
 }
 
+/// All groups, one half after the other, each with its first cells of a row.
+fn groups<'a>(cases: &[Case], outcomes: &'a [Outcome]) -> impl Iterator<Item = (String, Group<'a>)> {
+    HALVES.iter().flat_map(|(half, is_held_out)| {
+        Shape::ALL.map(|shape| {
+            let numbers = cases.iter().filter(|it| (it.shape, it.is_held_out) == (shape, *is_held_out));
+            let numbers = numbers.map(|it| it.number).collect();
+            (format!("| {} | {half} |", shape.as_str()), Group { outcomes, shape, numbers })
+        })
+    })
+}
+
 impl Group<'_> {
     fn ratios(&self, one: Who, others: &[Who]) -> Vec<Ratio> {
         let of = |who: &[Who], number: u64| frontier(self.outcomes, self.shape, number, who);
@@ -58,19 +69,14 @@ pub fn ratios(cases: &[Case], outcomes: &[Outcome]) -> String {
         "| load | half | ÷ HPA | ÷ Knative | Operator | HPA | Knative |".to_owned(),
         "|---|---|---|---|---|---|---|".to_owned(),
     ];
-    for (half, is_held_out) in HALVES {
-        for shape in Shape::ALL {
-            let numbers = cases.iter().filter(|it| (it.shape, it.is_held_out) == (shape, is_held_out));
-            let group = Group { outcomes, shape, numbers: numbers.map(|it| it.number).collect() };
-            let (hpa, knative) =
-                (cell(&group.ratios(Who::Ours, &HPA)), cell(&group.ratios(Who::Ours, &[Who::Knative])));
-            let [ours, theirs, other] = [Who::Ours, Who::HpaAverage, Who::Knative].map(|who| {
-                let score = group.at_shown_target(who);
-                let (violations, hours) = (100.0 * score.violations(), score.replica_hours);
-                format!("{violations:.2} %, {hours:.0} h, {:.1}/h", score.reversals_per_hour())
-            });
-            lines.push(format!("| {} | {half} | {hpa} | {knative} | {ours} | {theirs} | {other} |", shape.as_str()));
-        }
+    for (name, group) in groups(cases, outcomes) {
+        let (hpa, knative) = (cell(&group.ratios(Who::Ours, &HPA)), cell(&group.ratios(Who::Ours, &[Who::Knative])));
+        let [ours, theirs, other] = [Who::Ours, Who::HpaAverage, Who::Knative].map(|who| {
+            let score = group.at_shown_target(who);
+            let (violations, hours) = (100.0 * score.violations(), score.replica_hours);
+            format!("{violations:.2} %, {hours:.0} h, {:.1}/h", score.reversals_per_hour())
+        });
+        lines.push(format!("{name} {hpa} | {knative} | {ours} | {theirs} | {other} |"));
     }
     lines.join("\n")
 }
@@ -80,34 +86,26 @@ pub fn ratios(cases: &[Case], outcomes: &[Outcome]) -> String {
 pub fn shares(cases: &[Case], outcomes: &[Outcome]) -> String {
     let header = "| load | half | from (HPA) | worst ÷ HPA | from (Knative) | worst ÷ Knative |";
     let mut lines = vec![header.to_owned(), "|---|---|---|---|---|---|".to_owned()];
-    for (half, is_held_out) in HALVES {
-        for shape in Shape::ALL {
-            let numbers = cases.iter().filter(|it| (it.shape, it.is_held_out) == (shape, is_held_out));
-            let group = Group { outcomes, shape, numbers: numbers.map(|it| it.number).collect() };
-            let [hpa, knative] = [&HPA[..], &[Who::Knative]].map(|others| {
-                let ratios = group.ratios(Who::Ours, others);
-                let from: Vec<String> = ratios.iter().map(|it| format!("{:.2} %", 100.0 * it.from)).collect();
-                let worst: Vec<String> = ratios.iter().map(|it| format!("{:.2}", it.worst)).collect();
-                format!("{} | {}", from.join(" "), worst.join(" "))
-            });
-            lines.push(format!("| {} | {half} | {hpa} | {knative} |", shape.as_str()));
-        }
+    for (name, group) in groups(cases, outcomes) {
+        let [hpa, knative] = [&HPA[..], &[Who::Knative]].map(|others| {
+            let ratios = group.ratios(Who::Ours, others);
+            let from: Vec<String> = ratios.iter().map(|it| format!("{:.2} %", 100.0 * it.from)).collect();
+            let worst: Vec<String> = ratios.iter().map(|it| format!("{:.2}", it.worst)).collect();
+            format!("{} | {}", from.join(" "), worst.join(" "))
+        });
+        lines.push(format!("{name} {hpa} | {knative} |"));
     }
     lines.join("\n")
 }
 
-/// Replica-hours of one who knows the load beforehand ÷ those of each at equal violations: nobody can save more.
+/// Replica-hours of one who knows the load beforehand ÷ those of each at equal violations.
 #[must_use]
 pub fn foreseen(cases: &[Case], outcomes: &[Outcome]) -> String {
     let header = "| load | half | foresight ÷ HPA | ÷ Knative | ÷ Operator |";
     let mut lines = vec![header.to_owned(), "|---|---|---|---|---|".to_owned()];
-    for (half, is_held_out) in HALVES {
-        for shape in Shape::ALL {
-            let numbers = cases.iter().filter(|it| (it.shape, it.is_held_out) == (shape, is_held_out));
-            let group = Group { outcomes, shape, numbers: numbers.map(|it| it.number).collect() };
-            let cells = [&HPA[..], &[Who::Knative], &[Who::Ours]].map(|who| cell(&group.ratios(Who::Foresight, who)));
-            lines.push(format!("| {} | {half} | {} |", shape.as_str(), cells.join(" | ")));
-        }
+    for (name, group) in groups(cases, outcomes) {
+        let cells = [&HPA[..], &[Who::Knative], &[Who::Ours]].map(|who| cell(&group.ratios(Who::Foresight, who)));
+        lines.push(format!("{name} {} |", cells.join(" | ")));
     }
     lines.join("\n")
 }
