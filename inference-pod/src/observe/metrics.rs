@@ -31,6 +31,8 @@ pub struct Metrics {
     /// What is not of one model.
     registry: Registry,
     responses: Family<ResponseLabels, Counter>,
+    /// Of them those with status 200, by route: nearly all are, and to find one among few takes less than to hash its labels.
+    good: RwLock<Vec<(&'static str, Counter)>>,
     models: RwLock<Vec<OfModel>>,
     /// Where the text is written before it becomes the older form. Kept: for many models it is large.
     page: Mutex<String>,
@@ -79,7 +81,8 @@ impl Metrics {
         if let Some(triton) = &triton {
             registry.register_collector(Box::new(triton.clone()));
         }
-        Self { registry, responses, models: RwLock::default(), page: Mutex::default(), triton }
+        let (good, models, page) = (RwLock::default(), RwLock::default(), Mutex::default());
+        Self { registry, responses, good, models, page, triton }
     }
 
     /// The handles of one model, all present at 0.
@@ -97,7 +100,23 @@ impl Metrics {
 
     /// A response was sent on a route of ours.
     pub fn responded(&self, route: &'static str, code: u16) {
-        self.responses.get_or_create(&ResponseLabels { route, code }).inc();
+        let labels = ResponseLabels { route, code };
+        if code != 200 {
+            self.responses.get_or_create(&labels).inc();
+            return;
+        }
+        let counted = |good: &[(&str, Counter)]| {
+            good.iter().find(|(known, _)| *known == route).map(|(_, counter)| counter.inc()).is_some()
+        };
+        if counted(&self.good.read().unwrap_or_else(PoisonError::into_inner)) {
+            return;
+        }
+        let mut good = self.good.write().unwrap_or_else(PoisonError::into_inner);
+        if !counted(&good) {
+            let counter = self.responses.get_or_create_owned(&labels);
+            counter.inc();
+            good.push((route, counter));
+        }
     }
 
     /// OpenMetrics 1.0 text.
@@ -311,6 +330,19 @@ mod tests {
             return std::fs::write(&path, &wanted).unwrap();
         }
         assert!(wanted == page, "UPDATE=1 cargo test -p inference-pod --lib the_table writes the page anew");
+    }
+
+    #[test]
+    fn responses_are_counted_by_route_and_status() {
+        let metrics = metrics();
+        for (route, code) in [("/ready", 200), ("/info", 200), ("/ready", 503), ("/ready", 200), ("/ready", 503)] {
+            metrics.responded(route, code);
+        }
+        let text = metrics.openmetrics_text();
+        for (route, code, count) in [("/ready", 200, 2), ("/info", 200, 1), ("/ready", 503, 2)] {
+            let line = format!("ortolan_http_responses_total{{route=\"{route}\",code=\"{code}\"}} {count}\n");
+            assert!(text.contains(&line), "{line}{text}");
+        }
     }
 
     #[test]

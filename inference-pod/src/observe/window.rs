@@ -2,7 +2,10 @@
 //! by every request: a lock that hardly anyone else wants, and a number raised by one.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -205,38 +208,46 @@ fn quantiles(latencies: &Histogram<u32>) -> Option<Quantiles> {
     })
 }
 
-/// The largest number of the last minute, whoever looks and however often.
+/// The largest number of the last minute, whoever looks and however often. Numbers of 2^40 and more count as 2^40 - 1: 12 days of
+/// microseconds.
 #[derive(Debug)]
 pub struct Maximum {
     began: Instant,
-    /// By step: its number, and the largest of it.
-    slots: Mutex<[(u64, u64); SLOTS as usize + 1]>,
+    /// By step: its number, and in the lower 40 bits the largest of it. So what is of a later step is larger.
+    slots: [AtomicU64; SLOTS as usize + 1],
 }
 
 /// A maximum is remembered for so long, and up to a sixth longer.
 const MAXIMUM_STEP: Duration = Duration::from_secs(10);
 
+/// Bits of a maximum. The others count steps: those of five years.
+const MAXIMUM_BITS: u32 = 40;
+const MAXIMUM_MASK: u64 = (1 << MAXIMUM_BITS) - 1;
+
 impl Maximum {
     /// Nothing yet.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { began: now, slots: Mutex::default() }
+        Self { began: now, slots: Default::default() }
     }
 
     /// A number came up.
     pub fn record(&self, number: u64, now: Instant) {
         let step = self.step_of(now);
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = &mut slots[(step % (u64::from(SLOTS) + 1)) as usize];
-        *slot = if slot.0 == step { (step, slot.1.max(number)) } else { (step, number) };
+        let slot = &self.slots[(step % (u64::from(SLOTS) + 1)) as usize];
+        let packed = step << MAXIMUM_BITS | number.min(MAXIMUM_MASK);
+        // Looked at first: it is hardly ever the largest.
+        if slot.load(Ordering::Relaxed) < packed {
+            slot.fetch_max(packed, Ordering::Relaxed);
+        }
     }
 
     /// The largest of the last minute.
     #[must_use]
     pub fn get(&self, now: Instant) -> u64 {
         let first = self.step_of(now).saturating_sub(u64::from(SLOTS));
-        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.iter().filter(|(step, _)| *step >= first).map(|(_, number)| *number).max().unwrap_or_default()
+        let slots = self.slots.iter().map(|slot| slot.load(Ordering::Relaxed));
+        slots.filter(|slot| slot >> MAXIMUM_BITS >= first).map(|slot| slot & MAXIMUM_MASK).max().unwrap_or_default()
     }
 
     fn step_of(&self, now: Instant) -> u64 {
@@ -328,10 +339,17 @@ mod tests {
     fn a_maximum_is_remembered_for_a_minute() {
         let began = Instant::now();
         let maximum = Maximum::new(began);
-        maximum.record(7, began);
-        maximum.record(3, began + Duration::from_secs(30));
+        for (number, seconds) in [(6, 0), (7, 0), (5, 0), (3, 30), (2, 30)] {
+            maximum.record(number, began + Duration::from_secs(seconds));
+        }
         assert_eq!(maximum.get(began + Duration::from_secs(60)), 7);
         assert_eq!(maximum.get(began + Duration::from_secs(75)), 3);
         assert_eq!(maximum.get(began + Duration::from_secs(500)), 0);
+        // In the place of the first, and less than it was.
+        maximum.record(1, began + Duration::from_secs(70));
+        assert_eq!(maximum.get(began + Duration::from_secs(120)), 1);
+        maximum.record(u64::MAX, began + Duration::from_secs(120));
+        assert_eq!(maximum.get(began + Duration::from_secs(120)), MAXIMUM_MASK);
+        assert_eq!(maximum.get(began + Duration::from_secs(190)), 0);
     }
 }

@@ -30,7 +30,7 @@ ALTERNATIONS = 10
 QUICK_ALTERNATIONS = 2
 # Looks at both, twice each, in an alternation that is judged. What a shared machine does meanwhile moves a second of the tiny
 # model by a tenth, and one of MiniLM hardly.
-ROUNDS = {"tiny": 8, "MiniLM": 1}
+ROUNDS = {"tiny": 12, "MiniLM": 1}
 TITLES = {"tiny": TINY, "MiniLM": MINILM}
 # Nobody is told anything.
 SILENT = {"events": {"log": []}}
