@@ -7,14 +7,16 @@ use tokio::{
     net::TcpListener,
     runtime::{self, Runtime as AsyncRuntime},
     signal::unix::{Signal, SignalKind, signal},
-    sync::{Semaphore, oneshot},
+    sync::oneshot,
     time::MissedTickBehavior,
 };
 
 use crate::{
     connection::{self, Terms},
     grpc,
-    http::{App, HealthTerms, admin_router, client_router, probes::health_report, refusals::Refusals},
+    http::{
+        App, HealthTerms, admin_router, client_router, decoders::Decoders, probes::health_report, refusals::Refusals,
+    },
     lifecycle::{Lifecycle, Phase},
     logging::LogLevel,
     model::{LoadError, Model, Surroundings},
@@ -174,7 +176,7 @@ pub fn serve(config: ServingConfig, log_level: Option<LogLevel>) -> Result<(), S
         health,
         log_level,
         refusals: Refusals::new(threads),
-        decoders: Arc::new(Semaphore::new(threads)),
+        decoders: Decoders::new(threads),
         runtime_version: runtime.version().to_owned(),
         threads,
     });

@@ -75,6 +75,33 @@ fn what_would_wait_too_long_is_429_and_told_when_to_come_back() {
     assert_eq!(at_once(&server, 1)[0].status, 200, "it serves again");
 }
 
+/// The model takes a moment and the pictures take long, so that the queue of the model is always short.
+#[test]
+fn what_would_wait_too_long_to_be_decoded_is_429_too() {
+    const PATH: &str = "/predict/fixed";
+    let options = "task: image-classification, max_queue_ms: 100, request_timeout_ms: 60000";
+    let server = Server::start_with("threads: 1", &item("fixed", "fixed-batch", options));
+    let mut picture = std::io::Cursor::new(Vec::new());
+    image::DynamicImage::new_rgb8(6000, 6000).write_to(&mut picture, image::ImageFormat::Png).unwrap();
+    let picture = picture.into_inner();
+    let ask = || server.post(PATH, "image/png", &picture);
+    let alone = ask();
+    assert_eq!(alone.status, 200, "{}", alone.text());
+    let answers: Vec<Response> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..16).map(|_| scope.spawn(ask)).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    let (served, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == 200);
+    assert!(served.len() >= 3, "one at work and two that may always wait, got {}", served.len());
+    assert!(!refused.is_empty());
+    for answer in &refused {
+        assert_eq!(answer.status, 429, "{}", answer.text());
+        assert!(answer.error().starts_with("too much is waiting to be decoded: a request would"), "{}", answer.error());
+        assert!(answer.header("retry-after-ms").unwrap().parse::<u64>().unwrap() >= 1);
+    }
+    assert_eq!(ask().status, 200, "it serves again");
+}
+
 #[test]
 fn senders_who_stall_shut_nobody_out_and_too_many_are_refused_on_their_headers() {
     let server = Server::start(&item("slow", "slow", "batch_size: 1, queue_size: 1, max_queue_ms: 60000"));

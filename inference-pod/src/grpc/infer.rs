@@ -28,7 +28,7 @@ use crate::{
     http::{
         App, MODEL_VERSION,
         error::ApiError,
-        predict::{Admitted, SMALL_BYTES, find, measured, off_the_loop, timed},
+        predict::{Admitted, SMALL_BYTES, admit_to_decoders, find, measured, timed},
     },
     infer::{NamedInput, in_model_order, outputs_named, refuse_sequence, refuse_unsupported},
     model::{Model, PredictError},
@@ -78,7 +78,7 @@ async fn predict(app: &App, model: &Arc<Model>, message: Incoming, admitted: Adm
         message::answer(&form.answer(model, &predicted.outputs))?
     } else {
         let (work, outputs) = (Arc::clone(model), predicted.outputs.clone());
-        off_the_loop(app, move || message::answer(&form.answer(&work, &outputs))).await?
+        app.decoders.run(move || message::answer(&form.answer(&work, &outputs))).await?
     };
     Ok(timed(answer, decode_time, &predicted))
 }
@@ -93,12 +93,13 @@ async fn read(
     if parted.head.len() <= SMALL_BYTES {
         return Ok((InferCall::read(parted, model)?, reservation));
     }
+    admit_to_decoders(app, &reservation, 1)?;
     let work = Arc::clone(model);
     let job = move || {
         reservation.hold(message::number_bytes(&parted.head)?).map_err(PredictError::Refused)?;
         Ok((InferCall::read(parted, &work)?, reservation))
     };
-    off_the_loop(app, job).await
+    app.decoders.run(job).await
 }
 
 /// A request that fits its model by name.

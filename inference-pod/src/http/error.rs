@@ -186,6 +186,11 @@ impl ApiError {
                 predicted.as_millis(),
                 limit.as_millis()
             ),
+            Bound::Before { predicted, limit } => format!(
+                "too much is waiting to be decoded: a request would be answered after {} ms, the limit is {} ms",
+                predicted.as_millis(),
+                limit.as_millis()
+            ),
             Bound::Samples(limit) => format!("queue is full: the limit is {limit} samples"),
             Bound::Incoming(limit) => format!("queue is full: {limit} requests are still being received"),
             Bound::Bytes(limit) => format!("queue is full: the limit is {limit} bytes"),

@@ -1,6 +1,7 @@
 //! HTTP: routes, what every request gets, and the only place that knows status codes.
 
 pub mod body;
+pub mod decoders;
 pub mod error;
 pub mod images;
 pub mod infer;
@@ -23,10 +24,9 @@ use axum::{
     routing::{get, post},
 };
 use crds::serving::{HealthConfig, ServerConfig};
-use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use self::{error::ApiError, refusals::Refusals};
+use self::{decoders::Decoders, error::ApiError, refusals::Refusals};
 use crate::{
     lifecycle::Lifecycle,
     logging::LogLevel,
@@ -59,8 +59,8 @@ pub struct App {
     pub log_level: Option<LogLevel>,
     /// When the next request may be refused.
     pub refusals: Refusals,
-    /// Bodies that are decoded at a time.
-    pub decoders: Arc<Semaphore>,
+    /// The threads for images and large bodies.
+    pub decoders: Decoders,
     /// Version of ONNX Runtime.
     pub runtime_version: String,
     /// Threads for all models together.

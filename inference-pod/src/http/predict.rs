@@ -32,7 +32,6 @@ use crate::{
     },
     registry::Found,
     tensor::Tensor,
-    threads,
     worker::{Due, Reservation},
 };
 
@@ -233,21 +232,27 @@ async fn classify(
     admitted: Admitted,
 ) -> Result<Response, ApiError> {
     let Admitted { mut reservation, due } = admitted;
+    admit_to_decoders(app, &reservation, 1)?;
     let kind = body::kind_of(&parts.headers, app.server.max_body_bytes)?;
     let bytes = body::read(body, app.server.max_body_bytes, &mut reservation).await?;
+    // Once more, for its body may have taken long.
+    admit_to_decoders(app, &reservation, 1)?;
     let began_decoding = Instant::now();
     let work = Arc::clone(model);
     // The first image with what holds it: each way to another thread and back costs.
-    let (mut images, mut decoded) = off_the_loop(app, move || {
-        let mut images = read_images(kind, bytes.contiguous(), work.queue_size)?;
-        let first = decode_next(&work, &mut images)?;
-        Ok((images, first))
-    })
-    .await?;
+    let (mut images, mut decoded) = app
+        .decoders
+        .run(move || {
+            let mut images = read_images(kind, bytes.contiguous(), work.queue_size)?;
+            let first = decode_next(&work, &mut images)?;
+            Ok((images, first))
+        })
+        .await?;
     // Samples of a model are of one size: what does not fit is known before the others are decoded.
     let count = images.files.len() + 1;
     let bytes = decoded.as_ref().map_or(0, |sample| sample.data().len());
     reservation.hold(bytes.saturating_mul(count)).map_err(PredictError::Refused)?;
+    admit_to_decoders(app, &reservation, images.files.len())?;
     let mut groups = Vec::with_capacity(count);
     // One at a time: a caller who leaves takes what is not decoded yet with them, and others get their turn in between.
     while let Some(sample) = decoded {
@@ -256,11 +261,13 @@ async fn classify(
             break;
         }
         let work = Arc::clone(model);
-        (images, decoded) = off_the_loop(app, move || {
-            let next = decode_next(&work, &mut images)?;
-            Ok((images, next))
-        })
-        .await?;
+        (images, decoded) = app
+            .decoders
+            .run(move || {
+                let next = decode_next(&work, &mut images)?;
+                Ok((images, next))
+            })
+            .await?;
     }
     let decode_time = due.progress.decoded(began_decoding);
     model.metrics().decoded(decode_time);
@@ -317,7 +324,7 @@ async fn written(app: &App, model: &Arc<Model>, form: AnswerForm, predicted: &Pr
         return form.write(model, &predicted.outputs);
     }
     let (work, outputs) = (Arc::clone(model), predicted.outputs.clone());
-    off_the_loop(app, move || form.write(&work, &outputs)).await
+    app.decoders.run(move || form.write(&work, &outputs)).await
 }
 
 /// Little JSON is read on the spot: handing it to another thread would take longer.
@@ -330,27 +337,19 @@ async fn read_tensors(
     if body.json_bytes() <= SMALL_BYTES {
         return Ok((InferRequest::read(body, model, None)?, reservation));
     }
+    admit_to_decoders(app, &reservation, 1)?;
     let work = Arc::clone(model);
-    off_the_loop(app, move || Ok((InferRequest::read(body, &work, Some(&mut reservation))?, reservation))).await
+    app.decoders.run(move || Ok((InferRequest::read(body, &work, Some(&mut reservation))?, reservation))).await
 }
 
-/// Does what keeps a core busy away from the loop that serves connections, no more at a time than there are threads.
+/// Judges the wait for so many turns of the threads that decode, beside the one for the model: where they are what there is too
+/// little of, the queue stays short and says nothing.
 ///
 /// # Errors
-/// Those of the work, 503 where the server stops.
-pub async fn off_the_loop<T: Send + 'static>(
-    app: &App,
-    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-) -> Result<T, ApiError> {
-    let stopping = || ApiError::not_ready("the server is stopping");
-    let permit = Arc::clone(&app.decoders).acquire_owned().await.map_err(|_| stopping())?;
-    let job = move || {
-        threads::decode_behind_the_loop();
-        let result = work();
-        drop(permit);
-        result
-    };
-    tokio::task::spawn_blocking(job).await?
+/// 429 where that would take too long.
+pub fn admit_to_decoders(app: &App, reservation: &Reservation, turns: usize) -> Result<(), ApiError> {
+    let wait = app.decoders.wait().saturating_mul(u32::try_from(turns).unwrap_or(u32::MAX));
+    Ok(reservation.admit_after(wait).map_err(PredictError::Refused)?)
 }
 
 /// Says where the time went, as browsers and curl show it.

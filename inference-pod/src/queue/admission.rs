@@ -47,6 +47,13 @@ pub enum Bound {
         /// What is allowed.
         limit: Duration,
     },
+    /// The same, where it is something else that has to be waited for first.
+    Before {
+        /// What was predicted.
+        predicted: Duration,
+        /// What is allowed.
+        limit: Duration,
+    },
     /// The number of samples.
     Samples(usize),
     /// The number of requests whose bodies are still on their way.
@@ -145,6 +152,20 @@ impl<T> Queue<T> {
         self.admit_samples(1)?;
         self.admitted.complete += 1;
         Ok(())
+    }
+
+    /// Judges the wait of a request that has to wait so long for something else before it comes into the queue. What waits there
+    /// goes on meanwhile, and was judged by itself: the longer one of the two waits counts.
+    ///
+    /// # Errors
+    /// [`Refused`] where that wait, with the run that ends it, is over the bound on waits.
+    pub fn admit_after(&mut self, wait: Duration) -> Result<(), Refused> {
+        let (run, limit) = self.bound();
+        let predicted = wait.saturating_add(run);
+        if predicted <= limit {
+            return Ok(());
+        }
+        Err(self.refused(Bound::Before { predicted, limit }, predicted - limit))
     }
 
     /// Ends what [`Self::reserve`] began: gives the place back, and the bytes that were held.

@@ -150,7 +150,7 @@ impl World {
                 let over = match refused.bound {
                     Bound::Wait { predicted, limit } => predicted > limit && limit >= self.limits.max_wait,
                     Bound::Samples(limit) => self.queue.samples() + samples > limit,
-                    Bound::Incoming(_) => false,
+                    Bound::Incoming(_) | Bound::Before { .. } => false,
                     Bound::Bytes(limit) => had_bytes + samples * 10 > limit,
                     Bound::Request { bytes, limit } => bytes == samples * 10 && bytes > limit,
                 };

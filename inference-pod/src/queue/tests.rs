@@ -274,6 +274,16 @@ fn places_of_complete_requests_count_until_they_are_released() {
 }
 
 #[test]
+fn a_wait_for_something_else_has_the_bound_of_waits() {
+    let mut queue: Queue<&'static str> = Queue::new(limits(), measured_times(), 1);
+    assert!(queue.admit_after(Duration::from_millis(80)).is_ok());
+    let refused = queue.admit_after(Duration::from_millis(130)).unwrap_err();
+    let (predicted, limit) = (Duration::from_millis(150), Duration::from_millis(100));
+    assert_eq!(refused.bound, Bound::Before { predicted, limit }, "a run of 20 ms ends it");
+    assert_eq!(refused.retry_after, predicted - limit);
+}
+
+#[test]
 fn senders_who_stall_take_nobodys_place_and_have_a_bound_of_their_own() {
     let now = Instant::now();
     let mut queue: Queue<&'static str> = Queue::new(limits(), Times::default(), 1);

@@ -189,6 +189,17 @@ impl Reservation {
         }
         Ok(())
     }
+
+    /// Judges the wait of a request that has to wait so long for something else before it comes into the queue.
+    ///
+    /// # Errors
+    /// [`Refused`] where that is too long.
+    pub fn admit_after(&self, wait: Duration) -> Result<(), Refused> {
+        match &self.shared {
+            Some(shared) if !wait.is_zero() => shared.meeting.with(|queue| queue.admit_after(wait)),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Drop for Reservation {
