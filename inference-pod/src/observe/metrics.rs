@@ -12,7 +12,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-pub use super::numbers::{Example, ModelMetrics};
+pub use super::numbers::ModelMetrics;
 use super::{
     Bounds, collect,
     events::Events,
@@ -155,9 +155,10 @@ mod tests {
 
     use super::*;
     use crate::observe::{
-        Memory, OUTCOMES, Observer, Outcome,
+        Example, Memory, OUTCOMES, Observer, Outcome,
         events::{Event, Subscription, consumer::Consumer, redact::Redactor},
         numbers::latency_bounds,
+        span::TraceId,
     };
 
     fn metrics() -> Metrics {
@@ -197,11 +198,13 @@ mod tests {
     fn the_objective_is_a_bound_of_the_latency_and_an_exemplar_leads_to_a_trace() {
         let metrics = metrics();
         let model = metrics.model("espresso", &bounds(Some(Duration::from_millis(30))));
-        let example = Example { trace_id: "0a".to_owned(), request_id: Some("r-1".to_owned()) };
+        let redactor = Arc::clone(Events::quiet().redactor());
+        let example = Example { trace: TraceId(10), request_id: Some("r-1".to_owned()), redactor };
         model.ended(Outcome::ok, Duration::from_millis(20), Instant::now(), Some(example));
         let text = metrics.openmetrics_text();
         let line = text.lines().find(|line| line.contains("latency_seconds_bucket{le=\"0.03\"")).unwrap();
-        assert!(line.contains(" 1 # {trace_id=\"0a\",request_id=\"r-1\"} 0.02"), "{line}");
+        let trace_id = format!("{:032x}", 10);
+        assert!(line.contains(&format!(" 1 # {{trace_id=\"{trace_id}\",request_id=\"r-1\"}} 0.02")), "{line}");
         assert!(!metrics.prometheus_text().contains("trace_id"));
     }
 

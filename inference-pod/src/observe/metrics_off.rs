@@ -5,16 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Bounds, Memory, Outcome, Reason, events::Events};
-
-/// What leads from a bucket of the latency to a request that fell into it.
-#[derive(Debug, Clone)]
-pub struct Example {
-    /// Its trace.
-    pub trace_id: String,
-    /// Its own id.
-    pub request_id: Option<String>,
-}
+use super::{Bounds, Example, Memory, Outcome, Reason, events::Events};
 
 /// No metrics.
 pub struct Metrics;

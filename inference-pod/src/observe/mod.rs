@@ -42,12 +42,12 @@ use axum::http::{HeaderMap, HeaderName};
 use prometheus_client::encoding::EncodeLabelValue;
 use smallvec::SmallVec;
 
-pub use self::metrics::{Example, Metrics};
+pub use self::metrics::Metrics;
 use self::{
-    events::{Batch, Detail, Ended, Event, Events, Kind, Timings, Who},
+    events::{Batch, Detail, Ended, Event, Events, Kind, Timings, Who, redact::Redactor},
     health::Check,
     metrics::ModelMetrics,
-    span::{Sampler, Span, trace_id},
+    span::{Sampler, Span, TraceId, trace_id},
     window::{Answered, Seen, Window},
 };
 
@@ -281,14 +281,16 @@ impl Caller<'_> {
             trace_id: self.span.map(|span| span.trace).or_else(|| trace_id(self.headers)),
             route: self.route,
             span: self.span,
-            trace_state: self.span.and_then(|_| span::trace_state(self.headers)),
+            // A trace that begins here has none.
+            trace_state: self.span.filter(|span| span.parent != 0).and_then(|_| span::trace_state(self.headers)),
             baggage: self.kept_baggage(),
         }
     }
 
     fn header(&self, name: &HeaderName) -> Option<String> {
+        // All of it is ASCII.
         let value = self.headers.get(name)?.to_str().ok()?;
-        Some(value.chars().take(LONGEST_ID).collect())
+        Some(value[..value.len().min(LONGEST_ID)].to_owned())
     }
 
     fn kept_baggage(&self) -> Vec<(String, String)> {
@@ -299,10 +301,29 @@ impl Caller<'_> {
     }
 
     fn example(&self, events: &Events) -> Option<Example> {
-        let trace_id = self.span?.trace.to_string();
+        let trace = self.span?.trace;
+        Some(Example { trace, request_id: self.header(&REQUEST_ID), redactor: Arc::clone(events.redactor()) })
+    }
+}
+
+/// A request that fell into a bucket of the latency, and has a trace that tells more of it.
+#[derive(Debug, Clone)]
+pub struct Example {
+    trace: TraceId,
+    /// As it came.
+    request_id: Option<String>,
+    redactor: Arc<Redactor>,
+}
+
+impl Example {
+    /// The ids of its trace and, where there is room for it, its own. Cleaned here and not where it is made, which is in the way
+    /// of the request: most are replaced before anybody reads them.
+    #[must_use]
+    pub fn ids(&self) -> (String, Option<String>) {
+        let trace_id = self.trace.to_string();
         let room = LONGEST_EXEMPLAR - "trace_idrequest_id".len() - trace_id.len();
-        let request_id = self.header(&REQUEST_ID).map(|id| events.clean(&id)).filter(|id| id.len() <= room);
-        Some(Example { trace_id, request_id })
+        let request_id = self.request_id.as_deref().map(|id| self.redactor.clean(id)).filter(|id| id.len() <= room);
+        (trace_id, request_id)
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder},
+    encoding::{EncodeLabelSet, EncodeMetric, LabelSetEncoder, MetricEncoder},
     metrics::{
         MetricType,
         counter::Counter,
@@ -20,7 +20,7 @@ use prometheus_client::{
 };
 
 use super::{
-    Bounds, Memory, OUTCOMES, Outcome, REASONS, Reason,
+    Bounds, Example, Memory, OUTCOMES, Outcome, REASONS, Reason,
     page::{Part, Watched},
     triton::Totals,
     window::Maximum,
@@ -61,13 +61,17 @@ struct ProviderLabels {
     provider: &'static str,
 }
 
-/// What leads from a bucket of the latency to a request that fell into it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Example {
-    /// Its trace.
-    pub trace_id: String,
-    /// Its own id, where it is not too long for OpenMetrics.
-    pub request_id: Option<String>,
+struct ExampleLabels {
+    trace_id: String,
+    request_id: Option<String>,
+}
+
+impl EncodeLabelSet for Example {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
+        let (trace_id, request_id) = self.ids();
+        ExampleLabels { trace_id, request_id }.encode(encoder)
+    }
 }
 
 type Seconds = Gauge<f64, AtomicU64>;

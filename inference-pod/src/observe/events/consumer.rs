@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Event;
+use super::{Event, redact::Redactor};
 use crate::threads;
 
 /// Events that may wait for a consumer. What comes when there are so many is dropped for it, and counted.
@@ -147,9 +147,14 @@ impl Tap {
     ///
     /// # Errors
     /// What the system said where it could not.
-    pub fn start(name: &'static str, gather: Duration, consumer: Box<dyn Consumer>) -> std::io::Result<Self> {
+    pub fn start(
+        name: &'static str,
+        gather: Duration,
+        redactor: Arc<Redactor>,
+        consumer: Box<dyn Consumer>,
+    ) -> std::io::Result<Self> {
         let state = Arc::new(State::new());
-        let side = Side { name, gather, state: Arc::clone(&state) };
+        let side = Side { name, gather, redactor, state: Arc::clone(&state) };
         let thread = std::thread::Builder::new().name(format!("events/{name}")).spawn(move || side.work(consumer))?;
         Ok(Self { name, state, thread: Mutex::new(Some(thread)) })
     }
@@ -230,6 +235,7 @@ impl Tap {
 struct Side {
     name: &'static str,
     gather: Duration,
+    redactor: Arc<Redactor>,
     state: Arc<State>,
 }
 
@@ -237,9 +243,13 @@ impl Side {
     fn work(self, mut consumer: Box<dyn Consumer>) {
         threads::tell_behind_the_loop();
         let (mut failures, mut wait) = (0, FIRST_WAIT);
-        while let Some(events) = self.next() {
+        while let Some(mut events) = self.next() {
             let count = events.len() as u64;
-            let result = catch_unwind(AssertUnwindSafe(|| consumer.consume(&events)));
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                // Here and not where they are emitted, which is in the way of a request. Others may have the same event as it was.
+                events.iter_mut().for_each(|event| Arc::make_mut(event).clean(&self.redactor));
+                consumer.consume(&events)
+            }));
             self.state.busy_since.store(0, Ordering::Relaxed);
             let error = match result {
                 Ok(Ok(())) => {
@@ -327,7 +337,8 @@ mod tests {
 
     fn tap(orders: impl Fn() -> Result<(), String> + Send + 'static) -> (Tap, Orders) {
         let orders: Orders = Arc::new(Mutex::new(Box::new(orders)));
-        (Tap::start("test", Duration::ZERO, Box::new(Told(Arc::clone(&orders)))).unwrap(), orders)
+        let redactor = Arc::new(Redactor::new(&[]).unwrap());
+        (Tap::start("test", Duration::ZERO, redactor, Box::new(Told(Arc::clone(&orders)))).unwrap(), orders)
     }
 
     fn end(tap: &Tap) {

@@ -1,7 +1,7 @@
 //! What happens, and who is told of it.
 //!
 //! ```text
-//! something happens ─▸ is it wanted? ─▸ redacted ─▸ bounded channel ─▸ consumer: log, audit, trace
+//! something happens ─▸ is it wanted? ─▸ bounded channel ─▸ redacted ─▸ consumer: log, audit, trace
 //! ```
 //!
 //! Numbers (metrics, the window of `/health/detailed`) are not consumers: they are written at once, never sampled and never
@@ -283,7 +283,7 @@ pub struct Events {
     /// A bit for each kind that any rule wants.
     wanted: AtomicU32,
     listeners: Vec<Listener>,
-    redactor: Redactor,
+    redactor: Arc<Redactor>,
 }
 
 /// A consumer of events, with what it wants; `None` wants the events of traces.
@@ -304,10 +304,11 @@ impl Events {
     /// # Errors
     /// What the system said where it could not start a thread.
     pub fn start(subscriptions: Vec<Subscription>, redactor: Redactor) -> std::io::Result<Self> {
+        let redactor = Arc::new(redactor);
         let listener = |subscription: Subscription| {
             let Subscription { name, rules, gather, consumer } = subscription;
             let filter = rules.map_or(Filter::Traced, |rules| Filter::Rules(Box::new(RwLock::new(Rules::new(rules)))));
-            Tap::start(name, gather, consumer).map(|tap| Listener { filter, tap })
+            Tap::start(name, gather, Arc::clone(&redactor), consumer).map(|tap| Listener { filter, tap })
         };
         let listeners = subscriptions.into_iter().map(listener).collect::<Result<_, _>>()?;
         let events = Self { wanted: AtomicU32::default(), listeners, redactor };
@@ -320,7 +321,7 @@ impl Events {
     pub fn quiet() -> Self {
         #[expect(clippy::expect_used, reason = "patterns that are constants, and tried in a test")]
         let redactor = Redactor::new(&[]).expect("our own patterns");
-        Self { wanted: AtomicU32::default(), listeners: Vec::new(), redactor }
+        Self { wanted: AtomicU32::default(), listeners: Vec::new(), redactor: Arc::new(redactor) }
     }
 
     /// Whether anybody may want an event of that kind. Takes next to no time.
@@ -343,18 +344,16 @@ impl Events {
         if takers.is_empty() {
             return;
         }
-        let mut event = make();
-        event.clean(&self.redactor);
-        let event = Arc::new(event);
+        let event = Arc::new(make());
         for listener in takers {
             listener.tap.offer(Arc::clone(&event));
         }
     }
 
-    /// A text as consumers are told it: without what is nobody's business.
+    /// What takes out of events what must not be written.
     #[must_use]
-    pub fn clean(&self, text: &str) -> String {
-        self.redactor.clean(text)
+    pub fn redactor(&self) -> &Arc<Redactor> {
+        &self.redactor
     }
 
     /// The rules of a consumer.
