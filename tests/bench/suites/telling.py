@@ -113,7 +113,9 @@ class Collector:
     """Takes spans and throws them away. Use as a context."""
 
     def __init__(self) -> None:
-        taker = type("Taker", (http.server.BaseHTTPRequestHandler,), {"do_POST": take, "log_message": lambda *_: None})
+        # Connections stay open, as those of real collectors do.
+        does = {"do_POST": take, "log_message": lambda *_: None, "protocol_version": "HTTP/1.1"}
+        taker = type("Taker", (http.server.BaseHTTPRequestHandler,), does)
         self.server = http.server.ThreadingHTTPServer((HOST, 0), taker)
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
 
