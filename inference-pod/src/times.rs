@@ -32,6 +32,8 @@ const NEAR: (f64, f64) = (0.7, 1.5);
 struct Bucket {
     samples: usize,
     median: f64,
+    /// The same, as those who choose ask for it, again and again between two runs.
+    time: Duration,
     /// Nine runs of ten take no longer.
     slow: f64,
     seen: [f64; WINDOW],
@@ -45,8 +47,9 @@ struct Bucket {
 
 impl Bucket {
     fn new(samples: usize, seconds: f64) -> Self {
-        let mut bucket =
-            Self { samples, median: 0.0, slow: 0.0, seen: [0.0; WINDOW], count: 0, next: 0, passed_over: 0, doubts: 0 };
+        let (median, time, slow) = (0.0, Duration::ZERO, 0.0);
+        let (seen, count, next) = ([0.0; WINDOW], 0, 0);
+        let mut bucket = Self { samples, median, time, slow, seen, count, next, passed_over: 0, doubts: 0 };
         bucket.record(seconds);
         bucket
     }
@@ -66,6 +69,7 @@ impl Bucket {
         // Of an even number the lower one: a second run that stalled must not count for more than the first that did not.
         let (_, median, _) = sorted.select_nth_unstable_by((self.count - 1) / 2, f64::total_cmp);
         self.median = *median;
+        self.time = Duration::from_secs_f64(self.median);
         let (_, slow, _) = sorted.select_nth_unstable_by((self.count * 9).div_ceil(10) - 1, f64::total_cmp);
         self.slow = slow.min(self.median * SLOW_AT_MOST);
     }
@@ -73,6 +77,7 @@ impl Bucket {
     /// All its times become so many times as long.
     fn scale(&mut self, factor: f64) {
         self.median *= factor;
+        self.time = Duration::from_secs_f64(self.median);
         self.slow *= factor;
     }
 
@@ -84,10 +89,6 @@ impl Bucket {
 
     fn is_estimated(&self) -> bool {
         self.count == 0
-    }
-
-    fn time(&self) -> Duration {
-        Duration::from_secs_f64(self.median)
     }
 
     fn per_sample(&self) -> f64 {
@@ -180,7 +181,7 @@ impl BucketTimes {
 
     /// Each bucket with its time.
     pub fn iter(&self) -> impl Iterator<Item = (usize, Duration)> + '_ {
-        self.buckets.iter().map(|bucket| (bucket.samples, Duration::from_secs_f64(bucket.median)))
+        self.buckets.iter().map(|bucket| (bucket.samples, bucket.time))
     }
 
     /// Time of a batch of that many samples: that of the smallest bucket which holds them. Zero where nothing is known.
@@ -196,13 +197,13 @@ impl BucketTimes {
     #[must_use]
     pub fn largest(&self, most: usize) -> Duration {
         let largest = self.buckets.iter().rfind(|bucket| bucket.samples <= most).or(self.buckets.first());
-        largest.map_or(Duration::ZERO, Bucket::time)
+        largest.map_or(Duration::ZERO, |bucket| bucket.time)
     }
 
     /// Time of the best bucket of at most that many samples, the one that the batches of a long queue are of.
     #[must_use]
     pub fn best(&self, most: usize) -> Duration {
-        self.cheapest_up_to(most).map_or(Duration::ZERO, Bucket::time)
+        self.cheapest_up_to(most).map_or(Duration::ZERO, |bucket| bucket.time)
     }
 
     /// Time per sample at that bucket; what a long queue costs.
@@ -225,7 +226,7 @@ impl BucketTimes {
         let worth = self.buckets[best].per_sample() * WORTH_A_TRY;
         let mut chosen = best;
         for (at, bucket) in self.buckets.iter_mut().enumerate() {
-            if at == best || !fits(bucket.samples, bucket.time()) {
+            if at == best || !fits(bucket.samples, bucket.time) {
                 continue;
             }
             bucket.passed_over = bucket.passed_over.saturating_add(1);
@@ -270,7 +271,7 @@ impl BucketTimes {
     }
 
     fn cheapest(&self, fits: impl Fn(usize, Duration) -> bool) -> Option<usize> {
-        let fitting = self.buckets.iter().enumerate().filter(|(_, bucket)| fits(bucket.samples, bucket.time()));
+        let fitting = self.buckets.iter().enumerate().filter(|(_, bucket)| fits(bucket.samples, bucket.time));
         let cheapest = fitting.min_by(|(_, a), (_, b)| {
             let per_sample = a.per_sample().total_cmp(&b.per_sample());
             per_sample.then(b.samples.cmp(&a.samples))
