@@ -51,8 +51,8 @@ impl Decoders {
         Self { threads, permits, waiting: AtomicUsize::default(), mean: Arc::default() }
     }
 
-    /// How long a job that came now would wait for its turn, by the measured times; nothing while no more than two for each
-    /// thread wait.
+    /// How long a job that came now would wait for its turn, by the measured times; nothing while fewer than two for each thread
+    /// wait.
     #[must_use]
     pub fn wait(&self) -> Duration {
         let waiting = self.waiting.load(Ordering::Relaxed);
