@@ -57,6 +57,7 @@ impl Audience {
 pub struct Cache<K> {
     label: &'static str,
     is_optional: bool,
+    trim: fn(&mut K),
     objects: Arc<RwLock<Objects<K>>>,
     ready: watch::Sender<bool>,
 }
@@ -70,8 +71,8 @@ struct Objects<K> {
 
 impl<K> Clone for Cache<K> {
     fn clone(&self) -> Self {
-        let Self { label, is_optional, .. } = *self;
-        Self { label, is_optional, objects: Arc::clone(&self.objects), ready: self.ready.clone() }
+        let Self { label, is_optional, trim, .. } = *self;
+        Self { label, is_optional, trim, objects: Arc::clone(&self.objects), ready: self.ready.clone() }
     }
 }
 
@@ -79,7 +80,13 @@ impl<K> Cache<K> {
     /// Nothing yet of the objects that carry this label.
     #[must_use]
     pub fn by(label: &'static str) -> Self {
-        Self { label, is_optional: false, objects: Arc::default(), ready: watch::Sender::new(false) }
+        Self { label, is_optional: false, trim: |_| {}, objects: Arc::default(), ready: watch::Sender::new(false) }
+    }
+
+    /// The same, of objects from which `trim` takes what nobody here reads: there may be tens of thousands.
+    #[must_use]
+    pub fn trimmed(self, trim: fn(&mut K)) -> Self {
+        Self { trim, ..self }
     }
 
     /// The same, of a kind that the cluster may lack.
@@ -210,6 +217,7 @@ where
     /// Returns whom it concerns: the one whose label it carries, and the one whose label it carried before.
     fn put(&self, mut object: K) -> Vec<Key> {
         object.managed_fields_mut().clear();
+        (self.trim)(&mut object);
         let Some(key) = self.key_of(&object) else { return Vec::new() };
         let name = object.name_any();
         let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);

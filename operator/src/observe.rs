@@ -7,7 +7,7 @@ use k8s_openapi::{
     api::{
         apps::v1::Deployment,
         autoscaling::v2::HorizontalPodAutoscaler,
-        core::v1::{ConfigMap, Pod, Service},
+        core::v1::{ConfigMap, Container, Pod, PodSpec, Service},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
     jiff::Timestamp,
@@ -223,6 +223,22 @@ pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
     Some(ready.last_transition_time.as_ref().map_or(Timestamp::MIN, |time| time.0))
 }
 
+/// Takes from a pod what nobody here reads: of what it was asked to be its node, and its containers' names and resources, are left.
+/// The rest is three quarters of its size in memory, and its Deployment has it as well.
+pub fn trim(pod: &mut Pod) {
+    let Some(spec) = pod.spec.take() else { return };
+    let bare = |containers: Vec<Container>| -> Vec<Container> {
+        let bare = |Container { name, resources, .. }| Container { name, resources, ..Container::default() };
+        containers.into_iter().map(bare).collect()
+    };
+    pod.spec = Some(PodSpec {
+        node_name: spec.node_name,
+        containers: bare(spec.containers),
+        init_containers: spec.init_containers.map(bare),
+        ..PodSpec::default()
+    });
+}
+
 /// Whether a pod will never run again, as one that was evicted.
 #[must_use]
 pub fn has_ended(pod: &Pod) -> bool {
@@ -239,6 +255,28 @@ mod tests {
         let spec = serde_json::json!({"models": [], "containers": [], "selector": {}, "template": {}});
         let object = serde_json::json!({"metadata": metadata, "spec": spec});
         (name.to_owned(), Arc::new(serde_json::from_value(object).unwrap()))
+    }
+
+    #[test]
+    fn a_trimmed_pod_has_its_node_and_what_its_containers_may_use() {
+        let container = serde_json::json!({
+            "name": "server",
+            "image": "server:1",
+            "env": [{"name": "A", "value": "b"}],
+            "resources": {"limits": {"memory": "1Gi"}},
+        });
+        let spec = |container: &serde_json::Value| serde_json::json!({"nodeName": "n", "containers": [container], "initContainers": []});
+        let mut pod: Pod = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "p"},
+            "spec": spec(&container),
+            "status": {"podIP": "10.0.0.1"},
+        }))
+        .unwrap();
+        let whole = pod.clone();
+        trim(&mut pod);
+        let left = serde_json::json!({"name": "server", "resources": {"limits": {"memory": "1Gi"}}});
+        assert_eq!(pod.spec, Some(serde_json::from_value(spec(&left)).unwrap()));
+        assert_eq!((pod.metadata, pod.status), (whole.metadata, whole.status));
     }
 
     #[test]
