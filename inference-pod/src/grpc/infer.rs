@@ -72,7 +72,6 @@ async fn predict(app: &App, model: &Arc<Model>, message: Incoming, admitted: Adm
     let (InferCall { inputs, form }, reservation) = read(app, model, parted, reservation).await?;
     find(app, &model_name(model.name.clone(), form.version.clone()))?;
     let decode_time = due.progress.decoded(began_decoding);
-    model.metrics().decoded(decode_time);
     let predicted = model.predict(reservation, vec![inputs], &due).await?;
     let answer = if form.raw || form.bytes(&predicted.outputs) <= SMALL_BYTES {
         message::answer(&form.answer(model, &predicted.outputs))?

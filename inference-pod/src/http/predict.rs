@@ -125,7 +125,8 @@ impl Counted<'_> {
         let now = Instant::now();
         let latency = now.saturating_duration_since(self.began);
         let timings = || self.progress.timings(now);
-        self.observer.ended(self.caller, &Conclusion { latency, timings: &timings, ..conclusion });
+        let decode_time = self.progress.decode_time();
+        self.observer.ended(self.caller, &Conclusion { latency, decode_time, timings: &timings, ..conclusion });
     }
 }
 
@@ -147,7 +148,8 @@ impl Drop for Counted<'_> {
 }
 
 fn conclusion<'a>(outcome: Outcome, status: u16, error: &'a dyn Fn() -> Option<String>) -> Conclusion<'a> {
-    Conclusion { outcome, reason: None, status, latency: Duration::ZERO, timings: &Timings::default, error }
+    let (latency, decode_time) = (Duration::ZERO, None);
+    Conclusion { outcome, reason: None, status, latency, decode_time, timings: &Timings::default, error }
 }
 
 /// Holds a place in the queue, runs the request up to its deadline, and tells how it ended; whatever protocol it came by.
@@ -270,7 +272,6 @@ async fn classify(
             .await?;
     }
     let decode_time = due.progress.decoded(began_decoding);
-    model.metrics().decoded(decode_time);
     let predicted = model.predict(reservation, groups, &due).await?;
     let answer = classified(model, &predicted, images.listed)?;
     Ok(timed(answer, decode_time, &predicted))
@@ -312,7 +313,6 @@ async fn infer_tensors(
     drop(bytes);
     let (InferRequest { inputs, form }, reservation) = read_tensors(app, model, framed, reservation).await?;
     let decode_time = due.progress.decoded(began_decoding);
-    model.metrics().decoded(decode_time);
     let predicted = model.predict(reservation, vec![inputs], &due).await?;
     let answer = written(app, model, form, &predicted).await?;
     Ok(timed(answer.into_response(), decode_time, &predicted))

@@ -1,6 +1,6 @@
 //! What the pod exports. Closed label sets; a client-sent model name never becomes a label.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use crds::exposition::openmetrics_to_prometheus;
 use prometheus_client::{
@@ -26,13 +26,17 @@ struct ResponseLabels {
     code: u16,
 }
 
+/// More than there are routes.
+const ROUTES: usize = 24;
+
 /// All metrics of the process.
 pub struct Metrics {
     /// What is not of one model.
     registry: Registry,
     responses: Family<ResponseLabels, Counter>,
-    /// Of them those with status 200, by route: nearly all are, and to find one among few takes less than to hash its labels.
-    good: RwLock<Vec<(&'static str, Counter)>>,
+    /// Of them those with status 200, by route, as they come: nearly all are, and to find one among few takes less than to hash its
+    /// labels.
+    good: [OnceLock<(&'static str, Counter)>; ROUTES],
     models: RwLock<Vec<OfModel>>,
     /// Where the text is written before it becomes the older form. Kept: for many models it is large.
     page: Mutex<String>,
@@ -81,19 +85,19 @@ impl Metrics {
         if let Some(triton) = &triton {
             registry.register_collector(Box::new(triton.clone()));
         }
-        let (good, models, page) = (RwLock::default(), RwLock::default(), Mutex::default());
-        Self { registry, responses, good, models, page, triton }
+        let good = [const { OnceLock::new() }; ROUTES];
+        Self { registry, responses, good, models: RwLock::default(), page: Mutex::default(), triton }
     }
 
     /// The handles of one model, all present at 0.
     #[must_use]
-    pub fn model(&self, name: &str, bounds: &Bounds) -> ModelMetrics {
+    pub fn model(&self, name: &str, bounds: &Bounds, traced: bool) -> ModelMetrics {
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = models.iter().find(|known| known.metrics.model() == name) {
             return known.metrics.clone();
         }
         let triton = self.triton.as_ref().map(|triton| triton.model(name));
-        let (metrics, registry) = ModelMetrics::new(name, bounds, triton);
+        let (metrics, registry) = ModelMetrics::new(name, bounds, traced, triton);
         models.push(OfModel { metrics: metrics.clone(), registry, part: Mutex::default() });
         metrics
     }
@@ -101,22 +105,15 @@ impl Metrics {
     /// A response was sent on a route of ours.
     pub fn responded(&self, route: &'static str, code: u16) {
         let labels = ResponseLabels { route, code };
-        if code != 200 {
-            self.responses.get_or_create(&labels).inc();
-            return;
+        let places = if code == 200 { &self.good[..] } else { &[] };
+        for place in places {
+            let (known, counter) = place.get_or_init(|| (route, self.responses.get_or_create_owned(&labels)));
+            if *known == route {
+                counter.inc();
+                return;
+            }
         }
-        let counted = |good: &[(&str, Counter)]| {
-            good.iter().find(|(known, _)| *known == route).map(|(_, counter)| counter.inc()).is_some()
-        };
-        if counted(&self.good.read().unwrap_or_else(PoisonError::into_inner)) {
-            return;
-        }
-        let mut good = self.good.write().unwrap_or_else(PoisonError::into_inner);
-        if !counted(&good) {
-            let counter = self.responses.get_or_create_owned(&labels);
-            counter.inc();
-            good.push((route, counter));
-        }
+        self.responses.get_or_create(&labels).inc();
     }
 
     /// OpenMetrics 1.0 text.
@@ -172,7 +169,7 @@ mod tests {
     #[test]
     fn every_metric_is_present_at_zero_once_its_model_is_known() {
         let metrics = metrics();
-        let _model = metrics.model("espresso", &bounds(None));
+        let _model = metrics.model("espresso", &bounds(None), false);
         let text = metrics.prometheus_text();
         for line in [
             "ortolan_requests_received_total{model=\"espresso\"} 0",
@@ -197,10 +194,10 @@ mod tests {
     #[test]
     fn the_objective_is_a_bound_of_the_latency_and_an_exemplar_leads_to_a_trace() {
         let metrics = metrics();
-        let model = metrics.model("espresso", &bounds(Some(Duration::from_millis(30))));
+        let model = metrics.model("espresso", &bounds(Some(Duration::from_millis(30))), true);
         let redactor = Arc::clone(Events::quiet().redactor());
         let example = Example { trace: TraceId(10), request_id: Some("r-1".to_owned()), redactor };
-        model.ended(Outcome::ok, Duration::from_millis(20), Instant::now(), Some(example));
+        model.ended(Outcome::ok, Duration::from_millis(20), None, Instant::now(), Some(example));
         let text = metrics.openmetrics_text();
         let line = text.lines().find(|line| line.contains("latency_seconds_bucket{le=\"0.03\"")).unwrap();
         let trace_id = format!("{:032x}", 10);
@@ -211,7 +208,7 @@ mod tests {
     #[test]
     fn a_queue_that_stays_full_is_as_deep_as_it_is_however_long_nobody_comes() {
         let metrics = metrics();
-        let (model, now) = (metrics.model("espresso", &bounds(None)), Instant::now());
+        let (model, now) = (metrics.model("espresso", &bounds(None), false), Instant::now());
         let says = |line: &str| metrics.prometheus_text().lines().any(|seen| seen == line);
         model.enqueued(7, 7, now);
         model.scraped(Duration::ZERO, now + Duration::from_secs(300));
@@ -267,9 +264,9 @@ mod tests {
     #[test]
     fn refusals_and_callers_who_left_do_not_hide_how_slow_answers_are() {
         let metrics = metrics();
-        let model = metrics.model("espresso", &bounds(None));
+        let model = metrics.model("espresso", &bounds(None), false);
         for outcome in OUTCOMES {
-            model.ended(outcome, Duration::from_millis(3), Instant::now(), None);
+            model.ended(outcome, Duration::from_millis(3), None, Instant::now(), None);
         }
         let text = metrics.openmetrics_text();
         let count = "ortolan_request_latency_seconds_count{model=\"espresso\"} 3";
@@ -279,7 +276,7 @@ mod tests {
     #[test]
     fn the_older_text_form_names_counters_in_full() {
         let metrics = metrics();
-        metrics.model("espresso", &bounds(None)).received();
+        metrics.model("espresso", &bounds(None), false).received();
         let text = metrics.prometheus_text();
         assert!(text.contains("# TYPE ortolan_requests_received_total counter\n"), "{text}");
         assert!(text.contains("# TYPE ortolan_build_info gauge\n"), "{text}");
@@ -291,9 +288,9 @@ mod tests {
     #[test]
     fn triton_s_names_have_the_same_numbers() {
         let metrics = metrics();
-        let model = metrics.model("espresso", &bounds(None));
-        model.ended(Outcome::ok, Duration::from_millis(3), Instant::now(), None);
-        model.ended(Outcome::expired, Duration::from_millis(3), Instant::now(), None);
+        let model = metrics.model("espresso", &bounds(None), false);
+        model.ended(Outcome::ok, Duration::from_millis(3), None, Instant::now(), None);
+        model.ended(Outcome::expired, Duration::from_millis(3), None, Instant::now(), None);
         model.run_ended(4, Duration::from_millis(2));
         let text = metrics.prometheus_text();
         for line in [
@@ -321,7 +318,7 @@ mod tests {
         let events = Events::start(vec![subscription], Redactor::new(&[]).unwrap()).unwrap();
         let mut metrics = Metrics::new("1.31.1", &Arc::new(events), false);
         metrics.registry.sub_registry_with_prefix("ortolan").register_collector(Box::new(collect::Gpus::example()));
-        let model = metrics.model("espresso", &bounds(Some(Duration::from_millis(30))));
+        let model = metrics.model("espresso", &bounds(Some(Duration::from_millis(30))), true);
         model.objective_feasible(true);
         model.memory(Memory { arena: 0, in_use: 1, peak: 2 });
         model.provider_in_use("cpu", false);
@@ -351,7 +348,7 @@ mod tests {
     #[test]
     fn what_is_copied_is_what_would_be_written() {
         let metrics = metrics();
-        let models = ["espresso", "latte"].map(|name| metrics.model(name, &bounds(None)));
+        let models = ["espresso", "latte"].map(|name| metrics.model(name, &bounds(None), false));
         let sorted = |text: &str| {
             let mut lines: Vec<_> = text
                 .lines()
@@ -378,7 +375,7 @@ mod tests {
             &|model| model.scraped(Duration::from_secs(1), now),
             &|model| model.dequeued(3, 0),
             &|model| model.scraped(Duration::ZERO, later),
-            &|model| model.ended(Outcome::ok, Duration::from_millis(3), now, None),
+            &|model| model.ended(Outcome::ok, Duration::from_millis(3), None, now, None),
         ];
         for change in changes {
             for model in &models {
@@ -394,8 +391,8 @@ mod tests {
     fn a_model_has_at_most_120_series() {
         let metrics = metrics();
         let bounds = Bounds { batch_size: 1024, ..bounds(Some(Duration::from_millis(30))) };
-        let model = metrics.model("espresso", &bounds);
-        model.ended(Outcome::ok, Duration::from_millis(3), Instant::now(), None);
+        let model = metrics.model("espresso", &bounds, false);
+        model.ended(Outcome::ok, Duration::from_millis(3), None, Instant::now(), None);
         model.objective_feasible(true);
         model.memory(Memory { arena: 0, in_use: 1, peak: 2 });
         model.provider_in_use("cpu", false);

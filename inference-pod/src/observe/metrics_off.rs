@@ -22,7 +22,7 @@ impl Metrics {
     }
 
     #[must_use]
-    pub fn model(&self, _name: &str, _bounds: &Bounds) -> ModelMetrics {
+    pub fn model(&self, _name: &str, _bounds: &Bounds, _traced: bool) -> ModelMetrics {
         ModelMetrics
     }
 
@@ -43,12 +43,19 @@ impl Metrics {
 impl ModelMetrics {
     pub fn received(&self) {}
     pub fn provider_in_use(&self, _provider: &'static str, _is_fallback: bool) {}
-    pub fn ended(&self, _outcome: Outcome, _latency: Duration, _now: Instant, _example: Option<Example>) {}
+    pub fn ended(
+        &self,
+        _outcome: Outcome,
+        _latency: Duration,
+        _decode_time: Option<Duration>,
+        _now: Instant,
+        _example: Option<Example>,
+    ) {
+    }
     pub fn error(&self, _reason: Reason) {}
-    pub fn decoded(&self, _time: Duration) {}
     pub fn enqueued(&self, _samples: usize, _depth: usize, _now: Instant) {}
     pub fn dequeued(&self, _samples: usize, _depth: usize) {}
-    pub fn waited(&self, _time: Duration) {}
+    pub fn waited(&self, _times: impl Iterator<Item = Duration>) {}
     pub fn run_began(&self, _samples: usize) {}
     pub fn run_ended(&self, _samples: usize, _time: Duration) {}
     pub fn left_run(&self, _samples: usize) {}

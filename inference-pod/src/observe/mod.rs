@@ -7,6 +7,8 @@
 
 pub mod asked;
 #[cfg(feature = "metrics")]
+mod buckets;
+#[cfg(feature = "metrics")]
 mod collect;
 pub mod events;
 pub mod health;
@@ -212,7 +214,7 @@ impl Observer {
     #[must_use]
     pub fn model(&self, name: &str, bounds: &Bounds) -> ModelObserver {
         ModelObserver(Arc::new(Inner {
-            metrics: self.metrics.model(name, bounds),
+            metrics: self.metrics.model(name, bounds, self.sampler.is_some()),
             model: name.into(),
             window: Window::new(self.window, Instant::now()),
             events: Arc::clone(&self.events),
@@ -337,6 +339,8 @@ pub struct Conclusion<'a> {
     pub status: u16,
     /// From its headers to its answer.
     pub latency: Duration,
+    /// From body bytes to samples, where it got so far.
+    pub decode_time: Option<Duration>,
     /// Where the time went, as far as it got.
     pub timings: &'a dyn Fn() -> Timings,
     /// The whole chain of errors; only called where somebody wants to know.
@@ -447,10 +451,10 @@ impl ModelObserver {
 
     /// A prediction request ended.
     pub fn ended(&self, caller: &Caller<'_>, conclusion: &Conclusion<'_>) {
-        let Conclusion { outcome, reason, status, latency, timings, error } = conclusion;
+        let Conclusion { outcome, reason, status, latency, decode_time, timings, error } = conclusion;
         let now = Instant::now();
         let example = if *outcome == Outcome::ok { caller.example(&self.0.events) } else { None };
-        self.0.metrics.ended(*outcome, *latency, now, example);
+        self.0.metrics.ended(*outcome, *latency, *decode_time, now, example);
         self.0.window.ended(*outcome, *latency, now);
         if let Some(reason) = reason {
             self.0.metrics.error(*reason);

@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -10,17 +13,18 @@ use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeMetric, LabelSetEncoder, MetricEncoder},
     metrics::{
         MetricType,
-        counter::Counter,
+        counter::{self, ConstCounter, Counter},
         exemplar::HistogramWithExemplars,
         family::Family,
-        gauge::Gauge,
-        histogram::{Histogram, exponential_buckets},
+        gauge::{self, Gauge},
+        histogram::exponential_buckets,
     },
     registry::Registry,
 };
 
 use super::{
     Bounds, Example, Memory, OUTCOMES, Outcome, REASONS, Reason,
+    buckets::Buckets,
     page::{Part, Watched},
     triton::Totals,
     window::Maximum,
@@ -76,32 +80,138 @@ impl EncodeLabelSet for Example {
 
 type Seconds = Gauge<f64, AtomicU64>;
 
-/// A histogram of a model. A family would have the same bounds for all.
-#[derive(Debug)]
-struct Labelled<H>(ModelLabel, H);
+/// A number that is changed under somebody else's lock only, so that no change of it needs one of its own.
+#[derive(Debug, Default)]
+struct Guarded<A>(A);
 
-impl<H: EncodeMetric> EncodeMetric for Labelled<H> {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
-        self.1.encode(encoder.encode_family(&self.0)?)
+impl counter::Atomic<u64> for Guarded<AtomicU64> {
+    fn inc(&self) -> u64 {
+        self.inc_by(1)
+    }
+
+    fn inc_by(&self, by: u64) -> u64 {
+        let before = self.get();
+        self.0.store(before + by, Ordering::Relaxed);
+        before
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl gauge::Atomic<i64> for Guarded<AtomicI64> {
+    fn inc(&self) -> i64 {
+        self.inc_by(1)
+    }
+
+    fn inc_by(&self, by: i64) -> i64 {
+        self.set(self.get() + by)
+    }
+
+    fn dec(&self) -> i64 {
+        self.dec_by(1)
+    }
+
+    fn dec_by(&self, by: i64) -> i64 {
+        self.set(self.get() - by)
+    }
+
+    fn set(&self, to: i64) -> i64 {
+        let before = self.get();
+        self.0.store(to, Ordering::Relaxed);
+        before
+    }
+
+    fn get(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+type GuardedCounter = Counter<u64, Guarded<AtomicU64>>;
+type GuardedGauge = Gauge<i64, Guarded<AtomicI64>>;
+
+/// What the ends of requests change, all of it under one lock.
+#[derive(Debug)]
+struct Ends {
+    outcomes: [u64; OUTCOMES.len()],
+    latency: Latency,
+    decode_time: Buckets,
+}
+
+/// The latency of requests. Exemplars take twice as much of what it costs, so only where requests are traced.
+#[derive(Debug)]
+enum Latency {
+    Plain(Buckets),
+    WithExemplars(HistogramWithExemplars<Example>),
+}
+
+impl Latency {
+    fn new(bounds: Vec<f64>, traced: bool) -> Self {
+        if traced {
+            Self::WithExemplars(HistogramWithExemplars::new(bounds.into_iter()))
+        } else {
+            Self::Plain(Buckets::new(bounds))
+        }
+    }
+
+    fn observe(&mut self, seconds: f64, example: Option<Example>) {
+        match self {
+            Self::Plain(buckets) => buckets.observe(seconds),
+            Self::WithExemplars(histogram) => histogram.observe(seconds, example, None),
+        }
+    }
+
+    fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
+        match self {
+            Self::Plain(buckets) => buckets.encode(encoder),
+            Self::WithExemplars(histogram) => histogram.encode(encoder),
+        }
+    }
+}
+
+/// What runs change, all of it under one lock.
+#[derive(Debug)]
+struct Runs {
+    queue_time: Buckets,
+    inference_time: Buckets,
+    batch_size: Buckets,
+}
+
+/// One of a model's metrics that are kept together.
+#[derive(Debug)]
+struct Shown<T> {
+    label: ModelLabel,
+    kept: Arc<Mutex<T>>,
+    kind: MetricType,
+    encode: fn(&T, &ModelLabel, MetricEncoder<'_>) -> fmt::Result,
+}
+
+impl<T: fmt::Debug> EncodeMetric for Shown<T> {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
+        (self.encode)(&locked(&self.kept), &self.label, encoder)
     }
 
     fn metric_type(&self) -> MetricType {
-        MetricType::Histogram
+        self.kind
     }
+}
+
+fn locked<T>(kept: &Mutex<T>) -> MutexGuard<'_, T> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Default)]
 struct Families {
     received: Family<ModelLabel, Counter>,
-    requests: Family<OutcomeLabels, Counter>,
     errors: Family<ReasonLabels, Counter>,
     latency_max: Family<ModelLabel, Seconds>,
-    queue_depth: Family<ModelLabel, Gauge>,
+    queue_depth: Family<ModelLabel, GuardedGauge>,
     queue_depth_max: Family<ModelLabel, Gauge>,
     inflight: Family<ModelLabel, Gauge>,
     oldest_age: Family<ModelLabel, Seconds>,
-    enqueued: Family<ModelLabel, Counter>,
-    dequeued: Family<ModelLabel, Counter>,
+    enqueued: Family<ModelLabel, GuardedCounter>,
+    dequeued: Family<ModelLabel, GuardedCounter>,
     queue_limit: Family<ModelLabel, Seconds>,
     batch_size_limit: Family<ModelLabel, Gauge>,
     load_seconds: Family<ModelLabel, Seconds>,
@@ -128,46 +238,78 @@ pub(super) fn latency_bounds(objective: Option<Duration>) -> Vec<f64> {
 }
 
 /// 0.1 ms to 0.8 s by steps of two.
-fn queue_bounds() -> Histogram {
-    Histogram::new(exponential_buckets(0.000_1, 2.0, 14))
+fn queue_buckets() -> Buckets {
+    Buckets::new(exponential_buckets(0.000_1, 2.0, 14))
 }
 
 /// 0.2 ms to 1.6 s by steps of two.
-fn inference_bounds() -> Histogram {
-    Histogram::new(exponential_buckets(0.000_2, 2.0, 14))
+fn inference_buckets() -> Buckets {
+    Buckets::new(exponential_buckets(0.000_2, 2.0, 14))
 }
 
 /// 0.2 ms to 0.2 s by steps of two.
-fn decode_bounds() -> Histogram {
-    Histogram::new(exponential_buckets(0.000_2, 2.0, 11))
+fn decode_buckets() -> Buckets {
+    Buckets::new(exponential_buckets(0.000_2, 2.0, 11))
 }
 
 /// The model's buckets: powers of two, and the largest batch.
-fn batch_bounds(batch_size: usize) -> Histogram {
+fn batch_buckets(batch_size: usize) -> Buckets {
     let powers = exponential_buckets(1.0, 2.0, 11).filter(|size| *size < batch_size as f64);
-    Histogram::new(powers.chain([batch_size as f64]).collect::<Vec<_>>())
+    Buckets::new(powers.chain([batch_size as f64]))
+}
+
+fn encode_outcomes(ends: &Ends, label: &ModelLabel, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+    OUTCOMES.iter().zip(ends.outcomes).try_for_each(|(outcome, count)| {
+        let labels = OutcomeLabels { model: label.model.clone(), outcome: *outcome };
+        ConstCounter::new(count).encode(encoder.encode_family(&labels)?)
+    })
 }
 
 impl Families {
     fn register(&self, r: &mut Registry, handles: &Handles) {
-        let own = |histogram: &Histogram| Labelled(handles.label.clone(), histogram.clone());
+        let of_ends =
+            |kind, encode| Shown { label: handles.label.clone(), kept: Arc::clone(&handles.ends), kind, encode };
+        let of_runs = |encode| {
+            let (label, kept) = (handles.label.clone(), Arc::clone(&handles.runs));
+            Shown { label, kept, kind: MetricType::Histogram, encode }
+        };
         r.register("requests_received", "Prediction requests that named a model we serve", self.received.clone());
-        r.register("requests", "Prediction requests by how they ended", self.requests.clone());
+        r.register("requests", "Prediction requests by how they ended", of_ends(MetricType::Counter, encode_outcomes));
         r.register("errors", "Prediction requests that were not answered, by reason", self.errors.clone());
         r.register(
             "request_latency_seconds",
             "From the headers of a request to its answer, of those that were answered, failed or passed their deadline",
-            Labelled(handles.label.clone(), handles.latency.clone()),
+            of_ends(MetricType::Histogram, |ends, label, mut encoder| {
+                ends.latency.encode(encoder.encode_family(label)?)
+            }),
         );
         r.register(
             "request_latency_max_seconds",
             "The longest from the headers of a request to its answer, in the last minute",
             self.latency_max.clone(),
         );
-        r.register("queue_time_seconds", "From the queue's entrance to the start of the run", own(&handles.queue_time));
-        r.register("inference_time_seconds", "Time of a run of ONNX Runtime", own(&handles.inference_time));
-        r.register("decode_time_seconds", "From body bytes to samples", own(&handles.decode_time));
-        r.register("batch_size", "Samples in a run", own(&handles.batch_size));
+        r.register(
+            "queue_time_seconds",
+            "From the queue's entrance to the start of the run",
+            of_runs(|runs, label, mut encoder| runs.queue_time.encode(encoder.encode_family(label)?)),
+        );
+        r.register(
+            "inference_time_seconds",
+            "Time of a run of ONNX Runtime",
+            of_runs(|runs, label, mut encoder| runs.inference_time.encode(encoder.encode_family(label)?)),
+        );
+        r.register(
+            "decode_time_seconds",
+            "From body bytes to samples",
+            of_ends(MetricType::Histogram, |ends, label, mut encoder| {
+                ends.decode_time.encode(encoder.encode_family(label)?)
+            }),
+        );
+        r.register(
+            "batch_size",
+            "Samples in a run",
+            of_runs(|runs, label, mut encoder| runs.batch_size.encode(encoder.encode_family(label)?)),
+        );
         r.register("batch_size_limit", "Most samples in a run", self.batch_size_limit.clone());
         r.register("queue_depth", "Samples that wait", self.queue_depth.clone());
         r.register("queue_depth_max", "Most samples that waited in the last minute", self.queue_depth_max.clone());
@@ -210,9 +352,8 @@ impl Families {
         );
     }
 
-    fn handles(&self, name: &str, bounds: &Bounds, triton: Option<Arc<Totals>>) -> Handles {
+    fn handles(&self, name: &str, bounds: &Bounds, traced: bool, triton: Option<Arc<Totals>>) -> Handles {
         let label = ModelLabel { model: name.to_owned() };
-        let outcome = |outcome| self.requests.get_or_create_owned(&OutcomeLabels { model: name.to_owned(), outcome });
         let error = |reason| self.errors.get_or_create_owned(&ReasonLabels { model: name.to_owned(), reason });
         let state = |state| self.instances.get_or_create_owned(&StateLabels { model: name.to_owned(), state });
         let now = Instant::now();
@@ -221,16 +362,22 @@ impl Families {
         if let Some(objective) = bounds.latency_objective {
             self.objective.get_or_create(&label).set(objective.as_secs_f64());
         }
+        let ends = Ends {
+            outcomes: [0; OUTCOMES.len()],
+            latency: Latency::new(latency_bounds(bounds.latency_objective), traced),
+            decode_time: decode_buckets(),
+        };
+        let runs = Runs {
+            queue_time: queue_buckets(),
+            inference_time: inference_buckets(),
+            batch_size: batch_buckets(bounds.batch_size),
+        };
         Handles {
             received: self.received.get_or_create_owned(&label),
-            outcomes: OUTCOMES.map(outcome),
+            ends: Arc::new(Mutex::new(ends)),
+            runs: Arc::new(Mutex::new(runs)),
             errors: REASONS.map(error),
-            latency: HistogramWithExemplars::new(latency_bounds(bounds.latency_objective).into_iter()),
             latency_max: (Maximum::new(now), self.latency_max.get_or_create_owned(&label)),
-            queue_time: queue_bounds(),
-            inference_time: inference_bounds(),
-            decode_time: decode_bounds(),
-            batch_size: batch_bounds(bounds.batch_size),
             queue_depth: self.queue_depth.get_or_create_owned(&label),
             queue_depth_max: (Maximum::new(now), self.queue_depth_max.get_or_create_owned(&label)),
             inflight: self.inflight.get_or_create_owned(&label),
@@ -258,20 +405,16 @@ impl Families {
 
 struct Handles {
     received: Counter,
-    outcomes: [Counter; OUTCOMES.len()],
+    ends: Arc<Mutex<Ends>>,
+    runs: Arc<Mutex<Runs>>,
     errors: [Counter; REASONS.len()],
-    latency: HistogramWithExemplars<Example>,
     latency_max: (Maximum, Seconds),
-    queue_time: Histogram,
-    inference_time: Histogram,
-    decode_time: Histogram,
-    batch_size: Histogram,
-    queue_depth: Gauge,
+    queue_depth: GuardedGauge,
     queue_depth_max: (Maximum, Gauge),
     inflight: Gauge,
     oldest_age: Seconds,
-    enqueued: Counter,
-    dequeued: Counter,
+    enqueued: GuardedCounter,
+    dequeued: GuardedCounter,
     overloaded: Gauge,
     load_seconds: Seconds,
     warmup_seconds: Seconds,
@@ -294,11 +437,11 @@ struct Handles {
 pub struct ModelMetrics(Arc<Watched<Handles>>);
 
 impl ModelMetrics {
-    /// Those of a new model, all present at 0, and where they are written from.
+    /// Those of a new model, all present at 0, and where they are written from. Its latency has exemplars where requests are `traced`.
     #[must_use]
-    pub fn new(name: &str, bounds: &Bounds, triton: Option<Arc<Totals>>) -> (Self, Registry) {
+    pub fn new(name: &str, bounds: &Bounds, traced: bool, triton: Option<Arc<Totals>>) -> (Self, Registry) {
         let (families, mut registry) = (Families::default(), Registry::default());
-        let handles = families.handles(name, bounds, triton);
+        let handles = families.handles(name, bounds, traced, triton);
         families.register(registry.sub_registry_with_prefix("ortolan"), &handles);
         (Self(Arc::new(Watched::new(handles))), registry)
     }
@@ -323,14 +466,27 @@ impl ModelMetrics {
     }
 
     /// A prediction request ended.
-    pub fn ended(&self, outcome: Outcome, latency: Duration, now: Instant, example: Option<Example>) {
-        self.0.outcomes[outcome as usize].inc();
+    pub fn ended(
+        &self,
+        outcome: Outcome,
+        latency: Duration,
+        decode_time: Option<Duration>,
+        now: Instant,
+        example: Option<Example>,
+    ) {
+        let numbers = &*self.0;
+        let mut ends = locked(&numbers.ends);
+        ends.outcomes[outcome as usize] += 1;
+        if let Some(time) = decode_time {
+            ends.decode_time.observe(time.as_secs_f64());
+        }
         // Who is refused is told within a millisecond: beside many of those nobody would see how slow the answers are.
         if outcome.is_of_the_model() {
-            self.0.latency.observe(latency.as_secs_f64(), example, None);
-            self.0.latency_max.0.record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX), now);
+            ends.latency.observe(latency.as_secs_f64(), example);
+            numbers.latency_max.0.record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX), now);
         }
-        self.in_tritons_words(|triton| triton.ended(outcome, latency));
+        drop(ends);
+        self.in_tritons_words(|triton| triton.ended(outcome, latency, decode_time));
     }
 
     fn in_tritons_words(&self, tell: impl FnOnce(&Totals)) {
@@ -344,20 +500,14 @@ impl ModelMetrics {
         self.0.errors[reason as usize].inc();
     }
 
-    /// A body was turned into samples.
-    pub fn decoded(&self, time: Duration) {
-        self.0.decode_time.observe(time.as_secs_f64());
-        self.in_tritons_words(|triton| triton.decoded(time));
-    }
-
-    /// Samples came into the queue; `depth` wait now.
+    /// Samples came into the queue; `depth` wait now. To be called under the queue's lock.
     pub fn enqueued(&self, samples: usize, depth: usize, now: Instant) {
         self.0.enqueued.inc_by(samples as u64);
         self.0.queue_depth_max.0.record(depth as u64, now);
         self.depth(depth);
     }
 
-    /// Samples left the queue; `depth` wait now.
+    /// Samples left the queue; `depth` wait now. To be called under the queue's lock.
     pub fn dequeued(&self, samples: usize, depth: usize) {
         self.0.dequeued.inc_by(samples as u64);
         self.depth(depth);
@@ -368,21 +518,24 @@ impl ModelMetrics {
         self.in_tritons_words(|triton| triton.pending(depth));
     }
 
-    /// A sample had waited that long when its run began.
-    pub fn waited(&self, time: Duration) {
-        self.0.queue_time.observe(time.as_secs_f64());
-        self.in_tritons_words(|triton| triton.waited(time));
+    /// The jobs of a batch had waited that long when their run began.
+    pub fn waited(&self, times: impl Iterator<Item = Duration>) {
+        let mut runs = locked(&self.0.runs);
+        for time in times {
+            runs.queue_time.observe(time.as_secs_f64());
+            self.in_tritons_words(|triton| triton.waited(time));
+        }
     }
 
     /// A run of that many samples began.
     pub fn run_began(&self, samples: usize) {
-        self.0.batch_size.observe(samples as f64);
+        locked(&self.0.runs).batch_size.observe(samples as f64);
         self.0.inflight.inc_by(i64::try_from(samples).unwrap_or(i64::MAX));
     }
 
     /// A run of that many samples came back.
     pub fn run_ended(&self, samples: usize, time: Duration) {
-        self.0.inference_time.observe(time.as_secs_f64());
+        locked(&self.0.runs).inference_time.observe(time.as_secs_f64());
         self.in_tritons_words(|triton| triton.ran(samples, time));
     }
 

@@ -1,7 +1,7 @@
 //! How far a request has come. Whoever works on it writes here, so that this is known of one that failed or was too late as well.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -11,12 +11,13 @@ use super::{events::Timings, span::Span};
 #[derive(Debug)]
 pub struct Progress {
     began: Instant,
+    /// When that began, and how long it took.
+    decode: OnceLock<(Instant, Duration)>,
     known: Mutex<Known>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    decode: Option<(Instant, Duration)>,
     entered: Option<Instant>,
     /// Jobs that have not left the queue for a run.
     waiting: usize,
@@ -43,14 +44,18 @@ impl Progress {
     /// Of a request that came then.
     #[must_use]
     pub fn new(began: Instant) -> Self {
-        Self { began, known: Mutex::default() }
+        Self { began, decode: OnceLock::new(), known: Mutex::default() }
     }
 
     /// It was read into samples since then; how long that took.
     pub fn decoded(&self, since: Instant) -> Duration {
-        let time = since.elapsed();
-        self.known().decode = Some((since, time));
-        time
+        self.decode.get_or_init(|| (since, since.elapsed())).1
+    }
+
+    /// How long it took to read it into samples, where it has been.
+    #[must_use]
+    pub fn decode_time(&self) -> Option<Duration> {
+        self.decode.get().map(|(_, time)| *time)
     }
 
     /// It came into the queue as so many jobs.
@@ -92,7 +97,7 @@ impl Progress {
             None => known.run,
         };
         Timings {
-            decode: known.decode.map(|(began, time)| (since(began), time)),
+            decode: self.decode.get().map(|(began, time)| (since(*began), *time)),
             queue: known.entered.map(|entered| (since(entered), wait(entered))),
             run: run.map(|run| run.time),
             batch_samples: run.map(|run| run.samples),

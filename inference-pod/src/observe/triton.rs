@@ -74,16 +74,14 @@ impl Triton {
 
 impl Totals {
     /// A request has ended.
-    pub fn ended(&self, outcome: Outcome, latency: Duration) {
+    pub fn ended(&self, outcome: Outcome, latency: Duration, decode_time: Option<Duration>) {
         self.ended[outcome as usize].fetch_add(1, Ordering::Relaxed);
+        if let Some(time) = decode_time {
+            self.decode.add(time);
+        }
         if outcome == Outcome::ok {
             self.request.add(latency);
         }
-    }
-
-    /// A body was decoded.
-    pub fn decoded(&self, time: Duration) {
-        self.decode.add(time);
     }
 
     /// A job has waited.

@@ -314,13 +314,13 @@ fn run(shared: &Shared, index: usize, runner: &mut dyn Runner, batch: Vec<Waitin
     let (mut ways, mut replies, mut inputs) = (Vec::new(), Vec::new(), Vec::new());
     for job in batch {
         let queue_time = began.saturating_duration_since(job.entered);
-        shared.observer.metrics().waited(queue_time);
         let Job { inputs: own, reply, span, progress } = job.payload;
         progress.waited(queue_time);
         ways.push(Way { samples: job.samples, queue_time, span, progress });
         replies.push(reply);
         inputs.push(own);
     }
+    shared.observer.metrics().waited(ways.iter().map(|way| way.queue_time));
     let jobs: Vec<&[Tensor]> = inputs.iter().map(Vec::as_slice).collect();
     let Ran { result, replies, run, ended } = run_together(shared, index, runner, &jobs, &ways, replies);
     match &result {

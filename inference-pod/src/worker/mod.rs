@@ -376,8 +376,12 @@ impl Shared {
         if self.works() {
             return;
         }
-        for job in self.meeting.with(|queue| queue.clear(Instant::now())) {
-            self.observer.metrics().dequeued(job.samples, 0);
+        let cleared = self.meeting.with(|queue| {
+            let cleared = queue.clear(Instant::now());
+            self.observer.metrics().dequeued(cleared.iter().map(|job| job.samples).sum(), queue.samples());
+            cleared
+        });
+        for job in cleared {
             let _ = job.payload.reply.send(Err(JobError::NoInstance));
         }
     }
