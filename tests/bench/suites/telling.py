@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,29 +27,31 @@ from ..workloads import MINILM, TINY, Workload
 from . import Claim, attempt, mean
 
 GROUP = "telling"
-ALTERNATIONS = 10
-QUICK_ALTERNATIONS = 2
-# Looks at both, twice each, in an alternation that is judged. What a shared machine does meanwhile moves a second of the tiny
-# model by a tenth, and one of MiniLM hardly.
-ROUNDS = {"tiny": 12, "MiniLM": 1}
 TITLES = {"tiny": TINY, "MiniLM": MINILM}
+ALTERNATIONS = 10
+# Each has another layout of both builds, which moves the tiny model by 3 %, and MiniLM hardly: where that is judged, so many times more.
+LAYOUTS = {"tiny": 4, "MiniLM": 1}
+QUICK_ALTERNATIONS = 2
+# Looks at both, twice each, in an alternation. What a shared machine does meanwhile moves a second of the tiny model by a tenth.
+ROUNDS = {"tiny": 3, "MiniLM": 1}
 # Nobody is told anything.
 SILENT = {"events": {"log": []}}
 
 
 def rows(bench: Bench) -> Iterator[Row]:
     """Defaults ÷ off, instructions of a request, traces, what a scrape takes, and whether health tells the truth."""
-    silent = build_without_metrics()
-    for title, workload in TITLES.items():
+    silent = build("silent", "--no-default-features", "--target-dir", str(SILENT_TARGET))
+    builds = build("telling"), silent
+    for title in TITLES:
         defaults = Claim(GROUP, f"{title}: metrics, health and events ÷ none of them", at_least(0.99), compared=True)
-        yield from attempt(defaults, partial(beside, bench, defaults, workload, silent, {}, ROUNDS[title]))
+        yield from attempt(defaults, partial(beside, bench, defaults, title, builds, {}))
         goal = at_least(0.99 if title == "MiniLM" else 0.97)
         some = Claim(GROUP, f"{title}: the same with 1 % traced ÷ none of them", goal, compared=True)
-        yield from attempt(some, partial(traced, bench, some, workload, silent, 0.01, ROUNDS[title]))
+        yield from attempt(some, partial(traced, bench, some, title, builds, 0.01))
         every = Claim(GROUP, f"{title}: the same with every request traced ÷ none of them", Goal("higher"))
-        yield from attempt(every, partial(traced, bench, every, workload, silent, 1.0))
+        yield from attempt(every, partial(traced, bench, every, title, builds, 1.0))
     instructions = Claim(GROUP, "tiny: instructions of a request, defaults ÷ none of them", at_most(1.02))
-    yield from attempt(instructions, partial(beside_in_instructions, bench, instructions, silent))
+    yield from attempt(instructions, partial(beside_in_instructions, bench, instructions, silent.binary))
     quantiles = [
         Claim(GROUP, "/health/detailed: its p95 ÷ the load generator's, minus 1, either way", at_most(0.05)),
         Claim(GROUP, "/health/detailed: its p99 ÷ the load generator's, minus 1, either way", at_most(0.05)),
@@ -61,17 +64,51 @@ def rows(bench: Bench) -> Iterator[Row]:
     yield from attempt(answers, partial(answers_under_load, bench, answers))
 
 
-def build_without_metrics() -> Path:
-    """In a folder of its own: each build would undo the other's."""
-    target = Path(os.environ.get("CARGO_TARGET_DIR", tools.ROOT / "target")) / "without-metrics"
-    command = ["cargo", "build", "--quiet", "--profile", "dist", "--locked", "--package", "inference-pod"]
-    command += ["--no-default-features", "--target-dir", str(target)]
+@dataclass(frozen=True)
+class Build:
+    """A program, and the command that linked it."""
+
+    name: str
+    binary: Path
+    link: str
+
+    def laid_out(self, folder: Path, seed: int) -> Path:
+        """The same code, its functions in memory in an order drawn at random.
+
+        Which functions share a line or a set of the caches moves the tiny model's answers by as much as is asked here, and
+        any change of the code moves all of them. Of many orders the mean is the code's own
+        (https://doi.org/10.1145/2451116.2451141).
+        """
+        out = folder / f"{self.name}-{seed}"
+        if out.exists():
+            return out
+        # A seed of 0 would be another for each link.
+        words = f"{self.link} '-Wl,--shuffle-sections=.text*={seed + 1}' -o '{out}'"
+        result = subprocess.run(["sh", "-c", words], cwd=tools.ROOT, capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            raise tools.SetupError(f"expected a linker that shuffles sections, as rust-lld: {result.stderr[-500:]}")
+        return out
+
+
+# With metrics, and without.
+Builds = tuple[Build, Build]
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", tools.ROOT / "target"))
+# Of its own: each build would undo the other's.
+SILENT_TARGET = TARGET / "without-metrics"
+
+
+def build(name: str, *flags: str) -> Build:
+    """What it was linked of is kept, so that it can be linked again."""
+    target = Path(flags[-1]) if flags else TARGET
+    linked = target / f"{name}.link"
+    command = ["cargo", "rustc", "--quiet", "--profile", "dist", "--locked", "--package", "inference-pod"]
+    command += ["--bin", "inference-pod", *flags, "--", "-C", "save-temps=yes", "--print", f"link-args={linked}"]
     # What measures is bound to one core; what is built need not be.
     bound_to = os.sched_getaffinity(0)
     os.sched_setaffinity(0, range(os.cpu_count() or 1))
     subprocess.run(command, cwd=tools.ROOT, check=True)
     os.sched_setaffinity(0, bound_to)
-    return target / "dist" / "inference-pod"
+    return Build(name, target / "dist" / "inference-pod", linked.read_text().strip())
 
 
 def server(bench: Bench, binary: Path, workload: Workload, observability: dict[str, Any]) -> Server:
@@ -80,19 +117,19 @@ def server(bench: Bench, binary: Path, workload: Workload, observability: dict[s
     return started
 
 
-def beside(
-    bench: Bench, claim: Claim, workload: Workload, silent: Path, observability: dict[str, Any], rounds: int = 1
-) -> Row:
-    """Both are started anew for each alternation, and loaded in turns, so that what disturbs the machine meets both alike."""
-    ratios, rates = [], []
-    for turn in range(QUICK_ALTERNATIONS if bench.quick else ALTERNATIONS):
+def beside(bench: Bench, claim: Claim, title: str, builds: Builds, observability: dict[str, Any]) -> Row:
+    """Both in another order of their functions for each alternation, and loaded in turns: what disturbs the machine meets both."""
+    workload, ratios, rates = TITLES[title], [], []
+    alternations = ALTERNATIONS * (1 if claim.goal.limit is None else LAYOUTS[title])
+    for turn in range(QUICK_ALTERNATIONS if bench.quick else alternations):
+        with_all, with_nothing = (build.laid_out(bench.scratch, turn) for build in builds)
         with (
-            server(bench, bench.binary, workload, observability) as telling,
-            server(bench, silent, workload, SILENT) as mute,
+            server(bench, with_all, workload, observability) as telling,
+            server(bench, with_nothing, workload, SILENT) as mute,
         ):
             # One, the other, the other, the one: what steadily becomes slower or faster meets both alike, too.
             pair = [telling, mute] if turn % 2 else [mute, telling]
-            order = [*pair, *reversed(pair)] * (1 if bench.quick else rounds)
+            order = [*pair, *reversed(pair)] * (1 if bench.quick else ROUNDS[title])
             looks = [(one, throughput(bench, one, workload)) for one in order]
         told, untold = ([rate for one, rate in looks if one is which] for which in (telling, mute))
         rates.extend(told)
@@ -135,10 +172,10 @@ def take(handler: http.server.BaseHTTPRequestHandler) -> None:
     handler.end_headers()
 
 
-def traced(bench: Bench, claim: Claim, workload: Workload, silent: Path, share: float, rounds: int = 1) -> Row:
+def traced(bench: Bench, claim: Claim, title: str, builds: Builds, share: float) -> Row:
     with Collector() as endpoint:
         tracing = {"tracing": {"endpoint": endpoint, "sample": share}}
-        return beside(bench, claim, workload, silent, tracing, rounds)
+        return beside(bench, claim, title, builds, tracing)
 
 
 def beside_in_instructions(bench: Bench, claim: Claim, silent: Path) -> Row:
