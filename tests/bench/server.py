@@ -125,15 +125,19 @@ class Server:
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of the series of that name which carry these labels."""
+        return self.metrics(name, labels)[0]
+
+    def metrics(self, name: str, *wanted: dict[str, str]) -> list[float]:
+        """For each of these labels that sum, all of one moment."""
         with urllib.request.urlopen(f"http://{HOST}:{self.metrics_port}/metrics", timeout=5) as answer:
             text = answer.read().decode()
-        total = 0.0
+        totals = [0.0] * len(wanted)
         for line in text.splitlines():
             if match := re.match(rf"{name}(?:\{{(.*)\}})? (\S+)", line):
                 carried = dict(re.findall(r'(\w+)="([^"]*)"', match[1] or ""))
-                if labels.items() <= carried.items():
-                    total += float(match[2])
-        return total
+                for index, labels in enumerate(wanted):
+                    totals[index] += float(match[2]) if labels.items() <= carried.items() else 0
+        return totals
 
     def bucket_times(self) -> dict[int, float]:
         """Milliseconds of each batch size, as the scheduler of the only model has measured them."""
