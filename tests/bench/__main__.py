@@ -90,18 +90,14 @@ def arguments() -> argparse.Namespace:
     args.rounds = args.rounds or (1 if args.quick else 3)
     args.seconds = args.seconds or (1.5 if args.quick else 4)
     args.growth_requests = args.growth_requests or (50_000 if args.quick else 1_000_000)
-    args.out = args.out or (COMMITTED if whole else target() / "bench")
+    args.out = args.out or (COMMITTED if whole else tools.target() / "bench")
     return args
-
-
-def target() -> Path:
-    return Path(os.environ.get("CARGO_TARGET_DIR", tools.ROOT / "target"))
 
 
 def build() -> Path:
     command = ["cargo", "build", "--quiet", "--profile", "dist", "--locked", "--package", "inference-pod"]
     subprocess.run(command, cwd=tools.ROOT, check=True)
-    return target() / "dist" / "inference-pod"
+    return tools.target() / "dist" / "inference-pod"
 
 
 def write(out: Path, known: dict[str, str], rows: Sequence[Row], curves: dict[str, Any]) -> None:

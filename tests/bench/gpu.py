@@ -108,8 +108,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def built_server() -> Path:
-    target = Path(os.environ.get("CARGO_TARGET_DIR") or tools.ROOT / "target")
-    return Path(os.environ.get("INFERENCE_POD") or target / "dist" / "inference-pod")
+    return Path(os.environ.get("INFERENCE_POD") or tools.target() / "dist" / "inference-pod")
 
 
 def environment(provider: str) -> dict[str, str]:

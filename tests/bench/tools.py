@@ -31,6 +31,11 @@ PACKAGES = {
 }
 
 
+def target() -> Path:
+    """Where cargo puts what it builds."""
+    return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+
+
 @dataclass(frozen=True)
 class Cores:
     """Core A is the server's and the bare loop's, core B the load's. They are the same where there is only one."""

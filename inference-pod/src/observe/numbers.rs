@@ -139,7 +139,7 @@ struct Ends {
     decode_time: Buckets,
 }
 
-/// The latency of requests. Exemplars take twice as much of what it costs, so only where requests are traced.
+/// The latency of requests. The histogram with exemplars has two locks of its own, so it is there only where requests are traced.
 #[derive(Debug)]
 enum Latency {
     Plain(Buckets),

@@ -29,7 +29,7 @@ from . import Claim, attempt, mean
 GROUP = "telling"
 TITLES = {"tiny": TINY, "MiniLM": MINILM}
 ALTERNATIONS = 10
-# Each has another layout of both builds, which moves the tiny model by 3 %, and MiniLM hardly: where that is judged, so many times more.
+# Each has another layout of both builds, which moves the tiny model by more than is asked: so many times more where it is judged.
 LAYOUTS = {"tiny": 4, "MiniLM": 1}
 QUICK_ALTERNATIONS = 2
 # Looks at both, twice each, in an alternation. What a shared machine does meanwhile moves a second of the tiny model by a tenth.
@@ -92,14 +92,13 @@ class Build:
 
 # With metrics, and without.
 Builds = tuple[Build, Build]
-TARGET = Path(os.environ.get("CARGO_TARGET_DIR", tools.ROOT / "target"))
 # Of its own: each build would undo the other's.
-SILENT_TARGET = TARGET / "without-metrics"
+SILENT_TARGET = tools.target() / "without-metrics"
 
 
 def build(name: str, *flags: str) -> Build:
     """What it was linked of is kept, so that it can be linked again."""
-    target = Path(flags[-1]) if flags else TARGET
+    target = Path(flags[-1]) if flags else tools.target()
     linked = target / f"{name}.link"
     command = ["cargo", "rustc", "--quiet", "--profile", "dist", "--locked", "--package", "inference-pod"]
     command += ["--bin", "inference-pod", *flags, "--", "-C", "save-temps=yes", "--print", f"link-args={linked}"]
