@@ -19,11 +19,12 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
     causes::chain,
+    kept::Kept,
     metrics::Metrics,
     waiting::{Change, Marks},
 };
@@ -58,6 +59,7 @@ pub struct Cache<K> {
     label: &'static str,
     is_optional: bool,
     trim: fn(&mut K),
+    keep: fn(K) -> Kept<K>,
     objects: Arc<RwLock<Objects<K>>>,
     ready: watch::Sender<bool>,
 }
@@ -65,14 +67,14 @@ pub struct Cache<K> {
 /// The objects, and for each of them, by namespace and name, whose label it carries: one whose label is changed belongs to
 /// another from then on.
 struct Objects<K> {
-    of: HashMap<Key, BTreeMap<String, Arc<K>>>,
+    of: HashMap<Key, BTreeMap<String, Kept<K>>>,
     labels: HashMap<(String, String), String>,
 }
 
 impl<K> Clone for Cache<K> {
     fn clone(&self) -> Self {
-        let Self { label, is_optional, trim, .. } = *self;
-        Self { label, is_optional, trim, objects: Arc::clone(&self.objects), ready: self.ready.clone() }
+        let Self { label, is_optional, trim, keep, .. } = *self;
+        Self { label, is_optional, trim, keep, objects: Arc::clone(&self.objects), ready: self.ready.clone() }
     }
 }
 
@@ -80,13 +82,23 @@ impl<K> Cache<K> {
     /// Nothing yet of the objects that carry this label.
     #[must_use]
     pub fn by(label: &'static str) -> Self {
-        Self { label, is_optional: false, trim: |_| {}, objects: Arc::default(), ready: watch::Sender::new(false) }
+        let (objects, ready) = (Arc::default(), watch::Sender::new(false));
+        Self { label, is_optional: false, trim: |_| {}, keep: Kept::whole, objects, ready }
     }
 
     /// The same, of objects from which `trim` takes what nobody here reads: there may be tens of thousands.
     #[must_use]
     pub fn trimmed(self, trim: fn(&mut K)) -> Self {
         Self { trim, ..self }
+    }
+
+    /// The same, of objects that are read now and then, and take less memory as JSON.
+    #[must_use]
+    pub fn packed(self) -> Self
+    where
+        K: Resource<DynamicType = ()> + Serialize + DeserializeOwned,
+    {
+        Self { keep: Kept::packed, ..self }
     }
 
     /// The same, of a kind that the cluster may lack.
@@ -105,13 +117,16 @@ impl<K> Default for Objects<K> {
 impl<K> Cache<K>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-    K: Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K: Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     /// The objects whose label has this value, by name.
     #[must_use]
     pub fn of(&self, namespace: &str, value: &str) -> BTreeMap<String, Arc<K>> {
-        let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
-        objects.of.get(&(namespace.to_owned(), value.to_owned())).cloned().unwrap_or_default()
+        let of_value = {
+            let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
+            objects.of.get(&(namespace.to_owned(), value.to_owned())).cloned().unwrap_or_default()
+        };
+        of_value.into_iter().filter_map(|(name, kept)| Some((name, kept.object()?))).collect()
     }
 
     /// The namespaces that have such objects.
@@ -125,7 +140,7 @@ where
     #[must_use]
     pub fn uids(&self) -> HashSet<String> {
         let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
-        objects.of.values().flat_map(BTreeMap::values).filter_map(|object| object.meta().uid.clone()).collect()
+        objects.of.values().flat_map(BTreeMap::values).filter_map(|kept| kept.object()?.meta().uid.clone()).collect()
     }
 
     /// Waits until everything that was there at the start has been read.
@@ -216,17 +231,18 @@ where
 
     /// Returns whom it concerns: the one whose label it carries, and the one whose label it carried before.
     fn put(&self, mut object: K) -> Vec<Key> {
-        object.managed_fields_mut().clear();
+        object.meta_mut().managed_fields = None;
         (self.trim)(&mut object);
         let Some(key) = self.key_of(&object) else { return Vec::new() };
         let name = object.name_any();
+        let kept = (self.keep)(object);
         let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
         let before = objects.labels.insert((key.0.clone(), name.clone()), key.1.clone());
         let before = before.filter(|model| *model != key.1).map(|model| (key.0.clone(), model));
         if let Some(before) = &before {
             objects.take_out(before, &name);
         }
-        objects.of.entry(key.clone()).or_default().insert(name, Arc::new(object));
+        objects.of.entry(key.clone()).or_default().insert(name, kept);
         before.into_iter().chain([key]).collect()
     }
 

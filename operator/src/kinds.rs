@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, fmt::Debug, sync::Arc, time::Duration};
 use futures::future;
 use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::APIResourceList};
 use kube::{Client, Resource};
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::watch, time};
 
 use crate::{
@@ -175,7 +175,7 @@ impl Kinds {
     pub async fn follow_objects<K>(self, kind: OptionalKind, cache: Cache<K>, scope: Scope, audience: Audience)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-        K: Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+        K: Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
     {
         let has = |served: &Option<Served>| served.as_ref().is_some_and(|served| served.contains(&kind));
         let mut served = self.subscribe();

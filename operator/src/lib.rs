@@ -28,6 +28,7 @@ pub mod digest;
 pub mod health;
 pub mod info;
 pub mod keda;
+pub mod kept;
 pub mod kinds;
 pub mod leader;
 pub mod logging;

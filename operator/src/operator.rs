@@ -80,9 +80,9 @@ pub async fn run(settings: Settings, level: Arc<LogLevel>) -> Result<(), Operato
     let (changed, changes) = mpsc::channel(CHANGES);
     let kinds = Kinds::new(client.clone(), Arc::clone(&metrics));
     let sources = Sources {
-        config_maps: Cache::by(names::MODEL_LABEL),
-        deployments: Cache::by(names::MODEL_LABEL),
-        services: Cache::by(names::MODEL_LABEL),
+        config_maps: Cache::by(names::MODEL_LABEL).packed(),
+        deployments: Cache::by(names::MODEL_LABEL).packed(),
+        services: Cache::by(names::MODEL_LABEL).packed(),
         autoscalers: Autoscalers::default(),
         scaled_objects: Cache::of_optional(names::MODEL_LABEL),
         kinds: kinds.clone(),

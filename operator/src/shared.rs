@@ -510,7 +510,7 @@ impl Causes {
 fn ours<K>(cache: &Cache<K>, namespace: &str) -> BTreeMap<String, Arc<K>>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-    K: Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K: Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     let live = cache.of(namespace, names::SHARED).into_iter();
     live.filter(|(name, object)| name == names::SHARED && is_uncontrolled(&**object)).collect()
