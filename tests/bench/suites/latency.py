@@ -14,8 +14,9 @@ from ..context import Bench, model
 from ..load import LoadError
 from ..report import Goal, Row, at_most
 from ..server import HOST
-from ..workloads import LITE0, MINILM, TINY
+from ..workloads import LITE0, MINILM, TINY, Workload
 from . import Claim, attempt, in_turns, mean, require
+from .throughput import Format
 
 GROUP = "latency"
 # Answers whose Server-Timing is read.
@@ -24,11 +25,12 @@ TIMED = 30
 
 def rows(bench: Bench) -> Iterator[Row]:
     """Against the bare run; the tiny model in microseconds; a large tensor; a lone request that may wait."""
-    minilm = [
-        Claim(GROUP, "MiniLM by JSON, concurrency 1: p50 ÷ bare run", at_most(1.05), compared=True),
-        Claim(GROUP, "MiniLM by JSON, concurrency 1: p50 ÷ bare session that pauses as long", Goal("lower")),
-    ]
-    yield from attempt(minilm, partial(beside_bare, bench, minilm))
+    for title, form in (("JSON", Workload.json), ("HTTP binary", Workload.binary)):
+        minilm = [
+            Claim(GROUP, f"MiniLM by {title}, concurrency 1: p50 ÷ bare run", at_most(1.05), compared=True),
+            Claim(GROUP, f"MiniLM by {title}, concurrency 1: p50 ÷ bare session that pauses as long", Goal("lower")),
+        ]
+        yield from attempt(minilm, partial(beside_bare, bench, form, minilm))
     tiny = [
         Claim(GROUP, "tiny model, concurrency 1: p50", at_most(150), "µs", compared=True),
         Claim(GROUP, "tiny model, concurrency 1: p99", at_most(1000), "µs"),
@@ -42,8 +44,8 @@ def rows(bench: Bench) -> Iterator[Row]:
     yield from attempt(lone, partial(lone_request, bench, lone))
 
 
-def beside_bare(bench: Bench, claims: list[Claim]) -> list[Row]:
-    request = MINILM.json("minilm")
+def beside_bare(bench: Bench, form: Format, claims: list[Claim]) -> list[Row]:
+    request = form(MINILM, "minilm")
     with bench.serve(model(MINILM)) as server:
         bench.warm_up(server, request)
 
