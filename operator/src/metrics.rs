@@ -390,6 +390,7 @@ impl Metrics {
         self.leader.set(i64::from(leads));
         if !leads {
             self.keep_only(|_| false);
+            self.scales(0);
         }
     }
 

@@ -188,7 +188,13 @@ impl Scaler {
                 self.common.outcomes.forget(key);
             }
         }
-        self.common.metrics.scales(followed.len());
+        self.count(&followed);
+    }
+
+    /// What this process has scaled before another one leads is not ours any more.
+    fn count(&self, followed: &HashMap<Key, Followed>) {
+        let leads = self.common.leadership.check().is_ok();
+        self.common.metrics.scales(if leads { followed.len() } else { 0 });
     }
 
     /// Goes on scaling the model by what is known of it, if it is scaled: what its spec says now is not acted on.
@@ -209,7 +215,7 @@ impl Scaler {
             drop(task);
             self.common.outcomes.forget(&key);
         }
-        self.common.metrics.scales(followed.len());
+        self.count(&followed);
     }
 }
 
@@ -509,10 +515,15 @@ mod tests {
         let first = task(&scaler);
         scaler.follow(&key(), Some(target()));
         assert!(first.same_channel(&task(&scaler)), "the same leadership");
+        let scaled = || scaler.common.metrics.prometheus_text().contains("ortolan_operator_scaled_models 1\n");
+        assert!(scaled());
         scaler.common.leadership.lost();
+        scaler.keep_only(|_| true);
+        assert!(!scaled(), "another one scales it, if anybody does");
         scaler.common.leadership.gained();
         scaler.follow(&key(), Some(target()));
         assert!(!first.same_channel(&task(&scaler)));
+        assert!(scaled());
     }
 
     #[tokio::test]
