@@ -59,6 +59,9 @@ struct Patience {
     linger: Duration,
     /// A client that is to leave and takes nothing of what it is sent for so long is left.
     unread: Duration,
+    /// And one that is still there so long after it was told and its last request ended, whatever it takes: on HTTP/2 it may leave
+    /// its answers where they are and go on saying other things.
+    leaving: Duration,
 }
 
 const PATIENCE: Patience = Patience {
@@ -71,6 +74,8 @@ const PATIENCE: Patience = Patience {
     linger: Duration::from_secs(30),
     // Half of what draining may take, unless that is set.
     unread: Duration::from_secs(15),
+    // Enough for a large answer on a slow link.
+    leaving: Duration::from_secs(600),
 };
 
 /// Once the listener is closed, a connection that has been idle for so long is closed too.
@@ -192,6 +197,8 @@ struct Shared {
     /// Milliseconds from `opened` to the last time that a request began or ended, that something could be written, or that the
     /// client was told to leave.
     moved: AtomicU64,
+    /// The same to the last time that a request ended.
+    ended: AtomicU64,
     /// The same to the first bytes that came without a request under way; 0 where none came since one was.
     heard: AtomicU64,
     is_http2: AtomicBool,
@@ -209,6 +216,7 @@ impl Shared {
             opened: Instant::now(),
             requests: AtomicUsize::new(0),
             moved: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
             heard: AtomicU64::new(0),
             is_http2: AtomicBool::new(false),
             is_used: AtomicBool::new(false),
@@ -232,13 +240,23 @@ impl Shared {
         }
     }
 
+    /// When a request ended last.
+    fn last_ended(&self) -> Instant {
+        self.opened + Duration::from_millis(self.ended.load(Ordering::Acquire))
+    }
+
     /// When it will not have moved for that long, if nothing comes.
     fn still_at(&self, time: Duration) -> Instant {
         self.opened + Duration::from_millis(self.moved.load(Ordering::Acquire)) + time
     }
 
     fn is_still(&self, time: Duration) -> bool {
-        self.requests.load(Ordering::Acquire) == 0 && self.still_at(time) <= Instant::now()
+        self.is_at_rest() && self.still_at(time) <= Instant::now()
+    }
+
+    /// No request is under way.
+    fn is_at_rest(&self) -> bool {
+        self.requests.load(Ordering::Acquire) == 0
     }
 
     /// When its client has been waited for long enough, if nothing comes; `None` while requests are under way, and on
@@ -248,7 +266,7 @@ impl Shared {
         let heard = self.heard.load(Ordering::Acquire);
         if !self.is_used.load(Ordering::Acquire) {
             after(0, patience.headers)
-        } else if self.is_http2.load(Ordering::Relaxed) || self.requests.load(Ordering::Acquire) > 0 {
+        } else if self.is_http2.load(Ordering::Relaxed) || !self.is_at_rest() {
             None
         } else if heard > 0 {
             after(heard, patience.headers)
@@ -274,6 +292,7 @@ impl Underway {
 impl Drop for Underway {
     fn drop(&mut self) {
         self.0.moves();
+        self.0.ended.store(self.0.elapsed(), Ordering::Release);
         self.0.requests.fetch_sub(1, Ordering::AcqRel);
     }
 }
@@ -318,16 +337,17 @@ where
     let mut old = std::pin::pin!(sleep(age(terms.max_age)));
     let mut phase = *phases.borrow_and_update();
     // HTTP/2 is told once; HTTP/1 with each answer, and once where it is silent.
-    let (mut leaves, mut told) = (false, false);
+    let (mut leaves, mut told) = (false, None);
     let mut look = Instant::now() + patience.headers;
     loop {
         let leaving = phase >= Phase::Draining || shared.is_old.load(Ordering::Relaxed);
         leaves |= leaving && shared.is_http2.load(Ordering::Relaxed);
-        if leaves && !told {
-            told = true;
+        if leaves && told.is_none() {
+            told = Some(Instant::now());
             shared.moves();
             served.as_mut().graceful_shutdown();
         }
+        let latest = told.unwrap_or(shared.opened).max(shared.last_ended()) + patience.leaving;
         tokio::select! {
             result = served.as_mut() => {
                 if let Err(error) = result {
@@ -342,7 +362,7 @@ where
                 phase = *phases.borrow_and_update();
             }
             () = shared.leave.notified() => {}
-            () = sleep_until(look), if !told => {
+            () = sleep_until(look), if told.is_none() => {
                 let now = Instant::now();
                 let end = shared.waited_until(&patience);
                 if end.is_some_and(|end| end <= now) {
@@ -356,12 +376,12 @@ where
                 look = end.unwrap_or(now + patience.headers).min(now + patience.headers);
             }
             () = old.as_mut(), if !shared.is_old.load(Ordering::Relaxed) => shared.is_old.store(true, Ordering::Relaxed),
-            () = sleep_until(shared.still_at(IDLE_BEFORE_CLOSE).max(soon())), if phase == Phase::Closing && !told => {
+            () = sleep_until(shared.still_at(IDLE_BEFORE_CLOSE).max(soon())), if phase == Phase::Closing && told.is_none() => {
                 leaves = shared.is_still(IDLE_BEFORE_CLOSE);
             }
             // The last answers may wait for a client that does not take them.
-            () = sleep_until(shared.still_at(patience.unread).max(soon())), if told => {
-                if shared.is_still(patience.unread) {
+            () = sleep_until(shared.still_at(patience.unread).min(latest).max(soon())), if told.is_some() => {
+                if shared.is_still(patience.unread) || (latest <= Instant::now() && shared.is_at_rest()) {
                     return;
                 }
             }
@@ -528,7 +548,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_silent_connection_ends_by_its_own_time_and_one_in_the_middle_of_headers_by_theirs() {
-        let patience = Patience { headers: NEVER, idle: SOON, pause: SOON, linger: SOON, unread: NEVER };
+        let patience =
+            Patience { headers: NEVER, idle: SOON, pause: SOON, linger: SOON, unread: NEVER, leaving: NEVER };
         let mut idle = client(Patience { headers: SOON, ..patience });
         asks(&mut idle).await;
         assert_eq!(idle.read(&mut [0; 9]).await.unwrap(), 0, "closed, not reset");
@@ -559,13 +580,16 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_says_nothing_at_all_is_not_kept() {
-        let mut silent = client(Patience { headers: SOON, idle: NEVER, pause: NEVER, linger: NEVER, unread: NEVER });
+        let patience =
+            Patience { headers: SOON, idle: NEVER, pause: NEVER, linger: NEVER, unread: NEVER, leaving: NEVER };
+        let mut silent = client(patience);
         assert_eq!(silent.read(&mut [0; 9]).await.unwrap(), 0);
     }
 
     #[tokio::test]
     async fn a_client_that_does_not_take_its_answer_is_left_once_it_should_leave() {
-        let patience = Patience { headers: SOON, idle: SOON, pause: NEVER, linger: NEVER, unread: SOON };
+        let patience =
+            Patience { headers: SOON, idle: SOON, pause: NEVER, linger: NEVER, unread: SOON, leaving: NEVER };
         let (mut client, connection) = connected(patience, &Arc::default());
         client.write_all(b"GET /long HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
         ends(connection).await;
@@ -583,10 +607,27 @@ mod tests {
         drop(answer);
     }
 
+    #[tokio::test]
+    async fn a_client_that_does_not_take_its_answer_is_left_though_it_says_other_things() {
+        let patience =
+            Patience { headers: NEVER, idle: NEVER, pause: NEVER, linger: NEVER, unread: SOON, leaving: SOON * 4 };
+        let lifecycle = Arc::<Lifecycle>::default();
+        let (client, connection) = connected(patience, &lifecycle);
+        let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        builder.timer(TokioTimer::new()).initial_stream_window_size(0).keep_alive_interval(SOON / 5);
+        let (mut sender, serves) = builder.handshake(TokioIo::new(client)).await.unwrap();
+        tokio::spawn(serves);
+        let answer = sender.send_request(Request::get("http://test/").body(Body::empty()).unwrap()).await.unwrap();
+        lifecycle.enter(Phase::Draining);
+        ends(connection).await;
+        drop(answer);
+    }
+
     /// What is left of a client's patience does not depend on how long it sends, up to a bound.
     #[tokio::test]
     async fn a_client_that_is_still_sending_is_read_until_it_pauses() {
-        let patience = Patience { headers: NEVER, idle: NEVER, pause: SOON * 10, linger: NEVER, unread: NEVER };
+        let patience =
+            Patience { headers: NEVER, idle: NEVER, pause: SOON * 10, linger: NEVER, unread: NEVER, leaving: NEVER };
         let mut slow = client(patience);
         slow.write_all(b"GET / HTTP/1.1\r\nhost: test\r\ncontent-length: 9000000\r\n\r\n").await.unwrap();
         let mut answer = Vec::new();
