@@ -177,6 +177,7 @@ pub fn serve(config: ServingConfig, log_level: Option<LogLevel>) -> Result<(), S
         log_level,
         refusals: Refusals::new(threads),
         decoders: Decoders::new(threads),
+        writers: Decoders::new(threads),
         runtime_version: runtime.version().to_owned(),
         threads,
     });

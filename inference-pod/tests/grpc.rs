@@ -121,6 +121,13 @@ async fn a_raw_request_is_answered_raw_and_a_typed_one_typed() {
     assert_eq!(answer.id, "a7");
     assert!(answer.raw_output_contents.is_empty());
     assert_eq!(answer.outputs[0].contents.as_ref().unwrap().fp32_contents, [2.0, 4.0, 6.0, 8.5]);
+
+    // So long a message is read away from the loop.
+    let id = "a7-".repeat(20_000);
+    let long = ModelInferRequest { id: id.clone(), ..typed(&[1.0, 2.0, 3.0, 4.25]) };
+    let answer = client.infer(long).await.unwrap();
+    assert!(answer.id == id, "{} bytes came back as {}", id.len(), answer.id.len());
+    assert_eq!(answer.outputs[0].contents.as_ref().unwrap().fp32_contents, [2.0, 4.0, 6.0, 8.5]);
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ use crate::{
     http::{
         App, MODEL_VERSION,
         error::ApiError,
-        predict::{Admitted, SMALL_BYTES, admit_to_decoders, find, measured, timed},
+        predict::{Admitted, MOST_COPIED_BYTES, SMALL_BYTES, admit_to_decoders, find, measured, timed},
     },
     infer::{NamedInput, in_model_order, outputs_named, refuse_sequence, refuse_unsupported},
     model::{Model, PredictError},
@@ -73,11 +73,12 @@ async fn predict(app: &App, model: &Arc<Model>, message: Incoming, admitted: Adm
     find(app, &model_name(model.name.clone(), form.version.clone()))?;
     let decode_time = due.progress.decoded(began_decoding);
     let predicted = model.predict(reservation, vec![inputs], &due).await?;
-    let answer = if form.raw || form.bytes(&predicted.outputs) <= SMALL_BYTES {
+    let most = if form.raw { MOST_COPIED_BYTES } else { SMALL_BYTES };
+    let answer = if form.bytes(&predicted.outputs) <= most {
         message::answer(&form.answer(model, &predicted.outputs))?
     } else {
         let (work, outputs) = (Arc::clone(model), predicted.outputs.clone());
-        app.decoders.run(move || message::answer(&form.answer(&work, &outputs))).await?
+        app.writers.run(move || message::answer(&form.answer(&work, &outputs))).await?
     };
     Ok(timed(answer, decode_time, &predicted))
 }
@@ -95,8 +96,12 @@ async fn read(
     admit_to_decoders(app, &reservation, 1)?;
     let work = Arc::clone(model);
     let job = move || {
-        reservation.hold(message::number_bytes(&parted.head)?).map_err(PredictError::Refused)?;
-        Ok((InferCall::read(parted, &work)?, reservation))
+        let Parted { head, raw } = parted;
+        let whole = head.contiguous();
+        // Where it came in pieces, it is not needed twice.
+        drop(head);
+        reservation.hold(message::number_bytes(&whole)?).map_err(PredictError::Refused)?;
+        Ok((InferCall::read(Parted { head: Chunks::from(whole), raw }, &work)?, reservation))
     };
     app.decoders.run(job).await
 }
@@ -126,7 +131,7 @@ enum Data {
 impl InferCall {
     fn read(parted: Parted, model: &Model) -> Result<Self, ApiError> {
         let Parted { head, raw } = parted;
-        let request = ModelInferRequest::decode(head)
+        let request = ModelInferRequest::decode(head.contiguous())
             .map_err(|error| ApiError::bad_input(format!("expected a ModelInferRequest; {error}")))?;
         let ModelInferRequest { model_name: _, model_version, id, parameters, inputs, outputs, raw_input_contents: _ } =
             request;

@@ -193,7 +193,7 @@ fn name_in(start: &Chunks) -> Option<String> {
 #[derive(Debug, PartialEq)]
 pub struct Parted {
     /// All other fields, as a message.
-    pub head: Bytes,
+    pub head: Chunks,
     /// The elements of each input, shared with the message.
     pub raw: Vec<Chunks>,
 }
@@ -204,7 +204,7 @@ pub struct Parted {
 /// 400 where the message is broken.
 pub fn parted(message: &Chunks) -> Result<Parted, ApiError> {
     let mut fields = Fields::new(message);
-    let mut head = Vec::new();
+    let mut head = Pieces::default();
     let mut raw = Vec::new();
     let mut count = 0;
     while !fields.is_at_end() {
@@ -219,7 +219,7 @@ pub fn parted(message: &Chunks) -> Result<Parted, ApiError> {
             value => value.write(number, &mut head),
         }
     }
-    Ok(Parted { head: Bytes::from(head), raw })
+    Ok(Parted { head: head.finish(), raw })
 }
 
 fn too_many_fields() -> ApiError {
@@ -293,31 +293,30 @@ enum Value {
 }
 
 impl Value {
-    fn write(&self, number: u64, head: &mut Vec<u8>) {
+    fn write(self, number: u64, head: &mut Pieces) {
         let (kind, bytes) = match self {
-            Self::Number(_) => (0, None),
-            Self::Eight(bytes) => (1, Some(bytes)),
-            Self::Bytes(bytes) => (2, Some(bytes)),
-            Self::Four(bytes) => (5, Some(bytes)),
+            Self::Number(value) => {
+                write_varint(number << 3, head);
+                return write_varint(value, head);
+            }
+            Self::Eight(bytes) => (1, bytes),
+            Self::Bytes(bytes) => (2, bytes),
+            Self::Four(bytes) => (5, bytes),
         };
         write_varint(number << 3 | kind, head);
-        match self {
-            Self::Number(number) => write_varint(*number, head),
-            Self::Bytes(bytes) => write_varint(bytes.len() as u64, head),
-            Self::Eight(_) | Self::Four(_) => {}
+        if kind == 2 {
+            write_varint(bytes.len() as u64, head);
         }
-        for piece in bytes.into_iter().flat_map(Chunks::pieces) {
-            head.extend_from_slice(piece);
-        }
+        bytes.pieces().iter().for_each(|piece| head.push(piece.clone()));
     }
 }
 
-fn write_varint(mut number: u64, head: &mut Vec<u8>) {
+fn write_varint(mut number: u64, head: &mut Pieces) {
     while number > 0x7F {
-        head.push(number as u8 | 0x80);
+        head.lay(&[number as u8 | 0x80]);
         number >>= 7;
     }
-    head.push(number as u8);
+    head.lay(&[number as u8]);
 }
 
 /// The fields of a message, one after another.
@@ -429,12 +428,14 @@ mod tests {
 
     #[test]
     fn a_message_cut_anywhere_gives_the_same_parts() {
-        let request = request();
+        let mut request = request();
+        let numbers = (0_u16..9000).map(f32::from).collect();
+        request.inputs[0].contents = Some(InferTensorContents { fp32_contents: numbers, ..Default::default() });
         let bytes = Bytes::from(request.encode_to_vec());
-        for size in [1, 2, 3, 7, 100, 2399, 2400, 2401, 10_000] {
+        for size in [1, 2, 3, 7, 100, 2399, 2400, 2401, 5000, 10_000, 100_000] {
             let parts = parted(&Chunks::from(pieces_of(&bytes, size))).unwrap();
             let head = ModelInferRequest { raw_input_contents: Vec::new(), ..request.clone() };
-            assert_eq!(ModelInferRequest::decode(parts.head).unwrap(), head, "{size}");
+            assert_eq!(ModelInferRequest::decode(parts.head.contiguous()).unwrap(), head, "{size}");
             let raw: Vec<Bytes> = parts.raw.iter().map(Chunks::contiguous).collect();
             assert_eq!(raw, request.raw_input_contents, "{size}");
         }

@@ -137,11 +137,16 @@ pub struct Pieces {
 }
 
 impl Pieces {
+    /// Puts a few bytes behind the others.
+    pub fn lay(&mut self, few: &[u8]) {
+        self.small.extend_from_slice(few);
+    }
+
     /// Puts a piece behind the others.
     pub fn push(&mut self, piece: Bytes) {
         const SMALL: usize = 4 << 10;
         if piece.len() < SMALL {
-            self.small.extend_from_slice(&piece);
+            self.lay(&piece);
         } else {
             self.end_small();
             self.whole.push(piece);

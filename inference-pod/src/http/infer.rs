@@ -26,15 +26,15 @@ use crate::{
 /// Bytes of the JSON before the tensors; 0 where there is none and the body is the one input's tensor.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
-/// A body, told apart by its headers.
+/// A body, told apart by its headers. Nothing is copied yet.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Framed {
     /// All of it is JSON.
-    Json(Bytes),
+    Json(Chunks),
     /// JSON, then the tensors that it announces.
     Binary {
         /// The JSON.
-        json: Bytes,
+        json: Chunks,
         /// The tensors, one behind the other.
         tensors: Chunks,
     },
@@ -48,7 +48,7 @@ impl Framed {
     /// # Errors
     /// 400 where the header is no number, or says more than there is.
     pub fn new(headers: &HeaderMap, body: &Chunks) -> Result<Self, ApiError> {
-        let Some(value) = headers.get(JSON_LENGTH) else { return Ok(Self::Json(body.contiguous())) };
+        let Some(value) = headers.get(JSON_LENGTH) else { return Ok(Self::Json(body.clone())) };
         let text = String::from_utf8_lossy(value.as_bytes());
         let wrong = |message: String| ApiError::bad_input(format!("{JSON_LENGTH}: {message}"));
         // Digits alone: a number of Rust's may have a sign.
@@ -62,7 +62,7 @@ impl Framed {
         }
         Ok(match length {
             0 => Self::Raw(body.clone()),
-            _ => Self::Binary { json: body.slice(0..length).contiguous(), tensors: body.slice(length..size) },
+            _ => Self::Binary { json: body.slice(0..length), tensors: body.slice(length..size) },
         })
     }
 
@@ -224,11 +224,15 @@ impl InferRequest {
     /// # Errors
     /// 400 with the input, what was expected and what came; 413 or 429 where there is no room.
     pub fn read(body: Framed, model: &Model, reservation: Option<&mut Reservation>) -> Result<Self, ApiError> {
-        match body {
-            Framed::Json(json) => Self::from_json(&json, None, model, reservation),
-            Framed::Binary { json, tensors } => Self::from_json(&json, Some(tensors), model, reservation),
-            Framed::Raw(tensor) => Self::from_raw(tensor, model),
-        }
+        let (json, tensors) = match body {
+            Framed::Json(json) => (json, None),
+            Framed::Binary { json, tensors } => (json, Some(tensors)),
+            Framed::Raw(tensor) => return Self::from_raw(tensor, model),
+        };
+        let text = json.contiguous();
+        // Where it came in pieces, it is not needed twice.
+        drop(json);
+        Self::from_json(&text, tensors, model, reservation)
     }
 
     fn from_json(
@@ -389,6 +393,12 @@ impl AnswerForm {
             Ok(WantedOutput { at, binary })
         });
         Ok(Self { id: id.filter(|id| !id.is_empty()), outputs: outputs.collect::<Result<_, ApiError>>()? })
+    }
+
+    /// Bytes of all outputs that are asked for.
+    #[must_use]
+    pub fn bytes(&self, outputs: &[Tensor]) -> usize {
+        self.outputs.iter().map(|wanted| outputs[wanted.at].data().len()).sum()
     }
 
     /// Bytes of the outputs that are to be written as JSON.

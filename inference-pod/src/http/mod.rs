@@ -61,6 +61,8 @@ pub struct App {
     pub refusals: Refusals,
     /// The threads for images and large bodies.
     pub decoders: Decoders,
+    /// Those for large answers, which have their own: what has run already does not wait behind what is still to be decoded.
+    pub writers: Decoders,
     /// Version of ONNX Runtime.
     pub runtime_version: String,
     /// Threads for all models together.

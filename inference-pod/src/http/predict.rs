@@ -38,6 +38,9 @@ use crate::{
 /// Up to here handing work to another thread takes longer than doing it.
 pub const SMALL_BYTES: usize = 32 << 10;
 
+/// An answer of more than this is not even copied on the loop, where everybody else would wait for it.
+pub const MOST_COPIED_BYTES: usize = 1 << 20;
+
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// `POST /predict/{model}`.
@@ -190,7 +193,7 @@ pub async fn measured<T>(
             let failed = conclusion(outcome, error.status().as_u16(), &told);
             counted.end(Conclusion { reason: Some(reason), ..failed });
             if error.status() == StatusCode::TOO_MANY_REQUESTS {
-                app.refusals.turn(deadline).await;
+                app.refusals.turn(caller.body_bytes(), deadline).await;
             }
         }
     }
@@ -273,7 +276,7 @@ async fn classify(
     }
     let decode_time = due.progress.decoded(began_decoding);
     let predicted = model.predict(reservation, groups, &due).await?;
-    let answer = classified(model, &predicted, images.listed)?;
+    let answer = classified(app, model, &predicted, images.listed).await?;
     Ok(timed(answer, decode_time, &predicted))
 }
 
@@ -283,18 +286,23 @@ fn decode_next(model: &Model, images: &mut Images) -> Result<Option<Tensor>, Api
     images.files.pop_front().map(|(field, file)| decode(&field, &file, input)).transpose()
 }
 
-fn classified(model: &Model, predicted: &Predicted, listed: bool) -> Result<Response, ApiError> {
+/// The classes of each image; those of many away from the loop.
+async fn classified(app: &App, model: &Arc<Model>, predicted: &Predicted, listed: bool) -> Result<Response, ApiError> {
     let missing = || ApiError::internal("the model gave no scores");
-    let classes = model.classes.as_ref().ok_or_else(missing)?;
-    let scores = predicted.outputs.first().ok_or_else(missing)?;
+    let scores = predicted.outputs.first().ok_or_else(missing)?.clone();
+    let work = Arc::clone(model);
     let inference_time_ms = milliseconds(predicted.queue_time + predicted.run_time);
-    let mut results = answers(classes, scores);
-    if listed {
-        return Ok(Json(ListAnswer { results, inference_time_ms }).into_response());
-    }
-    let mut only = results.pop().ok_or_else(missing)?;
-    only.inference_time_ms = Some(inference_time_ms);
-    Ok(Json(only).into_response())
+    let is_little = scores.data().len() <= SMALL_BYTES;
+    let write = move || {
+        let mut results = answers(work.classes.as_ref().ok_or_else(missing)?, &scores);
+        if listed {
+            return Ok(Json(ListAnswer { results, inference_time_ms }).into_response());
+        }
+        let mut only = results.pop().ok_or_else(missing)?;
+        only.inference_time_ms = Some(inference_time_ms);
+        Ok(Json(only).into_response())
+    };
+    if is_little { write() } else { app.writers.run(write).await }
 }
 
 async fn infer_tensors(
@@ -320,11 +328,12 @@ async fn infer_tensors(
 
 /// Writes the answer; a large one away from the loop.
 async fn written(app: &App, model: &Arc<Model>, form: AnswerForm, predicted: &Predicted) -> Result<Answer, ApiError> {
-    if form.json_bytes(&predicted.outputs) <= SMALL_BYTES {
+    let outputs = &predicted.outputs;
+    if form.json_bytes(outputs) <= SMALL_BYTES && form.bytes(outputs) <= MOST_COPIED_BYTES {
         return form.write(model, &predicted.outputs);
     }
     let (work, outputs) = (Arc::clone(model), predicted.outputs.clone());
-    app.decoders.run(move || form.write(&work, &outputs)).await
+    app.writers.run(move || form.write(&work, &outputs)).await
 }
 
 /// Little JSON is read on the spot: handing it to another thread would take longer.

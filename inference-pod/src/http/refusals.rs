@@ -10,7 +10,13 @@ use std::{
 /// clients: each core makes the distance shorter.
 const DISTANCE: Duration = Duration::from_micros(250);
 
-/// Refusals that come together are told at once up to this: 80 of them for each core.
+/// To read so much of a body and throw it away costs about what a refusal costs beside it.
+const LIKE_ANOTHER_BYTES: u64 = 64 << 10;
+
+/// Most clients have stopped by then, for they are told that their connection ends; a single one must not make all others wait.
+const MOST_COUNTED_BYTES: u64 = 16 << 20;
+
+/// Refusals that come together are told at once up to this: 80 of them for each core, of requests with small bodies.
 const BURST: Duration = Duration::from_millis(20);
 
 /// Nobody waits longer to be refused. So many clients as take longer than this to be refused once are too many.
@@ -31,20 +37,21 @@ impl Refusals {
         Self { distance: DISTANCE / cores, due: Mutex::default() }
     }
 
-    /// Waits for a refusal's turn, no longer than until then. Where there are few of them that is now.
-    pub async fn turn(&self, latest: Instant) {
+    /// Waits for the turn to refuse a request with so large a body, no longer than until then. Where there are few of them that is now.
+    pub async fn turn(&self, body_bytes: u64, latest: Instant) {
         let now = Instant::now();
-        let wait = self.reserve(now).min(latest.saturating_duration_since(now));
+        let wait = self.reserve(body_bytes, now).min(latest.saturating_duration_since(now));
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
     }
 
-    fn reserve(&self, now: Instant) -> Duration {
+    fn reserve(&self, body_bytes: u64, now: Instant) -> Duration {
+        let refusals = 1.0 + body_bytes.min(MOST_COUNTED_BYTES) as f64 / LIKE_ANOTHER_BYTES as f64;
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         let latest = now + BURST + LONGEST_WAIT;
         let mine = due.map_or(now, |due| due.clamp(now, latest));
-        *due = Some(mine + self.distance);
+        *due = Some(mine + self.distance.mul_f64(refusals));
         mine.saturating_duration_since(now + BURST)
     }
 }
@@ -57,11 +64,26 @@ mod tests {
     fn few_are_told_at_once_and_many_have_to_wait_but_not_for_long() {
         let refusals = Refusals::new(1);
         let now = Instant::now();
-        let waits: Vec<Duration> = (0..2000).map(|_| refusals.reserve(now)).collect();
+        let waits: Vec<Duration> = (0..2000).map(|_| refusals.reserve(0, now)).collect();
         assert_eq!(waits[..=80], [Duration::ZERO; 81]);
         assert_eq!(waits[84], DISTANCE * 4);
         assert_eq!(waits[1999], LONGEST_WAIT);
-        assert_eq!(refusals.reserve(now + Duration::from_secs(1)), Duration::ZERO);
+        assert_eq!(refusals.reserve(0, now + Duration::from_secs(1)), Duration::ZERO);
+    }
+
+    #[test]
+    fn large_bodies_count_as_several_up_to_a_bound() {
+        for (bytes, as_many) in
+            [(0, 1), (LIKE_ANOTHER_BYTES, 2), (1 << 20, 17), (MOST_COUNTED_BYTES, 257), (u64::MAX, 257)]
+        {
+            let refusals = Refusals::new(1);
+            let now = Instant::now();
+            // What is told at once, and then one.
+            (0..=80_u32.div_ceil(as_many)).for_each(|_| _ = refusals.reserve(bytes, now));
+            let wait = refusals.reserve(bytes, now);
+            let expected = DISTANCE * as_many * (80_u32.div_ceil(as_many) + 1);
+            assert_eq!(wait, expected.saturating_sub(BURST), "{bytes}");
+        }
     }
 
     #[test]
@@ -69,7 +91,7 @@ mod tests {
         for cores in [1, 4] {
             let refusals = Refusals::new(cores as usize);
             let now = Instant::now();
-            let waits = (0..100_000_u32).map(|index| refusals.reserve(now + DISTANCE * index / cores));
+            let waits = (0..100_000_u32).map(|index| refusals.reserve(0, now + DISTANCE * index / cores));
             assert_eq!(waits.max(), Some(Duration::ZERO), "{cores}");
         }
     }

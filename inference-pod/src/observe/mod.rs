@@ -39,7 +39,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{
+    HeaderMap, HeaderName,
+    header::{CONTENT_LENGTH, EXPECT},
+};
 #[cfg(feature = "metrics")]
 use prometheus_client::encoding::EncodeLabelValue;
 use smallvec::SmallVec;
@@ -276,6 +279,16 @@ pub struct Caller<'a> {
 }
 
 impl Caller<'_> {
+    /// Bytes of the request's body that are on their way, as its headers say: none where its client asked whether to send them.
+    #[must_use]
+    pub fn body_bytes(&self) -> u64 {
+        if self.headers.contains_key(EXPECT) {
+            return 0;
+        }
+        let length = self.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+        length.and_then(|length| length.parse().ok()).unwrap_or_default()
+    }
+
     fn who(&self) -> Who {
         Who {
             request_id: self.header(&REQUEST_ID).unwrap_or_default(),
