@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::clients::{Clients, Question, ask_once, of, serve, serving};
-use crate::fixture::{Failure, Outcome};
+use crate::fixture::{Failure, Outcome, tell};
 use crate::space::Space;
 
 pub(crate) async fn fail(space: &Space) -> Outcome {
@@ -89,18 +89,27 @@ pub(crate) async fn pile_up(space: &Space) -> Outcome {
     space.stage.ends("OrtolanQueueGrowing", &of(space)).await
 }
 
+/// A little less than a request may take: longer than the alert looks, and no longer than a run may take, though the machine be twice as
+/// busy as when it was told how long a step takes.
+const HANGING: Duration = Duration::from_secs(28);
+
 /// A run that takes far longer than those before, and somebody behind it.
 pub(crate) async fn wait_too_long(space: &Space) -> Outcome {
     let address =
         serve(space, &serving("held", "obedient", &json!({"batching": {"batchSize": 1}}), &json!({}))).await?;
+    let patience = Duration::from_secs(90);
+    let run = |steps: u32| ask_once(address, &Question::of("obedient", [steps, 0, 0]), patience);
+    let (begun, some) = (Instant::now(), 200_000);
+    run(some).join().map_err(|_| Failure::new("a client panicked"))?;
+    let taken = begun.elapsed();
+    let steps = (HANGING.as_secs_f64() / taken.as_secs_f64() * f64::from(some)) as u32;
+    tell(&format!("{some} steps took {taken:.2?}: {steps} should take {HANGING:?}"));
     let quick = Question::of("obedient", [1, 0, 0]);
     let before = Clients::start(address, 1, &quick);
     let mean = format!("model:ortolan_inference_time_seconds:mean_rate5m{{namespace=\"{}\"}}", space.namespace);
     space.stage.fast.until_it_has(&mean).await?;
     before.stop("clients before the long run")?;
-    // Half a minute for a run, and no longer than it may take.
-    let patience = Duration::from_secs(90);
-    let long = ask_once(address, &Question::of("obedient", [10_000_000, 0, 0]), patience);
+    let long = run(steps);
     tokio::time::sleep(Duration::from_millis(500)).await;
     let behind = ask_once(address, &quick, patience);
     space.stage.fires("OrtolanSamplesWaitTooLong", &of(space)).await?;
