@@ -185,21 +185,35 @@ impl<T> Queue<T> {
 
     /// How long a run takes, and the bound on a wait with what it may take beyond its mean and with the run that ends it.
     pub(super) fn bound(&self) -> (Duration, Duration) {
-        let (best, largest) = self.of_recent(|times, most| (times.best(most), times.largest(most)));
-        let (run, least) = (self.pace.of(best), self.pace.of(largest * 2));
+        let run = self.best_run();
+        (run, self.bound_of(run))
+    }
+
+    fn best_run(&self) -> Duration {
+        self.pace.of(self.of_recent(BucketTimes::best))
+    }
+
+    /// Never less than what is asked for.
+    fn bound_of(&self, run: Duration) -> Duration {
+        let least = self.pace.of(self.of_recent(BucketTimes::largest) * 2);
         // Two runs may always wait, else there were no full batches where a run takes as long as the bound.
-        (run, self.limits.max_wait.max(least + self.pace.spread(least, run) + run))
+        self.limits.max_wait.max(least + self.pace.spread(least, run) + run)
     }
 
     /// Whether the predicted wait is within its bound for a request, `further` samples beyond its first included. Where
     /// nothing else waits, those do not count; else a request that costs more than the whole bound could never get in.
     pub(super) fn admit_wait(&mut self, further: usize, now: Instant) -> Result<(), Refused> {
-        let (run, limit) = self.bound();
+        let run = self.best_run();
         let others_wait = self.samples() + self.admitted.complete > 0;
         let further = if others_wait { self.drain_time(further) } else { Duration::ZERO };
         let wait = self.predicted_wait(now) + further;
         // It may be the first of the run that answers it: those before it have others, and all of that run is still to come.
         let predicted = wait + self.pace.spread(wait, run) + run;
+        // Most requests need not know more of the bound.
+        if predicted <= self.limits.max_wait {
+            return Ok(());
+        }
+        let limit = self.bound_of(run);
         if predicted <= limit {
             return Ok(());
         }
@@ -236,7 +250,7 @@ impl<T> Queue<T> {
         const TURNS: u32 = 8;
         let turn = self.admitted.refused % TURNS;
         self.admitted.refused = self.admitted.refused.wrapping_add(1);
-        let run = self.pace.of(self.of_recent(BucketTimes::best));
+        let run = self.best_run();
         Refused { bound, retry_after: excess.max(run) + run * turn / TURNS }
     }
 
