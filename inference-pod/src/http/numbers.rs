@@ -210,13 +210,13 @@ reals!(f32 f64);
 /// Numbers on their way into the answer: the short copies of single numbers stay in a small array, the answer itself
 /// is appended to in long ones. This takes a fifth off the time of a large answer.
 struct Line {
-    text: [u8; 2048],
+    text: [u8; 512],
     used: usize,
 }
 
 impl Default for Line {
     fn default() -> Self {
-        Self { text: [0; 2048], used: 0 }
+        Self { text: [0; 512], used: 0 }
     }
 }
 
