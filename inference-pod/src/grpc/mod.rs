@@ -59,8 +59,7 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(middleware::from_fn(in_time))
         // More exact than the route of the whole service, so it is the one that is taken.
         .route(&format!("/{SERVICE_NAME}/ModelInfer"), post(infer::model_infer).with_state(Arc::clone(&app)))
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn(scope))
+        .layer((middleware::from_fn(scope), CatchPanicLayer::custom(panicked)))
 }
 
 fn panicked(_: Box<dyn Any + Send + 'static>) -> HttpResponse {

@@ -117,8 +117,8 @@ fn finished(routes: Router<Arc<App>>, app: Arc<App>) -> Router {
     routes
         .method_not_allowed_fallback(wrong_verb)
         .fallback(unknown_path)
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), scope))
+        // The outer one first, both as one: each layer of a router has every request boxed anew.
+        .layer((middleware::from_fn_with_state(Arc::clone(&app), scope), CatchPanicLayer::custom(panicked)))
         .with_state(app)
 }
 

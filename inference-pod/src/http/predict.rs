@@ -1,6 +1,7 @@
 //! Predictions over HTTP: admission on the headers, then the body, then the model.
 
 use std::{
+    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -363,16 +364,22 @@ pub fn admit_to_decoders(app: &App, reservation: &Reservation, turns: usize) -> 
 
 /// Says where the time went, as browsers and curl show it.
 pub fn timed(mut response: Response, decode: Duration, predicted: &Predicted) -> Response {
-    let text = format!(
-        "decode;dur={:.3}, queue;dur={:.3}, inference;dur={:.3}",
-        milliseconds(decode),
-        milliseconds(predicted.queue_time),
-        milliseconds(predicted.run_time)
-    );
+    let [decode, queue, inference] = [decode, predicted.queue_time, predicted.run_time].map(Milliseconds);
+    let text = format!("decode;dur={decode}, queue;dur={queue}, inference;dur={inference}");
     if let Ok(value) = HeaderValue::from_str(&text) {
         response.headers_mut().insert(SERVER_TIMING, value);
     }
     response
+}
+
+/// As text, to the microsecond. By whole numbers, for to write a float is much more work.
+struct Milliseconds(Duration);
+
+impl fmt::Display for Milliseconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let micros = self.0.as_secs() * 1_000_000 + u64::from((self.0.subsec_nanos() + 500) / 1000);
+        write!(f, "{}.{:03}", micros / 1000, micros % 1000)
+    }
 }
 
 /// Milliseconds to the microsecond.
@@ -388,6 +395,13 @@ mod tests {
 
     use super::*;
     use crate::observe::{Bounds, Observer};
+
+    #[test]
+    fn milliseconds_are_written_to_the_microsecond() {
+        for (nanos, text) in [(0, "0.000"), (499, "0.000"), (500, "0.001"), (1_002_003_499, "1002.003")] {
+            assert_eq!(Milliseconds(Duration::from_nanos(nanos)).to_string(), text);
+        }
+    }
 
     #[tokio::test]
     async fn a_panic_behind_the_loop_is_told_to_the_log_and_not_to_the_client() {
