@@ -17,14 +17,14 @@ use crate::web;
 /// The InferenceModel of every test here.
 pub(crate) const NAME: &str = "busy";
 
-/// How many samples are in the pods under load.
-pub(crate) const CLIENTS: usize = 10;
+/// How many samples are in the pods under load. Not all of them wait in the queue or run, which is what counts: of photos that have to
+/// be decoded, up to ten are on their way there, on a machine where the model is fast.
+pub(crate) const CLIENTS: usize = 48;
 
-/// Replicas that [`CLIENTS`] samples ask for at [`PER_REPLICA`]: a little less than they should carry, so that one sample more or less
-/// changes nothing.
+/// Replicas that [`CLIENTS`] samples ask for at [`PER_REPLICA`], be they all in the queue or a third of them not.
 pub(crate) const BUSY: usize = 3;
 
-const PER_REPLICA: u32 = 4;
+const PER_REPLICA: u32 = 16;
 
 /// The InferenceModel, scaled in this mode.
 pub(crate) fn model(mode: &str) -> Value {
