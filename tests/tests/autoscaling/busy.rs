@@ -17,8 +17,8 @@ use crate::web;
 /// The InferenceModel of every test here.
 pub(crate) const NAME: &str = "busy";
 
-/// How many samples are in the pods under load. Not all of them wait in the queue or run, which is what counts: of photos that have to
-/// be decoded, up to ten are on their way there, on a machine where the model is fast.
+/// How many samples are in the pods under load. Not all of them wait in the queue or run, which is what counts: photos that are
+/// still to be decoded are on their way there.
 pub(crate) const CLIENTS: usize = 48;
 
 /// Replicas that [`CLIENTS`] samples ask for at [`PER_REPLICA`], be they all in the queue or a third of them not.

@@ -1,6 +1,6 @@
 //! Under load, one autoscaler hands over to the next, and there are never fewer replicas.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use kube::api::Api;
@@ -30,7 +30,7 @@ pub(crate) async fn never_dips(space: &Space, installed: &Installed) -> Outcome 
     let time = busy::until_ready(space, BUSY).await?;
     tell_time(&format!("mode Operator: from the first of {CLIENTS} clients to {BUSY} ready pods"), time);
 
-    let top = Instant::now();
+    let top = watch.caught_up().await;
     for (mode, reason, autoscalers) in STEPS {
         space.apply(&busy::model(mode)).await?;
         let (condition, time) = space.shows(NAME, Verdict { reason, ..yes("ScalingActive", "") }).await?;

@@ -1,7 +1,5 @@
 //! Mode KEDA: a ScaledObject by queries to Prometheus, and what becomes of it when Prometheus is away.
 
-use std::time::Instant;
-
 use ortolan_tests::cluster::wait;
 use serde_json::Value;
 
@@ -34,7 +32,7 @@ pub(crate) async fn holds_without_prometheus(space: &Space, installed: &Installe
     busy::until_ready(space, BUSY).await?;
 
     let mut prometheus = installed.prometheus(space.cluster()).await?;
-    let stopped = Instant::now();
+    let stopped = watch.caught_up().await;
     prometheus.stop()?;
     drop(prometheus);
     let (stale, time) = space.shows(NAME, STALE).await?;

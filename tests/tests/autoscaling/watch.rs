@@ -1,5 +1,6 @@
 //! How many replicas there were, the whole time.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ pub(crate) struct Moment {
 pub(crate) struct Watch {
     task: JoinHandle<()>,
     moments: Arc<Mutex<Moments>>,
+    /// Those that saw something.
+    looks: Arc<AtomicU64>,
     begun: Instant,
     name: String,
 }
@@ -35,21 +38,33 @@ type Moments = Vec<(Instant, Moment)>;
 
 impl Watch {
     pub(crate) fn start(space: &Space, name: &str) -> Self {
-        let moments = Arc::<Mutex<Moments>>::default();
+        let (moments, looks) = (Arc::<Mutex<Moments>>::default(), Arc::<AtomicU64>::default());
         let (models, pods, name) = (space.models(), space.api::<Pod>(), name.to_owned());
         let task = tokio::spawn({
-            let (moments, name) = (Arc::clone(&moments), name.clone());
+            let (moments, looks, name) = (Arc::clone(&moments), Arc::clone(&looks), name.clone());
             async move {
                 loop {
                     // An API that is busy for a moment shows nothing, and the next look shows more.
                     if let Ok(moment) = look(&models, &pods, &name).await {
                         note(&moments, moment);
+                        looks.fetch_add(1, Ordering::Relaxed);
                     }
                     tokio::time::sleep(PAUSE).await;
                 }
             }
         });
-        Self { task, moments, begun: Instant::now(), name }
+        Self { task, moments, looks, begun: Instant::now(), name }
+    }
+
+    /// Waits for a look that began after this, and returns the time: what is asked for [since](Self::since) then is not older.
+    pub(crate) async fn caught_up(&self) -> Instant {
+        let looks = || self.looks.load(Ordering::Relaxed);
+        // One may be under way.
+        let enough = looks() + 2;
+        while looks() < enough {
+            tokio::time::sleep(PAUSE).await;
+        }
+        Instant::now()
     }
 
     /// What was seen since `since`, the state at that time included, and it is told.
