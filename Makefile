@@ -63,6 +63,7 @@ fmt: ## Format the code
 lint: build-tools ## What CI checks besides the tests
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --test accept --test autoscaling -- -D warnings # long suites, which are none of all targets
 	test -x $(ORTOLAN_CACHE)/bin/cargo-deny || cargo install --quiet --locked cargo-deny --version 0.20.2 --root $(ORTOLAN_CACHE)
 	$(ORTOLAN_CACHE)/bin/cargo-deny check bans licenses sources
 

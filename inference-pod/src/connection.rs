@@ -610,7 +610,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_does_not_take_its_answer_is_left_though_it_says_other_things() {
         let patience =
-            Patience { headers: NEVER, idle: NEVER, pause: NEVER, linger: NEVER, unread: SOON, leaving: SOON * 4 };
+            Patience { headers: NEVER, idle: NEVER, pause: NEVER, linger: NEVER, unread: NEVER, leaving: SOON };
         let lifecycle = Arc::<Lifecycle>::default();
         let (client, connection) = connected(patience, &lifecycle);
         let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());

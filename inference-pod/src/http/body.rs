@@ -89,9 +89,19 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
+/// Bytes of the body, where the headers say so.
+fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
+}
+
+/// Bytes of a body that its client sends whatever it is answered: none where it asked first whether to.
+#[must_use]
+pub fn on_its_way(headers: &HeaderMap) -> u64 {
+    announced(headers).filter(|_| !headers.contains_key(header::EXPECT)).unwrap_or_default()
+}
+
 fn check_length(headers: &HeaderMap, max_body_bytes: u64) -> Result<(), ApiError> {
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    match length {
+    match announced(headers) {
         Some(length) if length > max_body_bytes => Err(body_too_large(&format!("{length} bytes"), max_body_bytes)),
         _ => Ok(()),
     }

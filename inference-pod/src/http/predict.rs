@@ -194,7 +194,7 @@ pub async fn measured<T>(
             let failed = conclusion(outcome, error.status().as_u16(), &told);
             counted.end(Conclusion { reason: Some(reason), ..failed });
             if error.status() == StatusCode::TOO_MANY_REQUESTS {
-                app.refusals.turn(caller.body_bytes(), deadline).await;
+                app.refusals.turn(body::on_its_way(caller.headers()), deadline).await;
             }
         }
     }

@@ -39,10 +39,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::http::{
-    HeaderMap, HeaderName,
-    header::{CONTENT_LENGTH, EXPECT},
-};
+use axum::http::{HeaderMap, HeaderName};
 #[cfg(feature = "metrics")]
 use prometheus_client::encoding::EncodeLabelValue;
 use smallvec::SmallVec;
@@ -279,14 +276,10 @@ pub struct Caller<'a> {
 }
 
 impl Caller<'_> {
-    /// Bytes of the request's body that are on their way, as its headers say: none where its client asked whether to send them.
+    /// What came with the request.
     #[must_use]
-    pub fn body_bytes(&self) -> u64 {
-        if self.headers.contains_key(EXPECT) {
-            return 0;
-        }
-        let length = self.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-        length.and_then(|length| length.parse().ok()).unwrap_or_default()
+    pub fn headers(&self) -> &HeaderMap {
+        self.headers
     }
 
     fn who(&self) -> Who {

@@ -47,6 +47,7 @@ def rows(bench: Bench) -> Iterator[Row]:
 def beside_bare(bench: Bench, form: Format, claims: list[Claim]) -> list[Row]:
     request = form(MINILM, "minilm")
     with bench.serve(model(MINILM)) as server:
+        require(server, request)
         bench.warm_up(server, request)
 
         def asked() -> float:
