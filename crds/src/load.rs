@@ -43,10 +43,14 @@ pub struct Load {
 pub struct ModelLoad {
     /// Its name.
     pub name: String,
+    /// Requests that have come in whole and are being decoded now, or wait for it. Their samples wait once they are decoded.
+    pub decoding: u64,
     /// Samples that wait now.
     pub queued: u64,
     /// Samples that run now, on all of its instances together.
     pub inflight: u64,
+    /// Integral of the requests that are being decoded over time, up to now; see [`Self::queued_sample_seconds`].
+    pub decoding_request_seconds: f64,
     /// Integral of the waiting samples over time, up to now: the difference of two readings divided by the time between them
     /// is the exact average between them, however seldom one looks.
     pub queued_sample_seconds: f64,
@@ -73,8 +77,10 @@ mod tests {
     fn load() -> Load {
         let model = ModelLoad {
             name: "espresso".to_owned(),
+            decoding: 2,
             queued: 3,
             inflight: 8,
+            decoding_request_seconds: 4.5,
             queued_sample_seconds: 12.5,
             inflight_sample_seconds: 99.25,
             refused_total: 7,

@@ -371,12 +371,15 @@ impl Model {
     /// What `/load` says of it; with how many requests were answered `within` that latency, where one is named.
     #[must_use]
     pub fn load_at(&self, now: Instant, within: Option<Duration>) -> ModelLoad {
-        let (waiting, running) = (self.shared.waiting(now), self.shared.running(now));
+        let (decoding, waiting) = self.shared.decoding_and_waiting(now);
+        let running = self.shared.running(now);
         let answered = self.observer.answered(within);
         ModelLoad {
             name: self.name.clone(),
+            decoding: decoding.level as u64,
             queued: waiting.level as u64,
             inflight: running.level as u64,
+            decoding_request_seconds: decoding.seconds,
             queued_sample_seconds: waiting.seconds,
             inflight_sample_seconds: running.seconds,
             refused_total: self.observer.refused_total(),

@@ -146,13 +146,63 @@ fn the_averages_and_latencies_are_those_that_the_clients_see() {
     assert_eq!(before, seen.len() as u64, "all of them within 10 min");
 }
 
+/// The model takes a moment and the picture takes long: what the clients wait for is its decoding.
+#[test]
+fn what_is_being_decoded_or_waits_for_it_is_told() {
+    const CLIENTS: usize = 4;
+    const DECODING: &str = "ortolan_decoding_requests{model=\"fixed\"}";
+    let options = "task: image-classification, max_queue_ms: 60000, request_timeout_ms: 60000";
+    let server = Server::start_with("threads: 1", &item("fixed", "fixed-batch", options));
+    let mut picture = std::io::Cursor::new(Vec::new());
+    image::DynamicImage::new_rgb8(2000, 2000).write_to(&mut picture, image::ImageFormat::Png).unwrap();
+    let picture = picture.into_inner();
+    assert_eq!(server.metric(DECODING), 0.0);
+    let enough = AtomicBool::new(false);
+    let (first, second) = std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                while !enough.load(Ordering::SeqCst) {
+                    let answer = server.post("/predict/fixed", "image/png", &picture);
+                    assert_eq!(answer.status, 200, "{}", answer.text());
+                }
+            });
+        }
+        let answered = |count| only(load(&server)).answered_total >= count;
+        eventually("all clients are at it", || answered(2 * CLIENTS as u64));
+        eventually("most of them are in the gauge", || server.metric(DECODING) >= CLIENTS as f64 / 2.0);
+        let first = load(&server);
+        eventually("some time passes", || answered(10 * CLIENTS as u64));
+        let second = load(&server);
+        enough.store(true, Ordering::SeqCst);
+        (first, second)
+    });
+    let time = second.uptime_seconds - first.uptime_seconds;
+    let (first, second) = (only(first), only(second));
+    let decoding = (second.decoding_request_seconds - first.decoding_request_seconds) / time;
+    let rest = second.queued_sample_seconds + second.inflight_sample_seconds
+        - first.queued_sample_seconds
+        - first.inflight_sample_seconds;
+    assert!(decoding > CLIENTS as f64 / 2.0, "{decoding} of {CLIENTS}, {rest} s in queue and runs");
+    assert!(decoding + rest / time <= CLIENTS as f64 * 1.01, "{decoding} and {} of {CLIENTS}", rest / time);
+    let end = only(load(&server));
+    assert_eq!((end.decoding, end.queued, end.inflight), (0, 0, 0), "{end:?}");
+    assert_eq!(server.metric(DECODING), 0.0);
+}
+
 /// All that must not fall.
-fn counters(load: &Load) -> [f64; 6] {
+fn counters(load: &Load) -> [f64; 7] {
     let ModelLoad {
-        queued_sample_seconds, inflight_sample_seconds, refused_total, answered_total, within_total, ..
+        decoding_request_seconds,
+        queued_sample_seconds,
+        inflight_sample_seconds,
+        refused_total,
+        answered_total,
+        within_total,
+        ..
     } = only(load.clone());
     [
         load.uptime_seconds,
+        decoding_request_seconds,
         queued_sample_seconds,
         inflight_sample_seconds,
         refused_total as f64,

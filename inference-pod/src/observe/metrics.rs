@@ -211,10 +211,10 @@ mod tests {
         let (model, now) = (metrics.model("espresso", &bounds(None), false), Instant::now());
         let says = |line: &str| metrics.prometheus_text().lines().any(|seen| seen == line);
         model.enqueued(7, 7, now);
-        model.scraped(Duration::ZERO, now + Duration::from_secs(300));
+        model.scraped(0, Duration::ZERO, now + Duration::from_secs(300));
         assert!(says("ortolan_queue_depth_max{model=\"espresso\"} 7"));
         model.dequeued(7, 0);
-        model.scraped(Duration::ZERO, now + Duration::from_secs(310));
+        model.scraped(0, Duration::ZERO, now + Duration::from_secs(310));
         assert!(says("ortolan_queue_depth_max{model=\"espresso\"} 7"), "ten seconds ago it was");
     }
 
@@ -372,9 +372,9 @@ mod tests {
         let changes: [&dyn Fn(&ModelMetrics); 6] = [
             &ModelMetrics::received,
             &|model| model.enqueued(3, 3, now),
-            &|model| model.scraped(Duration::from_secs(1), now),
+            &|model| model.scraped(0, Duration::from_secs(1), now),
             &|model| model.dequeued(3, 0),
-            &|model| model.scraped(Duration::ZERO, later),
+            &|model| model.scraped(0, Duration::ZERO, later),
             &|model| model.ended(Outcome::ok, Duration::from_millis(3), None, now, None),
         ];
         for change in changes {

@@ -60,7 +60,7 @@ impl ModelMetrics {
     pub fn run_ended(&self, _samples: usize, _time: Duration) {}
     pub fn left_run(&self, _samples: usize) {}
     pub fn overloaded(&self, _overloaded: bool) {}
-    pub fn scraped(&self, _oldest: Duration, _now: Instant) {}
+    pub fn scraped(&self, _decoding: usize, _oldest: Duration, _now: Instant) {}
     pub fn loaded(&self, _load: Duration, _warmup: Duration, _instances: usize) {}
     pub fn instance_lost(&self) {}
     pub fn instance_broke(&self) {}

@@ -208,6 +208,7 @@ struct Families {
     latency_max: Family<ModelLabel, Seconds>,
     queue_depth: Family<ModelLabel, GuardedGauge>,
     queue_depth_max: Family<ModelLabel, Gauge>,
+    decoding: Family<ModelLabel, Gauge>,
     inflight: Family<ModelLabel, Gauge>,
     oldest_age: Family<ModelLabel, Seconds>,
     enqueued: Family<ModelLabel, GuardedCounter>,
@@ -237,9 +238,9 @@ pub(super) fn latency_bounds(objective: Option<Duration>) -> Vec<f64> {
     bounds
 }
 
-/// 0.1 ms to 0.8 s by steps of two.
+/// 0.2 ms to 0.8 s by steps of two.
 fn queue_buckets() -> Buckets {
-    Buckets::new(exponential_buckets(0.000_1, 2.0, 14))
+    Buckets::new(exponential_buckets(0.000_2, 2.0, 13))
 }
 
 /// 0.2 ms to 1.6 s by steps of two.
@@ -318,6 +319,11 @@ impl Families {
             "Longest predicted wait that is let in (max_queue_ms)",
             self.queue_limit.clone(),
         );
+        r.register(
+            "decoding_requests",
+            "Requests that have come in whole and are being decoded, or wait for it",
+            self.decoding.clone(),
+        );
         r.register("inflight_samples", "Samples that run", self.inflight.clone());
         r.register("queue_oldest_age_seconds", "Age of the sample that has waited longest", self.oldest_age.clone());
         r.register("samples_enqueued", "Samples let into the queue", self.enqueued.clone());
@@ -380,6 +386,7 @@ impl Families {
             latency_max: (Maximum::new(now), self.latency_max.get_or_create_owned(&label)),
             queue_depth: self.queue_depth.get_or_create_owned(&label),
             queue_depth_max: (Maximum::new(now), self.queue_depth_max.get_or_create_owned(&label)),
+            decoding: self.decoding.get_or_create_owned(&label),
             inflight: self.inflight.get_or_create_owned(&label),
             oldest_age: self.oldest_age.get_or_create_owned(&label),
             enqueued: self.enqueued.get_or_create_owned(&label),
@@ -411,6 +418,7 @@ struct Handles {
     latency_max: (Maximum, Seconds),
     queue_depth: GuardedGauge,
     queue_depth_max: (Maximum, Gauge),
+    decoding: Gauge,
     inflight: Gauge,
     oldest_age: Seconds,
     enqueued: GuardedCounter,
@@ -549,16 +557,18 @@ impl ModelMetrics {
         self.0.overloaded.set(i64::from(overloaded));
     }
 
-    /// What is looked up at each scrape; `oldest` is the age of the sample that has waited longest.
-    pub fn scraped(&self, oldest: Duration, now: Instant) {
+    /// What is looked up at each scrape: how many requests are being decoded, and the age of the sample that has waited longest.
+    pub fn scraped(&self, decoding: usize, oldest: Duration, now: Instant) {
         let seen = self.0.peek();
+        let decoding = i64::try_from(decoding).unwrap_or(i64::MAX);
         let oldest = oldest.as_secs_f64();
         let longest = Duration::from_micros(seen.latency_max.0.get(now)).as_secs_f64();
         // What stands still was recorded when it came, which may be long ago.
         seen.queue_depth_max.0.record(u64::try_from(seen.queue_depth.get()).unwrap_or_default(), now);
         let deepest = i64::try_from(seen.queue_depth_max.0.get(now)).unwrap_or(i64::MAX);
-        let told = (seen.oldest_age.get(), seen.latency_max.1.get(), seen.queue_depth_max.1.get());
-        if told != (oldest, longest, deepest) {
+        let told = (seen.decoding.get(), seen.oldest_age.get(), seen.latency_max.1.get(), seen.queue_depth_max.1.get());
+        if told != (decoding, oldest, longest, deepest) {
+            self.0.decoding.set(decoding);
             self.0.oldest_age.set(oldest);
             self.0.latency_max.1.set(longest);
             self.0.queue_depth_max.1.set(deepest);

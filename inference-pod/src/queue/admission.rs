@@ -79,7 +79,7 @@ pub(super) struct Admitted {
     /// Requests that asked for a place and have not been let in yet.
     reserved: usize,
     /// Those of them that are complete: work that is certain to come.
-    complete: usize,
+    pub(super) complete: Integral,
     held: usize,
     /// How many were refused.
     refused: u32,
@@ -110,7 +110,7 @@ impl<T> Queue<T> {
     #[must_use]
     pub fn predicted_wait(&self, now: Instant) -> Duration {
         // A request whose body is still on its way is no work yet; slow senders must not shut others out.
-        let queued = self.admitted.work.saturating_add(self.usual_cost(self.admitted.complete));
+        let queued = self.admitted.work.saturating_add(self.usual_cost(self.decoding()));
         let busy_for = |busy: &Option<Instant>| busy.map_or(Duration::ZERO, |end| end.saturating_duration_since(now));
         begun_after(self.working().map(busy_for).collect(), self.pace.of(queued))
     }
@@ -124,7 +124,7 @@ impl<T> Queue<T> {
         self.admit_wait(0, now)?;
         self.admit_samples(1)?;
         let limit = self.limits.samples.saturating_mul(INCOMING_PER_PLACE);
-        if self.admitted.reserved - self.admitted.complete >= limit {
+        if self.admitted.reserved - self.decoding() >= limit {
             return Err(self.refused(Bound::Incoming(limit), Duration::ZERO));
         }
         self.admitted.reserved += 1;
@@ -150,7 +150,7 @@ impl<T> Queue<T> {
     pub fn complete(&mut self, now: Instant) -> Result<(), Refused> {
         self.admit_wait(0, now)?;
         self.admit_samples(1)?;
-        self.admitted.complete += 1;
+        self.admitted.complete.set(self.decoding() + 1, now);
         Ok(())
     }
 
@@ -169,10 +169,12 @@ impl<T> Queue<T> {
     }
 
     /// Ends what [`Self::reserve`] began: gives the place back, and the bytes that were held.
-    pub fn release(&mut self, held: usize, complete: bool) {
+    pub fn release(&mut self, held: usize, complete: bool, now: Instant) {
         let admitted = &mut self.admitted;
         admitted.reserved = admitted.reserved.saturating_sub(1);
-        admitted.complete = admitted.complete.saturating_sub(usize::from(complete));
+        if complete {
+            admitted.complete.set(admitted.complete.level().saturating_sub(1), now);
+        }
         admitted.held = admitted.held.saturating_sub(held);
     }
 
@@ -204,7 +206,7 @@ impl<T> Queue<T> {
     /// nothing else waits, those do not count; else a request that costs more than the whole bound could never get in.
     pub(super) fn admit_wait(&mut self, further: usize, now: Instant) -> Result<(), Refused> {
         let run = self.best_run();
-        let others_wait = self.samples() + self.admitted.complete > 0;
+        let others_wait = self.samples() + self.decoding() > 0;
         let further = if others_wait { self.drain_time(further) } else { Duration::ZERO };
         let wait = self.predicted_wait(now) + further;
         // It may be the first of the run that answers it: those before it have others, and all of that run is still to come.
@@ -221,7 +223,7 @@ impl<T> Queue<T> {
     }
 
     pub(super) fn admit_samples(&mut self, samples: usize) -> Result<(), Refused> {
-        let wanted = self.samples() + self.admitted.complete + samples;
+        let wanted = self.samples() + self.decoding() + samples;
         if wanted <= self.limits.samples {
             return Ok(());
         }
@@ -240,7 +242,7 @@ impl<T> Queue<T> {
         if known.saturating_add(bytes) <= limit {
             return Ok(());
         }
-        let over = self.drain_time(self.samples() + self.admitted.complete);
+        let over = self.drain_time(self.samples() + self.decoding());
         Err(self.refused(Bound::Bytes(limit), over))
     }
 

@@ -148,6 +148,17 @@ impl<T> Queue<T> {
         self.admitted.samples.read(now)
     }
 
+    /// Requests that are [complete](Self::complete) and not let in yet: their bodies are decoded, or wait for that.
+    #[must_use]
+    pub fn decoding(&self) -> usize {
+        self.admitted.complete.level()
+    }
+
+    /// Those requests, with their integral over time up to now.
+    pub fn decoding_over_time(&mut self, now: Instant) -> Reading {
+        self.admitted.complete.read(now)
+    }
+
     /// Bytes of the samples that wait.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -77,6 +77,8 @@ struct World {
     lost: [bool; INSTANCES],
     /// Milliseconds that samples have waited, one by one.
     waited: u64,
+    /// Milliseconds that requests were decoded.
+    decoded: u64,
 }
 
 impl World {
@@ -106,11 +108,12 @@ impl World {
             return;
         }
         if self.queue.complete(self.now).is_err() {
-            self.queue.release(0, false);
+            self.queue.release(0, false, self.now);
             return;
         }
         self.passes(millis);
-        self.queue.release(0, true);
+        self.decoded += millis;
+        self.queue.release(0, true, self.now);
         self.request(jobs, deadline, shape);
     }
 
@@ -239,7 +242,7 @@ proptest! {
         let mut world = World {
             queue, limits, now: Instant::now(), keys: Vec::new(), facts: Vec::new(), deadlines: Vec::new(), waiting: BTreeSet::new(),
             answered: BTreeMap::new(), running: [None; INSTANCES],
-            lost: [false; INSTANCES], waited: 0,
+            lost: [false; INSTANCES], waited: 0, decoded: 0,
         };
         for (millis, happening) in happenings {
             world.passes(millis);
@@ -258,6 +261,8 @@ proptest! {
         prop_assert_eq!(world.answered.len(), world.facts.len());
         let waited = world.queue.samples_over_time(world.now);
         prop_assert_eq!(waited, Reading { level: 0, seconds: world.waited as f64 / 1e3 });
+        let decoded = world.queue.decoding_over_time(world.now);
+        prop_assert_eq!(decoded, Reading { level: 0, seconds: world.decoded as f64 / 1e3 });
         prop_assert_eq!(world.queue.predicted_wait(world.now + Duration::from_secs(3600)), Duration::ZERO);
     }
 }

@@ -268,9 +268,23 @@ fn places_of_complete_requests_count_until_they_are_released() {
     }
     assert_eq!(queue.reserve(now).unwrap_err().bound, Bound::Samples(50));
     assert_eq!(queue.complete(now).unwrap_err().bound, Bound::Samples(50));
-    queue.release(0, true);
+    queue.release(0, true, now);
     assert!(queue.reserve(now).is_ok());
     assert!(queue.complete(now).is_ok());
+}
+
+#[test]
+fn what_is_being_decoded_is_counted_over_time() {
+    let now = Instant::now();
+    let mut queue: Queue<&'static str> = Queue::new(limits(), Times::default(), 1);
+    (0..3).for_each(|_| queue.reserve(now).unwrap());
+    assert_eq!(queue.decoding(), 0, "their bodies are on their way");
+    queue.complete(now).unwrap();
+    queue.complete(later(now, 500)).unwrap();
+    assert_eq!(queue.decoding(), 2);
+    queue.release(0, true, later(now, 1500));
+    queue.release(0, false, later(now, 1500));
+    assert_eq!(queue.decoding_over_time(later(now, 2000)), Reading { level: 1, seconds: 0.5 + 2.0 + 0.5 });
 }
 
 #[test]
@@ -294,7 +308,7 @@ fn senders_who_stall_take_nobodys_place_and_have_a_bound_of_their_own() {
     assert_eq!(names(&queue.take(0, now).batch), ["whole"]);
     queue.reserve(now).unwrap();
     assert_eq!(queue.reserve(now).unwrap_err().bound, Bound::Incoming(800));
-    queue.release(0, false);
+    queue.release(0, false, now);
     assert!(queue.reserve(now).is_ok());
 }
 
@@ -307,7 +321,7 @@ fn a_slow_sender_is_no_work_until_its_request_is_complete() {
     assert_eq!(queue.predicted_wait(now), Duration::ZERO);
     queue.complete(now).unwrap();
     assert_eq!(queue.predicted_wait(now), Duration::from_micros(2_500));
-    queue.release(0, true);
+    queue.release(0, true, now);
     assert_eq!(queue.predicted_wait(now), Duration::ZERO);
 }
 
@@ -383,7 +397,7 @@ fn bodies_on_their_way_are_bounded_in_bytes() {
     queue.hold(900, 0).unwrap();
     assert_eq!(queue.hold(101, 0).unwrap_err().bound, Bound::Bytes(1000));
     assert!(queue.push(vec![NewJob { bytes: 101, ..job("x", 1, later(now, 500)) }], now).is_err());
-    queue.release(900, false);
+    queue.release(900, false, now);
     queue.hold(1000, 0).unwrap();
 }
 

@@ -205,7 +205,7 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         if let Some(shared) = &self.shared {
-            shared.meeting.with(|queue| queue.release(self.held, self.complete));
+            shared.meeting.with(|queue| queue.release(self.held, self.complete, Instant::now()));
         }
     }
 }
@@ -301,7 +301,7 @@ impl Shared {
         reservation.shared = None;
         let pushed = self.meeting.bring(|queue| {
             // Under the same lock as the push, so that nobody slips in between.
-            queue.release(reservation.held, reservation.complete);
+            queue.release(reservation.held, reservation.complete, now);
             let keys = queue.push(jobs, now).map_err(|(refused, _)| PushError::Refused(refused))?;
             due.progress.entered(keys.len(), now);
             self.observer.metrics().enqueued(samples, queue.samples(), now);
@@ -411,10 +411,10 @@ impl Shared {
         self.instances.iter().any(|instance| !instance.is_lost())
     }
 
-    /// Samples that wait, with their integral over time up to now.
+    /// Requests that are being decoded, and samples that wait, each with their integral over time up to now.
     #[must_use]
-    pub fn waiting(&self, now: Instant) -> Reading {
-        self.meeting.with(|queue| queue.samples_over_time(now))
+    pub fn decoding_and_waiting(&self, now: Instant) -> (Reading, Reading) {
+        self.meeting.with(|queue| (queue.decoding_over_time(now), queue.samples_over_time(now)))
     }
 
     /// Samples that run on all instances together, with their integral over time up to now.

@@ -30,6 +30,11 @@ pub const LOAD_METRIC: &str = "ortolan_pod_load_samples";
 /// Samples that wait in a pod, likewise.
 pub const QUEUE_METRIC: &str = "ortolan_pod_queue_samples";
 
+/// The gauges of the pods that these are made of.
+const DECODING: &str = "ortolan_decoding_requests";
+const WAITING: &str = "ortolan_queue_depth";
+const RUNNING: &str = "ortolan_inflight_samples";
+
 /// The step in which a HorizontalPodAutoscaler looks, if nobody has set another.
 const STEP_SECONDS: i32 = 15;
 
@@ -167,8 +172,8 @@ impl Number {
     fn query(self, namespace: &str, model: &str, target: u32) -> String {
         let selector = format!("{{namespace=\"{namespace}\",ortolan_dev_inference_model=\"{model}\"}}");
         let samples = match self {
-            Self::Load => format!("ortolan_inflight_samples{selector} + ortolan_queue_depth{selector}"),
-            Self::Queue => format!("ortolan_queue_depth{selector}"),
+            Self::Load => [DECODING, WAITING, RUNNING].map(|gauge| format!("{gauge}{selector}")).join(" + "),
+            Self::Queue => [DECODING, WAITING].map(|gauge| format!("{gauge}{selector}")).join(" + "),
         };
         let (told, pods) = (format!("sum(max by (pod) ({samples}))"), format!("max by (pod) (up{selector})"));
         let silent = format!("(count({pods} == 0) or vector(0))");

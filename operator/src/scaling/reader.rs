@@ -90,6 +90,22 @@ struct Samples {
     queued: f64,
 }
 
+impl Samples {
+    /// What a model has now. What is being decoded waits for the model as much as what is in its queue: a request for one sample, as
+    /// long as nobody knows how many it has.
+    fn now(model: &ModelLoad) -> Self {
+        let queued = (model.decoding + model.queued) as f64;
+        Self { load: queued + model.inflight as f64, queued }
+    }
+
+    /// What it had on average in the `span` seconds between two answers.
+    fn average(before: &ModelLoad, now: &ModelLoad, span: f64) -> Self {
+        let average = |integral: fn(&ModelLoad) -> f64| (integral(now) - integral(before)).max(0.0) / span;
+        let queued = average(|model| model.decoding_request_seconds + model.queued_sample_seconds);
+        Self { load: queued + average(|model| model.inflight_sample_seconds), queued }
+    }
+}
+
 impl Default for Reader {
     fn default() -> Self {
         let mut connector = HttpConnector::new();
@@ -223,11 +239,7 @@ impl Answer {
     fn after(last: Option<&Self>, load: Load, at: Instant) -> Self {
         let before = last.map(|last| &last.load).filter(|before| before.started == load.started);
         let span = before.map(|before| load.uptime_seconds - before.uptime_seconds).filter(|span| *span > 0.0);
-        let now = largest(
-            load.models
-                .iter()
-                .map(|model| Samples { load: (model.queued + model.inflight) as f64, queued: model.queued as f64 }),
-        );
+        let now = largest(load.models.iter().map(Samples::now));
         let mut answer = Self {
             at,
             span: span.and_then(|span| Duration::try_from_secs_f64(span).ok()).unwrap_or_default(),
@@ -253,11 +265,7 @@ impl Answer {
             // No model of before: what there is now stands for the average.
             return;
         }
-        self.average = largest(known.iter().map(|(now, before)| {
-            let queued = (now.queued_sample_seconds - before.queued_sample_seconds).max(0.0) / span;
-            let running = (now.inflight_sample_seconds - before.inflight_sample_seconds).max(0.0) / span;
-            Samples { load: queued + running, queued }
-        }));
+        self.average = largest(known.iter().map(|(now, before)| Samples::average(before, now, span)));
         self.refused = known.iter().map(|(now, before)| now.refused_total.saturating_sub(before.refused_total)).sum();
         self.answered =
             known.iter().map(|(now, before)| now.answered_total.saturating_sub(before.answered_total)).sum();
@@ -273,11 +281,8 @@ impl Answer {
     fn average_over(&mut self, span: Duration) {
         if !self.has_span() && !span.is_zero() {
             let seconds = span.as_secs_f64();
-            let had = largest(self.load.models.iter().map(|model| {
-                let (queued, running) =
-                    (model.queued_sample_seconds / seconds, model.inflight_sample_seconds / seconds);
-                Samples { load: queued + running, queued }
-            }));
+            let nothing = ModelLoad::default();
+            let had = largest(self.load.models.iter().map(|model| Samples::average(&nothing, model, seconds)));
             // Never more than now: it may have answered others before.
             self.average = Samples { load: had.load.min(self.now.load), queued: had.queued.min(self.now.queued) };
         }
@@ -378,6 +383,21 @@ mod tests {
         model.queued_sample_seconds -= 0.5;
         let reading = take(&mut told, 2, vec![("a", Some(left)), ("b", Some(steady(0.5, 4)))], began);
         assert_eq!((reading.counted, reading.load, reading.load_now), (2, 8.0, 8.0));
+    }
+
+    #[test]
+    fn what_is_being_decoded_waits() {
+        let (mut told, began) = (Told::default(), Instant::now());
+        let decoding = |uptime: f64| {
+            let mut load = steady(uptime, 8);
+            (load.models[0].decoding, load.models[0].decoding_request_seconds) = (3, 3.0 * uptime);
+            load
+        };
+        let first = take(&mut told, 0, vec![("a", Some(decoding(10.0)))], began);
+        assert_eq!((first.load, first.queued), (11.0, 5.0));
+        let second = take(&mut told, 2, vec![("a", Some(decoding(12.0))), ("b", Some(decoding(0.5)))], began);
+        assert_eq!((second.load, second.queued), (11.0 * 1.25, 5.0 * 1.25), "{second:?}");
+        assert_eq!((second.load_now, second.queued_now), (22.0, 10.0), "{second:?}");
     }
 
     #[test]

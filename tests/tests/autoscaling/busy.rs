@@ -17,14 +17,13 @@ use crate::web;
 /// The InferenceModel of every test here.
 pub(crate) const NAME: &str = "busy";
 
-/// How many samples are in the pods under load. Not all of them wait in the queue or run, which is what counts: photos that are
-/// still to be decoded are on their way there.
-pub(crate) const CLIENTS: usize = 48;
+/// How many samples are under way under load. Some of them are always between a client and its pod, where nobody counts them.
+pub(crate) const CLIENTS: usize = 12;
 
-/// Replicas that [`CLIENTS`] samples ask for at [`PER_REPLICA`], be they all in the queue or a third of them not.
+/// Replicas that [`CLIENTS`] samples ask for at [`PER_REPLICA`], and as few as nine of them.
 pub(crate) const BUSY: usize = 3;
 
-const PER_REPLICA: u32 = 16;
+const PER_REPLICA: u32 = 4;
 
 /// The InferenceModel, scaled in this mode.
 pub(crate) fn model(mode: &str) -> Value {

@@ -44,16 +44,20 @@ fn prometheus_takes_them() {
 }
 
 /// A pod of three: what it tells, or nothing where it does not answer.
-type Pod = Option<[u32; 2]>;
+type Pod = Option<[u32; 3]>;
 
-/// Samples that run and wait in the pods of the InferenceModel, and in one that is of another.
+/// Requests that are being decoded, and samples that run and wait, in the pods of the InferenceModel, and in one that is of another.
 fn series(pods: &[Pod]) -> Vec<Value> {
     let labels = |pod: usize| format!("namespace=\"coffee\",ortolan_dev_inference_model=\"espresso\",pod=\"{pod}\"");
     let one = |series: String, value: u32| json!({"series": series, "values": value.to_string()});
     let of_pod = |(pod, told): (usize, &Pod)| {
         let up = one(format!("up{{{}}}", labels(pod)), u32::from(told.is_some()));
-        let told = told.iter().flat_map(|[running, waiting]| {
-            let named = [("ortolan_inflight_samples", *running), ("ortolan_queue_depth", *waiting)];
+        let told = told.iter().flat_map(|[decoding, running, waiting]| {
+            let named = [
+                ("ortolan_decoding_requests", *decoding),
+                ("ortolan_inflight_samples", *running),
+                ("ortolan_queue_depth", *waiting),
+            ];
             // The second model of the pod has less, so it does not count.
             named.into_iter().flat_map(|(name, value)| {
                 let of_model = |model: &str| format!("{name}{{{},model=\"{model}\"}}", labels(pod));
@@ -72,11 +76,16 @@ fn a_pod_that_does_not_answer_keeps_replicas_and_adds_none() {
     let [load, queue] = &of_keda()[..] else { panic!("not two triggers") };
     // The targets are 2,000 samples in a pod and 5 that wait.
     let cases: [(&str, &[Pod], u32, u32); 5] = [
-        ("all answer", &[Some([900, 100]), Some([400, 0]), Some([600, 0])], 2000, 100),
-        ("one is silent, the others are idle", &[Some([10, 0]), Some([10, 1]), None], 2021, 6),
-        ("one is silent, the others carry the target", &[Some([1998, 2]), Some([1997, 3]), None], 6000, 10),
-        ("one is silent, the others carry twice the target", &[Some([4000, 10]), Some([4000, 15]), None], 8025, 25),
-        ("one is silent, the other is above the target", &[Some([2500, 6]), None], 4000, 10),
+        ("all answer", &[Some([30, 870, 100]), Some([0, 400, 0]), Some([0, 600, 0])], 2000, 130),
+        ("one is silent, the others are idle", &[Some([0, 10, 0]), Some([1, 10, 0]), None], 2021, 6),
+        ("one is silent, the others carry the target", &[Some([0, 1998, 2]), Some([0, 1997, 3]), None], 6000, 10),
+        (
+            "one is silent, the others carry twice the target",
+            &[Some([0, 4000, 10]), Some([5, 4000, 10]), None],
+            8025,
+            25,
+        ),
+        ("one is silent, the other is above the target", &[Some([0, 2500, 6]), None], 4000, 10),
     ];
     let tests = cases.map(|(name, pods, of_load, of_queue)| {
         let expect = |query: &Query, value: u32| {
