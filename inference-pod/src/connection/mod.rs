@@ -9,15 +9,15 @@
 //! How long a connection may be silent is judged here and not by hyper, whose one time-out for headers cannot tell a client
 //! that stops in the middle of a request from one that keeps its connection for the next.
 
+mod lingering;
+mod listener;
+
 use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    pin::Pin,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -31,16 +31,17 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use socket2::{SockFilter, SockRef, Socket};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{Notify, watch},
     task::JoinSet,
-    time::{Instant, Sleep, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use tower::ServiceExt;
 
+use self::lingering::Lingering;
+pub use self::listener::listen;
 use crate::{
     leftover::Leftover,
     lifecycle::{Lifecycle, Phase},
@@ -86,42 +87,11 @@ const IDLE_BEFORE_CLOSE: Duration = Duration::from_millis(500);
 const FRAME_BYTES: u32 = 256 << 10;
 const WINDOW_BYTES: u32 = 4 << 20;
 
-/// Connections that the kernel holds while we are busy.
-const BACKLOG: i32 = 1024;
-
 /// The system is out of something; trying again at once would only fill the log.
 const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_secs(1);
 
 /// Share of the age that is left to chance, so that connections opened together are not closed together.
 const AGE_JITTER: f64 = 0.1;
-
-/// Opens a listening socket. On 0.0.0.0 it takes what comes to any address, of IPv6 too where the system has that: a pod of a
-/// cluster with IPv6 may have no other.
-///
-/// # Errors
-/// What the system said, for example that the port is taken.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    if address.ip() == IpAddr::from(Ipv4Addr::UNSPECIFIED) {
-        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, address.port()));
-        if let Ok(listener) = listen_on(any) {
-            return Ok(listener);
-        }
-    }
-    listen_on(address)
-}
-
-fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
-    let domain = socket2::Domain::for_address(address);
-    let socket = Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(false)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
-}
 
 /// What connections of a port may do.
 #[derive(Clone)]
@@ -160,7 +130,7 @@ pub async fn serve(listener: TcpListener, router: Router, terms: Terms) {
             () = reached(&mut phases, Phase::Closing) => break,
         }
     }
-    for stream in close(listener) {
+    for stream in listener::close(listener) {
         connections.spawn(connection(stream, router.clone(), terms.clone()));
     }
     while connections.join_next().await.is_some() {}
@@ -169,24 +139,6 @@ pub async fn serve(listener: TcpListener, router: Router, terms: Terms) {
 async fn reached(phases: &mut watch::Receiver<Phase>, phase: Phase) {
     // The sender lives as long as the process; were it gone, the process would be ending.
     let _ = phases.wait_for(|current| *current >= phase).await;
-}
-
-/// Closes a listener without losing the connections that the kernel has already accepted for it.
-fn close(listener: TcpListener) -> Vec<TcpStream> {
-    /// Classic BPF for «return 0»: every packet to the listener is dropped, so a new client tries again and meets a
-    /// closed port, while connections already established are not concerned.
-    const DROP_ALL: [SockFilter; 1] = [SockFilter::new(0x06, 0, 0, 0)];
-    if let Err(error) = SockRef::from(&listener).attach_filter(&DROP_ALL) {
-        tracing::debug!(%error, "cannot stop new connections before the listener closes");
-    }
-    let mut accepted = Vec::new();
-    if let Ok(listener) = listener.into_std() {
-        while let Ok((stream, _)) = listener.accept() {
-            let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-            accepted.extend(stream);
-        }
-    }
-    accepted
 }
 
 /// What a connection's task and its requests tell each other.
@@ -329,7 +281,7 @@ where
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES);
     let lifecycle = Arc::clone(&terms.lifecycle);
-    let stream = Lingering { stream, shared: Arc::clone(&shared), patience, lifecycle, closing: None };
+    let stream = Lingering::new(stream, Arc::clone(&shared), patience, lifecycle);
     let served = builder.serve_connection(TokioIo::new(stream), service);
     let mut served = std::pin::pin!(served);
 
@@ -423,88 +375,6 @@ async fn answer(
     Ok(response)
 }
 
-/// A stream that is closed politely: our side first, then what the client is still sending is read and thrown away for a
-/// moment, so that it sees our last answer instead of a reset.
-struct Lingering<S> {
-    stream: S,
-    shared: Arc<Shared>,
-    patience: Patience,
-    lifecycle: Arc<Lifecycle>,
-    closing: Option<Closing>,
-}
-
-/// Our side of a stream is closed.
-struct Closing {
-    /// When the client has paused long enough.
-    paused: Pin<Box<Sleep>>,
-    latest: Instant,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
-            self.shared.hears();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf));
-        self.shared.moves();
-        Poll::Ready(written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs));
-        self.shared.moves();
-        Poll::Ready(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.closing.is_none() {
-            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-        }
-        let Self { stream, shared: _, patience, lifecycle, closing } = &mut *self;
-        let Closing { paused, latest } = closing.get_or_insert_with(|| Closing {
-            paused: Box::pin(sleep(patience.pause)),
-            latest: Instant::now() + patience.linger,
-        });
-        let mut waste = [0; 16 << 10];
-        loop {
-            if paused.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Ok(()));
-            }
-            let mut buffer = ReadBuf::new(&mut waste);
-            match ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer)) {
-                // Somebody on a slow link is still sending. The end of the process does not wait for that.
-                Ok(()) if !buffer.filled().is_empty() => {
-                    if lifecycle.phase() < Phase::Closing {
-                        paused.as_mut().reset((Instant::now() + patience.pause).min(*latest));
-                    }
-                }
-                // The client has closed too, or is gone.
-                Ok(()) | Err(_) => return Poll::Ready(Ok(())),
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use axum::routing::get;
@@ -563,19 +433,6 @@ mod tests {
         asks(&mut kept).await;
         sleep(SOON * 3).await;
         asks(&mut kept).await;
-    }
-
-    #[tokio::test]
-    async fn every_address_is_one_of_either_family() {
-        let port = listen(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))).unwrap();
-        let port = (port.local_addr().unwrap().port(), port);
-        TcpStream::connect((Ipv4Addr::LOCALHOST, port.0)).await.unwrap();
-        // Where the machine has IPv6.
-        if listen(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))).is_ok() {
-            TcpStream::connect((Ipv6Addr::LOCALHOST, port.0)).await.unwrap();
-        }
-        let one = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
-        assert_eq!(one.local_addr().unwrap().ip(), Ipv4Addr::LOCALHOST);
     }
 
     #[tokio::test]
