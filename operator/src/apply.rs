@@ -135,7 +135,7 @@ impl Writer {
     /// but part of the answer.
     pub async fn apply(&self, objects: Objects, observed: &Observed) -> Result<Applied, ApplyError> {
         // No `..`: a kind that is added and forgotten here does not compile.
-        let Objects { config_maps, services, deployments, dashboards, scaler } = objects;
+        let Objects { config_maps, services, deployments, without_first, dashboards, scaler } = objects;
         let mut applied = Applied::default();
         let owner = Owner::Model(&observed.model);
         let wanted = Wanted {
@@ -155,17 +155,19 @@ impl Writer {
         for service in services {
             self.put(service, &observed.services, owner, &mut applied).await?;
         }
-        for (index, deployment) in deployments.into_iter().enumerate() {
+        let mut first_is_refused = false;
+        for (index, mut deployment) in deployments.into_iter().enumerate() {
             let refusals = applied.refusals.len();
+            if first_is_refused && let Some(replicas) = without_first.get(&deployment.name_any()) {
+                deployment.spec.replicas = Some(*replicas);
+            }
             // A revision's ConfigMap and Deployment have one name. No pod runs with a config that somebody else wrote.
             let has_config = !without_config.contains(&deployment.name_any());
             if has_config {
                 self.put(deployment, &observed.deployments, owner, &mut applied).await?;
             }
             // The first is the one that is worked towards. While it cannot be had, no other makes room for it.
-            if index == 0 && (!has_config || applied.refusals.len() > refusals) {
-                break;
-            }
+            first_is_refused |= index == 0 && (!has_config || applied.refusals.len() > refusals);
         }
         for dashboard in dashboards {
             self.put(dashboard, &observed.config_maps, owner, &mut applied).await?;

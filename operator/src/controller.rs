@@ -52,7 +52,7 @@ use crate::{
     status::{self, Facts},
     stuck,
     traces::{Ending, Trace, Traces},
-    validate::{Checked, Refusal, validate},
+    validate::{Checked, validate},
     waiting::{Change, Waiting},
 };
 
@@ -62,8 +62,10 @@ const CONCURRENT: u16 = 32;
 /// A reconcile that takes longer is given up and tried again.
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What was refused may be allowed by now; no event tells.
-const REFUSED_INTERVAL: Duration = Duration::from_secs(5);
+/// What was refused may be allowed by now; no event tells. Twice as long after each time that it was not.
+const SHORTEST_REFUSED: Duration = Duration::from_secs(5);
+/// See [`SHORTEST_REFUSED`].
+const LONGEST_REFUSED: Duration = Duration::from_secs(30);
 
 /// A pod that says nothing is asked about.
 const SILENT_INTERVAL: Duration = Duration::from_secs(4);
@@ -105,7 +107,7 @@ pub struct Context {
     pub waiting: Arc<Waiting>,
     /// Where changes are told that concern an InferenceModel.
     pub changed: mpsc::Sender<Change>,
-    /// How often in a row the reconcile of an object failed.
+    /// How often in a row the reconcile of an object failed, or something of it was refused.
     pub failures: Mutex<HashMap<ObjectRef<InferenceModel>, u32>>,
 }
 
@@ -306,9 +308,12 @@ async fn attempt(model: Arc<InferenceModel>, context: &Context, trace: Option<&T
         }
     };
     match done.unwrap_or(Err(ReconcileError::Timeout)) {
-        Ok(next) => {
-            let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
-            failures.remove(&ObjectRef::from_obj(&*model));
+        Ok(Rest { next, is_refused }) => {
+            let next = if is_refused { next.min(pause_of_refused(&model, context)) } else { next };
+            if !is_refused {
+                let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
+                failures.remove(&ObjectRef::from_obj(&*model));
+            }
             context.metrics.reconciled(ReconcileResult::ok, began.elapsed());
             traced(Some(ReconcileResult::ok), Some(next), None);
             Ok(Action::requeue(next))
@@ -327,12 +332,19 @@ async fn attempt(model: Arc<InferenceModel>, context: &Context, trace: Option<&T
     }
 }
 
-/// observe ▸ validate ▸ build ▸ apply ▸ status. Returns for how long nothing needs to be done, if nothing happens.
+/// For how long nothing needs to be done, if nothing happens.
+struct Rest {
+    next: Duration,
+    /// Something of what is wanted is refused, and may be allowed later.
+    is_refused: bool,
+}
+
+/// observe ▸ validate ▸ build ▸ apply ▸ status.
 async fn bring_about(
     model: Arc<InferenceModel>,
     context: &Context,
     trace: Option<&Trace>,
-) -> Result<Duration, ReconcileError> {
+) -> Result<Rest, ReconcileError> {
     let mut steps = context.metrics.steps(trace);
     let observed = observe(model, &context.sources, crate::clock::now());
     let findings = findings(&observed);
@@ -340,7 +352,9 @@ async fn bring_about(
     let checked = validate(&observed.model.spec, context.prometheus.as_deref());
     steps.ended(Step::validate);
     let (revisions, target) = revisions(&observed, checked.as_ref().ok(), &context.images);
-    let plan = target.as_ref().map(|target| rollout::plan(&situation(&observed, &revisions, target, &findings)));
+    let led_for = context.leadership.led_for();
+    let plan =
+        target.as_ref().map(|target| rollout::plan(&situation(&observed, &revisions, target, &findings, led_for)));
 
     scaling::spec::follow(&context.scaler, &observed, plan.as_ref(), checked.is_err());
     let scaler = build::autoscaler::scaler(&observed, checked.as_ref().ok());
@@ -396,7 +410,10 @@ async fn bring_about(
     steps.ended(Step::status);
     match failure {
         Some(error) => Err(error.into()),
-        None => Ok(next_look(&observed, plan.as_ref(), &applied, checked.as_ref().err())),
+        None => Ok(Rest {
+            next: next_look(&observed, plan.as_ref()),
+            is_refused: !applied.refusals.is_empty() && checked.is_ok(),
+        }),
     }
 }
 
@@ -463,6 +480,7 @@ fn situation(
     revisions: &Revisions,
     target: &str,
     findings: &BTreeMap<String, Finding>,
+    led_for: Duration,
 ) -> Situation {
     let spec = &observed.model.spec;
     let is_of_target = |pod: &Pod| pod.labels().get(names::REVISION_LABEL).is_some_and(|revision| revision == target);
@@ -484,6 +502,7 @@ fn situation(
         surge_timeout: spec.rollout.surge_timeout.length(),
         progress_deadline: spec.rollout.progress_deadline.length(),
         cause: found.map(|(_, finding)| finding.message()).or_else(still_at),
+        led_since: observed.now - led_for,
         now: observed.now,
     }
 }
@@ -526,14 +545,11 @@ fn kept(revisions: &Revisions, objects: Option<&Objects>) -> Revisions {
 }
 
 /// When to look again if nothing happens.
-fn next_look(observed: &Observed, plan: Option<&Plan>, applied: &Applied, refusal: Option<&Refusal>) -> Duration {
+fn next_look(observed: &Observed, plan: Option<&Plan>) -> Duration {
     let mut next = REST_INTERVAL.mul_f64(fastrand::f64().mul_add(0.2, 0.9));
     if let Some(moment) = plan.and_then(|plan| plan.look_again) {
         // A little later, so that the moment has come.
         next = next.min(moment.duration_since(observed.now).unsigned_abs() + Duration::from_millis(10));
-    }
-    if !applied.refusals.is_empty() && refusal.is_none() {
-        next = next.min(REFUSED_INTERVAL);
     }
     if plan.is_some_and(|plan| plan.stage == Stage::TerminatingFirst) {
         next = next.min(OVERDUE_AFTER);
@@ -544,14 +560,27 @@ fn next_look(observed: &Observed, plan: Option<&Plan>, applied: &Applied, refusa
     next
 }
 
-/// Twice as long after each failure in a row, with jitter.
 fn pause_after(model: &InferenceModel, error: &ReconcileError, context: &Context) -> Duration {
+    let (count, pause) = longer_each_time(model, context, SHORTEST_PAUSE, LONGEST_PAUSE);
+    tell_failure(model, error, count, pause);
+    pause
+}
+
+fn pause_of_refused(model: &InferenceModel, context: &Context) -> Duration {
+    longer_each_time(model, context, SHORTEST_REFUSED, LONGEST_REFUSED).1
+}
+
+/// How often in a row it was to be tried again, and a pause that is twice as long after each time, with jitter.
+fn longer_each_time(
+    model: &InferenceModel,
+    context: &Context,
+    shortest: Duration,
+    longest: Duration,
+) -> (u32, Duration) {
     let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
     let count = failures.entry(ObjectRef::from_obj(model)).and_modify(|count| *count += 1).or_insert(1);
-    let pause = SHORTEST_PAUSE.saturating_mul(1 << (*count - 1).min(16)).min(LONGEST_PAUSE);
-    let pause = pause.mul_f64(fastrand::f64().mul_add(0.5, 0.75));
-    tell_failure(model, error, *count, pause);
-    pause
+    let pause = shortest.saturating_mul(1 << (*count - 1).min(16)).min(longest);
+    (*count, pause.mul_f64(fastrand::f64().mul_add(0.5, 0.75)))
 }
 
 fn tell_failure(model: &InferenceModel, error: &ReconcileError, failures: u32, pause: Duration) {

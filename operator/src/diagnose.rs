@@ -138,7 +138,18 @@ pub fn progress(pod: &Pod) -> Progress {
 }
 
 /// What the scheduler says where a pod would fit if another one went.
-const ROOM_WOULD_HELP: [&str; 4] = ["Insufficient ", "Too many pods", "free ports", "anti-affinity"];
+const ROOM_WOULD_HELP: [&str; 6] = [
+    "Insufficient ",
+    "Too many pods",
+    "free ports",
+    "anti-affinity",
+    "ReadWriteOncePod access mode",
+    "cannot allocate all claims",
+];
+
+/// Why a pod has no node: there is none for it, or somebody else lets it in only when there is room, as Kueue does.
+const NO_NODE: [&str; 2] = ["Unschedulable", SCHEDULING_GATED];
+const SCHEDULING_GATED: &str = "SchedulingGated";
 
 /// Since when the scheduler has had no room for a pod. None where room would not help, as with a claim that is missing or
 /// a label that no node has.
@@ -146,15 +157,15 @@ const ROOM_WOULD_HELP: [&str; 4] = ["Insufficient ", "Too many pods", "free port
 pub fn waits_for_room_since(pod: &Pod) -> Option<Timestamp> {
     let verdict = verdict(pod)?;
     let sentence = verdict.message.as_deref().unwrap_or_default();
-    let room_would_help = ROOM_WOULD_HELP.iter().any(|words| sentence.contains(words));
+    let is_gated = verdict.reason.as_deref() == Some(SCHEDULING_GATED);
+    let room_would_help = is_gated || ROOM_WOULD_HELP.iter().any(|words| sentence.contains(words));
     verdict.last_transition_time.as_ref().filter(|_| room_would_help).map(|time| time.0)
 }
 
 fn verdict(pod: &Pod) -> Option<&k8s_openapi::api::core::v1::PodCondition> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    conditions
-        .iter()
-        .find(|it| it.type_ == "PodScheduled" && it.status == "False" && it.reason.as_deref() == Some("Unschedulable"))
+    let has_none = |reason: &Option<String>| reason.as_deref().is_some_and(|reason| NO_NODE.contains(&reason));
+    conditions.iter().find(|it| it.type_ == "PodScheduled" && it.status == "False" && has_none(&it.reason))
 }
 
 fn unschedulable(pod: &Pod) -> Option<Finding> {
@@ -211,9 +222,15 @@ fn of_container(pod: &Pod, status: &ContainerStatus) -> Option<Finding> {
         // The last end stays in view while the container tries again, or the reason would come and go with each try.
         let last = status.last_state.as_ref().and_then(|last| last.terminated.clone());
         let ended = state.terminated.or(last).filter(|ended| ended.exit_code != 0 || status.restart_count > 0)?;
-        let succeeded_at_last = ended.exit_code == 0 && names::fetched_model(&status.name).is_some();
+        let succeeded_at_last = ended.exit_code == 0 && is_to_end(pod, &status.name);
         (!succeeded_at_last).then(|| of_end(pod, status, &ended))
     })
+}
+
+/// Whether a container has done its work when it ends: those that come before the others do, unless they are sidecars.
+fn is_to_end(pod: &Pod, container: &str) -> bool {
+    let mut before = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    before.any(|it| it.name == container && it.restart_policy.as_deref() != Some("Always"))
 }
 
 /// The kubelet cannot start the container at all.

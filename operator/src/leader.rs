@@ -43,6 +43,8 @@ pub struct Leadership {
     began: Instant,
     /// Milliseconds after `began` until which writing is allowed.
     until: Arc<AtomicU64>,
+    /// The same from which it has been.
+    since: Arc<AtomicU64>,
     leading: watch::Sender<bool>,
 }
 
@@ -53,7 +55,7 @@ pub struct NotLeading;
 
 impl Default for Leadership {
     fn default() -> Self {
-        Self { began: Instant::now(), until: Arc::default(), leading: watch::Sender::new(false) }
+        Self { began: Instant::now(), until: Arc::default(), since: Arc::default(), leading: watch::Sender::new(false) }
     }
 }
 
@@ -65,6 +67,12 @@ impl Leadership {
     pub fn check(&self) -> Result<(), NotLeading> {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         if now < self.until.load(Ordering::Acquire) { Ok(()) } else { Err(NotLeading) }
+    }
+
+    /// For how long this process has led.
+    #[must_use]
+    pub fn led_for(&self) -> Duration {
+        self.began.elapsed().saturating_sub(Duration::from_millis(self.since.load(Ordering::Acquire)))
     }
 
     /// Turns true and false with the leadership.
@@ -86,8 +94,12 @@ impl Leadership {
     }
 
     fn allow_from(&self, asked: Instant) {
-        let until = asked.saturating_duration_since(self.began) + GIVE_UP_AFTER;
-        self.until.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Release);
+        let asked = asked.saturating_duration_since(self.began);
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        if self.check().is_err() {
+            self.since.store(millis(asked), Ordering::Release);
+        }
+        self.until.store(millis(asked + GIVE_UP_AFTER), Ordering::Release);
         self.leading.send_if_modified(|leading| !std::mem::replace(leading, true));
     }
 

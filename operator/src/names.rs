@@ -51,8 +51,14 @@ pub const FAILED_ANNOTATION: &str = "ortolan.dev/failed";
 /// On a revision's ConfigMap: why it was given up.
 pub const CAUSE_ANNOTATION: &str = "ortolan.dev/cause";
 
+/// On a revision's ConfigMap: the deadline by which it was given up, in seconds.
+pub const DEADLINE_ANNOTATION: &str = "ortolan.dev/deadline-seconds";
+
 /// On a revision's ConfigMap: since when its pods wait for old ones to make room.
 pub const TERMINATING_FIRST_ANNOTATION: &str = "ortolan.dev/terminating-first";
+
+/// On a revision's ConfigMap: since when that room has been free and its pods wait still.
+pub const ROOM_SINCE_ANNOTATION: &str = "ortolan.dev/room-since";
 
 /// On a revision's ConfigMap: how many pods there was room for when its pods had waited for some.
 pub const PLACES_ANNOTATION: &str = "ortolan.dev/places";

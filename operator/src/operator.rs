@@ -7,7 +7,7 @@ use std::{
 };
 
 use kube::{
-    Client,
+    Client, Config,
     runtime::events::{Recorder, Reporter},
 };
 use tokio::{
@@ -62,13 +62,21 @@ pub enum OperatorError {
     Signals(#[source] std::io::Error),
 }
 
+/// A client that tries nothing again by itself: who may write is asked right before each request, and a client that waits and sends a
+/// write again would do so long after the answer.
+async fn client() -> Result<Client, kube::Error> {
+    let mut config = Config::infer().await.map_err(kube::Error::InferConfig)?;
+    config.default_retry = false;
+    Client::try_from(config)
+}
+
 /// Runs until SIGTERM or SIGINT, with a log whose level can be changed.
 ///
 /// # Errors
 /// [`OperatorError`] where it cannot begin.
 pub async fn run(settings: Settings, level: Arc<LogLevel>) -> Result<(), OperatorError> {
     let began = Instant::now();
-    let client = Client::try_default().await.map_err(|error| OperatorError::Client(Box::new(error)))?;
+    let client = client().await.map_err(|error| OperatorError::Client(Box::new(error)))?;
     let listener = admin::listen(settings.listen).map_err(|error| OperatorError::Listen(settings.listen, error))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(OperatorError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(OperatorError::Signals)?;

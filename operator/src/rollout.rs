@@ -7,6 +7,9 @@
 //! Auto      Surge, until a new pod has been unschedulable for surgeTimeout; from then on InPlace
 //! ```
 //!
+//! Where the room of an old pod does not help a new one, it comes back after another surgeTimeout: Auto is Surge again then, and makes
+//! no room any more.
+//!
 //! More may be wanted than there is room for. Pods without room make none, so in place it goes by those that have it; once all of
 //! them are of the goal, it has taken over. Replicas that are added while a surge is under way go to the revision that has proved
 //! itself.
@@ -19,6 +22,9 @@ use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use crds::resource::RolloutStrategy;
 use k8s_openapi::jiff::Timestamp;
+
+/// Who leads anew gives nothing up sooner.
+const LOOKS_FIRST: Duration = Duration::from_secs(60);
 
 /// All that the plan depends on.
 #[derive(Debug, Clone)]
@@ -37,6 +43,8 @@ pub struct Situation {
     pub progress_deadline: Duration,
     /// What is wrong with the target's pods right now, or what they are at, for the record if it is given up.
     pub cause: Option<String>,
+    /// Since when somebody has led: before that nobody may have gone on with it.
+    pub led_since: Timestamp,
     /// The time.
     pub now: Timestamp,
 }
@@ -76,6 +84,8 @@ pub struct Record {
     pub failed: Option<Failure>,
     /// Since when old pods make room for its own.
     pub terminating_first: Option<Timestamp>,
+    /// Since when that room has been free, and its own pods still wait.
+    pub room_since: Option<Timestamp>,
     /// Pods that there is room for, where its own have waited for some.
     pub places: Option<u32>,
 }
@@ -87,6 +97,8 @@ pub struct Failure {
     pub at: Timestamp,
     /// What was wrong with its pods then.
     pub cause: String,
+    /// The deadline that had passed, where it was noted.
+    pub deadline: Option<Duration>,
 }
 
 /// What to do.
@@ -94,6 +106,9 @@ pub struct Failure {
 pub struct Plan {
     /// Replicas of each revision.
     pub replicas: BTreeMap<String, u32>,
+    /// The same of all but [`active`](Self::active), should its Deployment be refused: then no other makes room for it, and what is
+    /// wanted goes for them alone.
+    pub without_active: BTreeMap<String, u32>,
     /// Share of the requests that each revision gets, in percent; all 0 while no pod is ready.
     pub weights: BTreeMap<String, u32>,
     /// The revision that serves or is about to.
@@ -133,12 +148,15 @@ pub fn plan(situation: &Situation) -> Plan {
 
     let goal = goal(situation, &records);
     look_again = earliest(look_again, make_room_in_time(situation, &goal, &mut records));
+    look_again = earliest(look_again, give_room_back_in_time(situation, &goal, &mut records));
+    look_again = earliest(look_again, waits_until(situation).filter(|until| *until > situation.now));
     let replicas = replicas(situation, &goal, &records[&goal]);
+    let without_active = without(situation, &goal);
 
     remember_beginning(situation, &replicas, &mut records);
     let stage = stage(situation, &goal, &replicas, &mut records);
     let weights = weights(situation, &goal);
-    Plan { replicas, weights, active: goal, stage, records, look_again }
+    Plan { replicas, without_active, weights, active: goal, stage, records, look_again }
 }
 
 /// A revision that becomes the target starts anew: what it failed at before counts no longer.
@@ -155,21 +173,29 @@ fn turn_to_target(situation: &Situation, records: &mut BTreeMap<String, Record>)
     *record = Record { target_since: Some(target_since), completed: record.completed, ..Record::default() };
 }
 
-/// The target is given up once it has made no progress for `progress_deadline`: no pod of it turned ready.
+/// The target is given up once it has made no progress for `progress_deadline`: no pod of it turned ready. One that was given up by
+/// a shorter deadline gets another try.
+///
+/// Who leads anew looks a while first: nobody has gone on with it in the meantime, and what is ready may not have been told yet.
 fn give_up_in_time(situation: &Situation, records: &mut BTreeMap<String, Record>) -> Option<Timestamp> {
     let target = situation.target();
     let done = takes_over(situation);
     let record = records.get_mut(&situation.target)?;
+    if record.failed.as_ref().is_some_and(|failure| failure.deadline.is_some_and(|it| it < situation.progress_deadline))
+    {
+        *record = Record { target_since: record.target_since, completed: record.completed, ..Record::default() };
+    }
     if done || completed(record) || record.failed.is_some() {
         return None;
     }
     let progress = target.pods.iter().filter_map(|pod| pod.ready_since).max();
     let deadline = record.began?.max(progress.unwrap_or(Timestamp::MIN)) + situation.progress_deadline;
+    let deadline = deadline.max(situation.led_since + LOOKS_FIRST);
     if situation.now < deadline {
         return Some(deadline);
     }
     let cause = situation.cause.clone().unwrap_or_else(|| "its pods were not ready in time".to_owned());
-    record.failed = Some(Failure { at: situation.now, cause });
+    record.failed = Some(Failure { at: situation.now, cause, deadline: Some(situation.progress_deadline) });
     None
 }
 
@@ -221,6 +247,33 @@ fn make_room_in_time(situation: &Situation, goal: &str, records: &mut BTreeMap<S
     None
 }
 
+/// With Auto: room that has been free for `surge_timeout` and that no new pod has taken goes back to an old one. That it was made
+/// stays noted, so that none is made again.
+fn give_room_back_in_time(
+    situation: &Situation,
+    goal: &str,
+    records: &mut BTreeMap<String, Record>,
+) -> Option<Timestamp> {
+    let at_goal = situation.revisions.get(goal)?;
+    let record = records.get_mut(goal)?;
+    let mut pods = situation.revisions.values().flat_map(|revision| &revision.pods);
+    let others_have_room: u32 = situation.others(goal).map(|(_, revision)| revision.with_room()).sum();
+    let is_free = !pods.any(|pod| pod.terminating) && others_have_room < situation.wanted;
+    let still_waits = at_goal.waits_since().is_some() && at_goal.with_room() == 0;
+    let is_made = situation.strategy == RolloutStrategy::Auto && record.terminating_first.is_some();
+    if !(is_made && is_free && still_waits) {
+        record.room_since = None;
+        return None;
+    }
+    let patience_ends = *record.room_since.get_or_insert(situation.now) + situation.surge_timeout;
+    if situation.now < patience_ends {
+        return Some(patience_ends);
+    }
+    (record.terminating_first, record.room_since) = (None, None);
+    record.places.get_or_insert(others_have_room);
+    None
+}
+
 fn is_in_place(strategy: RolloutStrategy, record: &Record) -> bool {
     match strategy {
         RolloutStrategy::Surge | RolloutStrategy::Recreate => false,
@@ -235,7 +288,7 @@ fn replicas(situation: &Situation, goal: &str, record: &Record) -> BTreeMap<Stri
     let (mut replicas, given) = match situation.strategy {
         RolloutStrategy::Recreate => recreated(situation, goal, &at_goal),
         _ if is_in_place(situation.strategy, record) => in_place(situation, goal, &at_goal, record),
-        _ => surged(situation, goal, &at_goal),
+        _ => surged(situation, goal, &at_goal, record),
     };
     replicas.insert(goal.to_owned(), given);
     replicas
@@ -250,7 +303,7 @@ fn recreated(situation: &Situation, goal: &str, at_goal: &Revision) -> Shares {
     (kept(situation, goal, 0), given)
 }
 
-fn surged(situation: &Situation, goal: &str, at_goal: &Revision) -> Shares {
+fn surged(situation: &Situation, goal: &str, at_goal: &Revision, record: &Record) -> Shares {
     let wanted = situation.wanted;
     let mut keep = wanted.saturating_sub(at_goal.ready());
     let mut others = kept(situation, goal, keep);
@@ -258,7 +311,10 @@ fn surged(situation: &Situation, goal: &str, at_goal: &Revision) -> Shares {
     keep -= sum(&others);
     // More are wanted than when it began. What the goal has been given stays its own.
     let further = (wanted + 1).saturating_sub(at_goal.replicas).saturating_sub(sum(&others)).min(keep);
-    let proven = situation.others(goal).filter(|(_, revision)| revision.replicas > 0 && revision.is_proven());
+    // It may have made room for nothing.
+    let comes_back = at_goal.ready() == 0 && record.places.is_some();
+    let proven = situation.others(goal).filter(|(_, revision)| revision.is_proven());
+    let proven = proven.filter(|(_, revision)| revision.replicas > 0 || comes_back);
     if let Some((hash, _)) = proven.max_by_key(|(_, revision)| revision.record.completed)
         && at_goal.replicas > 0
     {
@@ -283,6 +339,20 @@ fn in_place(situation: &Situation, goal: &str, at_goal: &Revision, record: &Reco
     (others, wanted.saturating_sub(held).max(given))
 }
 
+/// Replicas of the others where the goal gets no more than it has: what there is stays as far as it is wanted, and the one that
+/// served last gets what is missing.
+fn without(situation: &Situation, goal: &str) -> BTreeMap<String, u32> {
+    let has = situation.revisions.get(goal).map_or(0, |revision| revision.replicas);
+    let wanted = situation.wanted.saturating_sub(has);
+    let mut others = kept(situation, goal, wanted);
+    let missing = wanted.saturating_sub(others.values().sum());
+    let proven = situation.others(goal).filter(|(_, revision)| revision.is_proven());
+    if let Some((hash, _)) = proven.max_by_key(|(_, revision)| revision.record.completed) {
+        *others.entry(hash.clone()).or_default() += missing;
+    }
+    others
+}
+
 /// Shares `keep` pods out among the other revisions, the one that served last first: ready pods, then, of revisions that
 /// have proved themselves, others too, for a pod that misses one probe is not lost. What was never ready only holds what a
 /// new pod may need.
@@ -304,14 +374,17 @@ fn kept(situation: &Situation, goal: &str, mut keep: u32) -> BTreeMap<String, u3
     replicas
 }
 
-/// The deadline runs from the first pod on, and stands still while no pod is wanted.
+/// The deadline runs from the first pod on, and stands still while no pod is wanted. It runs anew for pods that come once all that
+/// were asked for are ready: that they come late may be because nobody asked for them.
 fn remember_beginning(situation: &Situation, replicas: &BTreeMap<String, u32>, records: &mut BTreeMap<String, Record>) {
     let Some(record) = records.get_mut(&situation.target) else { return };
     if record.failed.is_some() || completed(record) {
         return;
     }
-    let given = replicas.get(&situation.target).is_some_and(|replicas| *replicas > 0);
-    record.began = given.then(|| record.began.unwrap_or(situation.now));
+    let target = situation.target();
+    let given = replicas.get(&situation.target).copied().unwrap_or_default();
+    let goes_on = given > target.replicas && target.ready() >= target.replicas;
+    record.began = (given > 0).then(|| record.began.filter(|_| !goes_on).unwrap_or(situation.now));
 }
 
 fn stage(
@@ -328,7 +401,7 @@ fn stage(
     let Some(record) = records.get_mut(goal) else { return Stage::Surging };
     if alone && situation.wanted > 0 && takes_over(situation) && !completed(record) {
         record.completed = Some(situation.now);
-        (record.failed, record.places) = (None, None);
+        (record.failed, record.room_since, record.places) = (None, None, None);
     }
     if alone && (completed(record) || situation.wanted == 0) {
         return Stage::Complete;
@@ -345,15 +418,22 @@ fn stage(
     if waits { Stage::WaitingForCapacity } else { Stage::Surging }
 }
 
-/// Whether the target is ready to be the only one: all of its pods are, or all that there is room for, where another served before
-/// and has no pod left that could make some.
+/// Whether the target is ready to be the only one: all of its pods are, or all that there is room for, where no other has a pod left
+/// that could make some. The first one waits for room a while: it may come yet.
 fn takes_over(situation: &Situation) -> bool {
     let target = situation.target();
     let has_served = situation.others(&situation.target).any(|(_, revision)| revision.record.completed.is_some());
     let are_gone = situation.others(&situation.target).all(|(_, revision)| revision.pods.is_empty());
     let waiting = count(target.pods.iter().filter(|pod| pod.waits_for_room()).count());
     let ready = target.ready();
-    ready >= situation.wanted || (ready > 0 && ready + waiting >= situation.wanted && has_served && are_gone)
+    let has_waited = waits_until(situation).is_some_and(|until| until <= situation.now);
+    let all_with_room = ready > 0 && ready + waiting >= situation.wanted;
+    ready >= situation.wanted || (all_with_room && are_gone && (has_served || has_waited))
+}
+
+/// Until when the target's pods wait for room before it goes on without them.
+fn waits_until(situation: &Situation) -> Option<Timestamp> {
+    Some(situation.target().waits_since()? + situation.surge_timeout)
 }
 
 /// Whether it has taken over since it became the target.

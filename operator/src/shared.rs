@@ -55,6 +55,9 @@ const TOGETHER: Duration = Duration::from_millis(250);
 /// Namespaces at once; more would only queue up at the API server.
 const CONCURRENT: usize = 8;
 
+/// A write that takes longer has failed.
+const SHARE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Pauses between tries after errors and refusals, twice as long after each.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 /// See [`SHORTEST_PAUSE`].
@@ -373,10 +376,14 @@ impl Shared {
         }
         let wanted = (!owners.is_empty()).then(|| build(namespace, &owners, rounds.labels));
         let (is_wanted, is_there) = (wanted.is_some(), live.contains_key(names::SHARED));
-        let applied = match rounds.writer.share(namespace, wanted, &live).await {
-            Ok(applied) => applied,
-            Err(ApplyError::NotLeading(_) | ApplyError::NamespaceEnds) => return (seen, false),
-            Err(error) => return self.failed(kind, namespace, &error, seen).await,
+        let applied = match time::timeout(SHARE_TIMEOUT, rounds.writer.share(namespace, wanted, &live)).await {
+            Ok(Ok(applied)) => applied,
+            Ok(Err(ApplyError::NotLeading(_) | ApplyError::NamespaceEnds)) => return (seen, false),
+            Ok(Err(error)) => return self.failed(kind, namespace, &error, seen).await,
+            Err(_) => {
+                tracing::warn!(namespace, "a shared object is not written within {SHARE_TIMEOUT:?} and is tried again");
+                return (seen, true);
+            }
         };
         for object in &applied.written {
             tracing::info!(namespace, object, "written");

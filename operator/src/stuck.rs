@@ -1,6 +1,7 @@
 //! Events about pods that have a node but do not start: a volume that cannot be mounted says so nowhere else.
 //!
-//! Listed for one pod at a time, in the background, at most every [`INTERVAL`].
+//! Listed for one pod at a time, in the background, at most every [`INTERVAL`] and for few pods at once: the API server reads all Events
+//! of a namespace for each list, and when a registry fails there are many pods to ask for.
 
 use std::{
     collections::HashMap,
@@ -14,12 +15,18 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::{Api, Client, ResourceExt as _, api::ListParams, runtime::reflector::ObjectRef};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::{causes::chain, waiting::Change};
 
-/// How often the Events of one pod are listed at most.
+/// How long the Events of one pod are not listed again.
 const INTERVAL: Duration = Duration::from_secs(10);
+
+/// Lists under way at once.
+const CONCURRENT: usize = 4;
+
+/// A list that takes longer has failed.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Volumes and images often take a moment; who starts within it needs no explanation.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -33,10 +40,12 @@ pub struct Stuck {
     client: Client,
     seen: Arc<Mutex<HashMap<String, Seen>>>,
     changed: mpsc::Sender<Change>,
+    permits: Arc<Semaphore>,
 }
 
 struct Seen {
-    asked: Instant,
+    /// When its Events were listed last; `None` while they are to be.
+    asked: Option<Instant>,
     warning: Option<Warning>,
 }
 
@@ -53,7 +62,7 @@ impl Stuck {
     /// Nothing is known yet; whom a warning concerns is told through `changed`.
     #[must_use]
     pub fn new(client: Client, changed: mpsc::Sender<Change>) -> Self {
-        Self { client, seen: Arc::default(), changed }
+        Self { client, seen: Arc::default(), changed, permits: Arc::new(Semaphore::new(CONCURRENT)) }
     }
 
     /// The last warning about a pod, as far as it is known; it is looked for again if that is long ago.
@@ -62,8 +71,9 @@ impl Stuck {
         let uid = pod.uid()?;
         let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let warning = all.get(&uid).and_then(|seen| seen.warning.clone());
-        if all.get(&uid).is_none_or(|seen| seen.asked.elapsed() >= INTERVAL) {
-            all.insert(uid.clone(), Seen { asked: Instant::now(), warning: warning.clone() });
+        let is_recent = |seen: &Seen| seen.asked.is_none_or(|asked| asked.elapsed() < INTERVAL);
+        if !all.get(&uid).is_some_and(is_recent) {
+            all.insert(uid.clone(), Seen { asked: None, warning: warning.clone() });
             let (stuck, namespace, model) = (self.clone(), pod.namespace().unwrap_or_default(), model.clone());
             tokio::spawn(async move { stuck.look(uid, &namespace, model).await });
         }
@@ -76,28 +86,35 @@ impl Stuck {
     }
 
     async fn look(&self, uid: String, namespace: &str, model: ObjectRef<InferenceModel>) {
-        let events: Api<Event> = Api::namespaced(self.client.clone(), namespace);
-        let about = ListParams::default().fields(&format!("involvedObject.uid={uid},type=Warning"));
-        let Ok(mut events) = events.list(&about).await.inspect_err(|error| {
-            let error = chain(error);
-            tracing::debug!(namespace, inference_model = model.name, error, "the events of a pod cannot be listed");
-        }) else {
-            return;
-        };
-        events.items.sort_by_key(|event| event.metadata.resource_version.clone().and_then(|it| it.parse::<u64>().ok()));
-        let now = crate::clock::now();
-        let current = events.items.iter().rev().find(|event| is_current(event, now));
-        let Some(warning) = current.map(Warning::of) else { return };
+        let found = self.list(&uid, namespace, &model.name).await;
         let changed = {
             let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            let seen = all.entry(uid).or_insert_with(|| Seen { asked: Instant::now(), warning: None });
-            let before = seen.warning.replace(warning.clone());
-            before != Some(warning)
+            // Gone in the meantime.
+            let Some(seen) = all.get_mut(&uid) else { return };
+            seen.asked = Some(Instant::now());
+            found.is_some_and(|warning| std::mem::replace(&mut seen.warning, warning.clone()) != warning)
         };
         if changed {
             // The other end is gone when the process ends.
             let _ = self.changed.send(Change::of(model)).await;
         }
+    }
+
+    /// What warns of a pod now, if anything does; `None` where it is not known.
+    async fn list(&self, uid: &str, namespace: &str, model: &str) -> Option<Option<Warning>> {
+        let _permit = self.permits.acquire().await.ok()?;
+        let events: Api<Event> = Api::namespaced(self.client.clone(), namespace);
+        let about = ListParams::default().fields(&format!("involvedObject.uid={uid},type=Warning"));
+        let listed = tokio::time::timeout(TIMEOUT, events.list(&about)).await.ok()?;
+        let mut events = listed
+            .inspect_err(|error| {
+                let error = chain(error);
+                tracing::debug!(namespace, inference_model = model, error, "the events of a pod cannot be listed");
+            })
+            .ok()?;
+        events.items.sort_by_key(|event| event.metadata.resource_version.clone().and_then(|it| it.parse::<u64>().ok()));
+        let now = crate::clock::now();
+        Some(events.items.iter().rev().find(|event| is_current(event, now)).map(Warning::of))
     }
 }
 

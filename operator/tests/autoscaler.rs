@@ -151,6 +151,7 @@ const WORKS: [&str; 4] = ["ScalingActive", "True", "ValidMetricFound", "it could
 fn told_status(observed: &Observed, refusal: Option<&Refusal>) -> InferenceModelStatus {
     let plan = Plan {
         replicas: BTreeMap::new(),
+        without_active: BTreeMap::new(),
         weights: BTreeMap::new(),
         active: "abc".to_owned(),
         stage: Stage::Complete,

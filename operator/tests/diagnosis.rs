@@ -127,13 +127,20 @@ fn the_schedulers_sentence_is_passed_on() {
 
 #[test]
 fn room_is_waited_for_only_where_it_would_help() {
-    let since = |sentence: &str| {
+    let without_node = |reason: &str, sentence: &str| {
         let status = json!({
-            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": sentence,
+            "type": "PodScheduled", "status": "False", "reason": reason, "message": sentence,
             "lastTransitionTime": "2026-01-01T12:00:00Z",
         });
-        waits_for_room_since(&pod(json!({"phase": "Pending", "conditions": [status]})))
+        pod(json!({"phase": "Pending", "conditions": [status]}))
     };
+    let since = |sentence: &str| waits_for_room_since(&without_node("Unschedulable", sentence));
+    assert!(since("0/1 nodes are available: 1 cannot allocate all claims.").is_some());
+    let claimed = "1 node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode";
+    assert!(since(&format!("0/1 nodes are available: {claimed}.")).is_some());
+    let gated = without_node("SchedulingGated", "Scheduling is blocked due to non-empty scheduling gates");
+    assert!(waits_for_room_since(&gated).is_some());
+    assert_eq!(found(&gated).1, "Unschedulable");
     assert!(since("0/1 nodes are available: 1 Insufficient nvidia.com/gpu.").is_some());
     assert!(since("0/1 nodes are available: persistentvolumeclaim \"shelf\" not found.").is_none());
     assert!(since("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.").is_none());
@@ -144,6 +151,30 @@ fn a_server_that_was_up_and_misses_a_probe_is_not_blamed_for_what_ended_it_long_
     let killed = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
     let pod = server(json!({"state": {"running": {}}, "lastState": killed, "restartCount": 1, "started": true}));
     assert_eq!(diagnose(&pod, None), None);
+}
+
+#[test]
+fn what_comes_before_the_server_and_ended_well_at_last_is_no_cause() {
+    let with_init = |name: &str, restart_policy: Option<&str>| {
+        let ended = json!({"exitCode": 0, "reason": "Completed"});
+        let init = json!({"name": name, "image": "mesh:1", "imageID": "", "ready": false, "restartCount": 1,
+            "state": {"terminated": ended}});
+        let server = json!({"name": "server", "image": "pod:1", "imageID": "", "ready": false, "restartCount": 1,
+            "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+            "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}});
+        let mut pod = pod(json!({
+            "phase": "Pending", "initContainerStatuses": [init], "containerStatuses": [server],
+        }));
+        let spec = pod.spec.as_mut().unwrap();
+        let container = json!({"name": name, "restartPolicy": restart_policy});
+        spec.init_containers.as_mut().unwrap().push(serde_json::from_value(container).unwrap());
+        diagnose(&pod, None).unwrap()
+    };
+    let found = with_init("istio-init", None);
+    assert_eq!((found.reason, found.container.as_deref()), ("OutOfMemory", Some("server")));
+    // A sidecar is not to end.
+    let found = with_init("proxy", Some("Always"));
+    assert_eq!((found.reason, found.container.as_deref()), ("CrashLooping", Some("proxy")));
 }
 
 #[test]

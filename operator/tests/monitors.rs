@@ -55,6 +55,7 @@ fn told(monitoring: Value, service_monitor: Place, rules: Place, type_: &str) ->
     let observed = observed(monitoring, Places { service_monitor, rules });
     let plan = Plan {
         replicas: BTreeMap::from([("abc".to_owned(), 1)]),
+        without_active: BTreeMap::new(),
         weights: BTreeMap::new(),
         active: "abc".to_owned(),
         stage: Stage::Complete,

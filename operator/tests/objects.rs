@@ -80,6 +80,7 @@ fn rich() -> Value {
 fn plan(hash: &str) -> Plan {
     Plan {
         replicas: BTreeMap::from([(hash.to_owned(), 2)]),
+        without_active: BTreeMap::new(),
         weights: BTreeMap::new(),
         active: hash.to_owned(),
         stage: Stage::Complete,

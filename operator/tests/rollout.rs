@@ -27,6 +27,10 @@ struct Play {
     target: &'static str,
     strategy: RolloutStrategy,
     broken: Vec<&'static str>,
+    /// Since when an operator has led.
+    led_since: u64,
+    /// How long a revision may take without progress.
+    deadline: u64,
     /// No node will ever do for its pods.
     homeless: Option<&'static str>,
     records: BTreeMap<String, Revision>,
@@ -55,6 +59,8 @@ impl Play {
             target,
             strategy,
             broken: Vec::new(),
+            led_since: 0,
+            deadline: PROGRESS_DEADLINE,
             homeless: None,
             records: BTreeMap::new(),
             pods: Vec::new(),
@@ -85,8 +91,9 @@ impl Play {
             wanted: self.wanted,
             strategy: self.strategy,
             surge_timeout: Duration::from_secs(SURGE_TIMEOUT),
-            progress_deadline: Duration::from_secs(PROGRESS_DEADLINE),
+            progress_deadline: Duration::from_secs(self.deadline),
             cause: self.broken.contains(&self.target).then(|| "the model is broken".to_owned()),
+            led_since: at(self.led_since),
             now: at(self.now),
         }
     }
@@ -369,6 +376,96 @@ fn a_pod_that_no_node_is_large_enough_for_takes_the_place_of_one_and_no_more() {
             assert_eq!(play.step().stage, Stage::RolledBack, "{strategy:?}");
         }
     }
+}
+
+#[test]
+fn room_that_helps_no_new_pod_goes_back_long_before_the_deadline() {
+    let mut play = served(1, RolloutStrategy::Auto);
+    play.devices = 1;
+    play.homeless = Some("new");
+    play.turn_to("new");
+    let mut seconds_without = 0;
+    while play.step().stage != Stage::RolledBack {
+        seconds_without += u64::from(play.ready("old") == 0);
+        assert!(play.now < 10_000, "it is never given up");
+    }
+    let most = SURGE_TIMEOUT + play.stop_seconds + play.start_seconds + 3;
+    assert!((1..=most).contains(&seconds_without), "nobody served for {seconds_without} s");
+    assert_eq!(play.ready("old"), 1);
+
+    // One that takes the room a little later keeps it.
+    let mut play = served(1, RolloutStrategy::Auto);
+    play.devices = 1;
+    play.homeless = Some("new");
+    play.turn_to("new");
+    play.run_until(Stage::TerminatingFirst);
+    (0..SURGE_TIMEOUT / 2).for_each(|_| drop(play.step()));
+    play.homeless = None;
+    play.run_until(Stage::Complete);
+    assert_eq!((play.ready("new"), play.pods.len()), (1, 1));
+}
+
+#[test]
+fn the_first_revision_takes_over_with_the_pods_that_have_room_so_that_a_broken_one_can_go_back_to_it() {
+    let mut play = Play::new("old", 3, RolloutStrategy::Auto);
+    play.devices = 2;
+    play.run_until(Stage::Complete);
+    assert!((SURGE_TIMEOUT..PROGRESS_DEADLINE).contains(&play.now), "after {} s", play.now);
+    (0..10_000).for_each(|_| assert_eq!(play.step().stage, Stage::Complete));
+    play.broken = vec!["new"];
+    play.turn_to("new");
+    play.run_until(Stage::RolledBack);
+    while play.ready("old") < 2 {
+        assert_eq!(play.step().stage, Stage::RolledBack);
+    }
+    // With room for no more than one it is never without.
+    assert!(play.fewest_ready >= 1, "{}", play.fewest_ready);
+}
+
+#[test]
+fn time_in_which_nobody_led_gives_nothing_up() {
+    let mut play = served(3, RolloutStrategy::Surge);
+    play.turn_to("new");
+    while play.ready("new") == 0 {
+        play.step();
+    }
+    // The cluster goes on, and nobody looks.
+    play.now += 2 * PROGRESS_DEADLINE;
+    play.led_since = play.now;
+    // The next one takes longer than whoever leads anew waits before it gives up.
+    play.start_seconds = 200;
+    play.run_until(Stage::Complete);
+    assert_eq!((play.ready("new"), play.fewest_ready), (3, 3));
+}
+
+#[test]
+fn a_longer_deadline_is_another_try() {
+    let mut play = served(1, RolloutStrategy::Surge);
+    play.start_seconds = PROGRESS_DEADLINE + 100;
+    play.turn_to("new");
+    play.run_until(Stage::RolledBack);
+    (0..2 * PROGRESS_DEADLINE).for_each(|_| assert_eq!(play.step().stage, Stage::RolledBack));
+    play.deadline = 2 * PROGRESS_DEADLINE;
+    play.run_until(Stage::Complete);
+    assert_eq!((play.ready("new"), play.fewest_ready), (1, 1));
+}
+
+#[test]
+fn what_the_others_get_where_the_new_one_is_refused_is_what_is_wanted_and_no_room() {
+    let mut play = served(2, RolloutStrategy::InPlace);
+    play.turn_to("new");
+    let without = |play: &Play| plan(&play.situation()).without_active["old"];
+    assert_eq!(plan(&play.situation()).replicas["old"], 1, "room is made");
+    assert_eq!(without(&play), 2);
+    for wanted in [5, 1, 0] {
+        play.wanted = wanted;
+        assert_eq!(without(&play), wanted);
+    }
+    // Somebody has deleted its Deployment.
+    play.wanted = 2;
+    play.pods.clear();
+    play.records.get_mut("old").unwrap().replicas = 0;
+    assert_eq!(without(&play), 2);
 }
 
 #[test]

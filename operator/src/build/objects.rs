@@ -27,6 +27,8 @@ pub struct Objects {
     pub services: Vec<Service>,
     /// One for each revision, first that which is worked towards.
     pub deployments: Vec<Deployment>,
+    /// Replicas of the others, by the names of their Deployments, should the first one be refused.
+    pub without_first: BTreeMap<String, i32>,
     /// What Grafana shows of it, if that is wanted. No pod needs it, so it goes last.
     pub dashboards: Vec<ConfigMap>,
     /// What scales it, besides the operator.
@@ -42,6 +44,13 @@ pub fn build(model: &InferenceModel, revisions: &Revisions, plan: &Plan) -> Obje
         config_maps: kept.iter().map(|revision| config_map(model, revision, plan)).collect(),
         services: vec![service(model), headless_service(model)],
         deployments: kept.iter().map(|revision| deployment(model, revision, plan)).collect(),
+        without_first: plan
+            .without_active
+            .iter()
+            .filter_map(|(hash, replicas)| {
+                Some((names::revision(&model.name_any(), hash), i32::try_from(*replicas).ok()?))
+            })
+            .collect(),
         dashboards: model.spec.monitoring.dashboard.then(|| monitoring::dashboard(model)).into_iter().collect(),
         scaler: Scaler::AsBefore,
     }

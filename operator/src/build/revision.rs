@@ -1,6 +1,6 @@
 //! Revisions: what a spec's hash covers, what is stored of it, and what is remembered.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use crds::{
     resource::{InferenceModel, InferenceModelSpec, Model},
@@ -205,9 +205,16 @@ fn record(annotations: &BTreeMap<String, String>) -> Record {
         target_since: time(names::TARGET_SINCE_ANNOTATION),
         began: time(names::BEGAN_ANNOTATION),
         completed: time(names::COMPLETED_ANNOTATION),
-        failed: time(names::FAILED_ANNOTATION)
-            .map(|at| Failure { at, cause: annotations.get(names::CAUSE_ANNOTATION).cloned().unwrap_or_default() }),
+        failed: time(names::FAILED_ANNOTATION).map(|at| Failure {
+            at,
+            cause: annotations.get(names::CAUSE_ANNOTATION).cloned().unwrap_or_default(),
+            deadline: annotations
+                .get(names::DEADLINE_ANNOTATION)
+                .and_then(|seconds| seconds.parse().ok())
+                .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+        }),
         terminating_first: time(names::TERMINATING_FIRST_ANNOTATION),
+        room_since: time(names::ROOM_SINCE_ANNOTATION),
         places: annotations.get(names::PLACES_ANNOTATION).and_then(|number| number.parse().ok()),
     }
 }
@@ -222,7 +229,12 @@ pub fn annotations(record: &Record) -> BTreeMap<String, String> {
         (names::COMPLETED_ANNOTATION, record.completed.map(|time| time.to_string())),
         (names::FAILED_ANNOTATION, failed.map(|failure| failure.at.to_string())),
         (names::CAUSE_ANNOTATION, failed.map(|failure| failure.cause.clone())),
+        (
+            names::DEADLINE_ANNOTATION,
+            failed.and_then(|failure| failure.deadline).map(|deadline| deadline.as_secs_f64().to_string()),
+        ),
         (names::TERMINATING_FIRST_ANNOTATION, record.terminating_first.map(|time| time.to_string())),
+        (names::ROOM_SINCE_ANNOTATION, record.room_since.map(|time| time.to_string())),
         (names::PLACES_ANNOTATION, record.places.map(|places| places.to_string())),
     ];
     kept.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()

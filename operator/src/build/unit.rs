@@ -97,13 +97,17 @@ fn server(spec: &InferenceModelSpec, images: &Images) -> Container {
         resources: Some(resources(spec)),
         security_context: Some(restricted()),
         // A model that takes long is no failure until the rollout says so.
-        startup_probe: Some(probe("/ready", 1, deadline_seconds(spec))),
+        startup_probe: Some(probe("/ready", 1, deadline_seconds(spec).max(SLOWEST_START_SECONDS))),
         readiness_probe: Some(probe("/ready", 1, 1)),
         liveness_probe: Some(probe("/health", 5, 6)),
         volume_mounts: Some(mounts(spec)),
         ..Container::default()
     }
 }
+
+/// What does not start within an hour, or within a longer deadline of the rollout, hangs: the kubelet begins it anew. The deadline
+/// alone would not do, for it may be raised while the pods are there.
+const SLOWEST_START_SECONDS: i32 = 3600;
 
 fn deadline_seconds(spec: &InferenceModelSpec) -> i32 {
     let seconds = spec.rollout.progress_deadline.length().as_secs_f64().ceil();

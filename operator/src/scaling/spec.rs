@@ -119,6 +119,7 @@ mod tests {
     fn a_model_is_scaled_unless_none_are_wanted() {
         let plan = Plan {
             replicas: BTreeMap::new(),
+            without_active: BTreeMap::new(),
             weights: BTreeMap::new(),
             active: "abc".to_owned(),
             stage: Stage::Complete,
