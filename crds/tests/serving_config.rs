@@ -185,7 +185,10 @@ fn settings_that_do_not_go_together_are_named() {
         "server: {port: 9090}
 models:
   - {name: espresso, path: a, batch_size: 32, queue_size: 16}
-  - {name: espresso, path: b}",
+  - {name: espresso, path: b}
+  - {name: .., path: c}
+  - {name: tea, path: d, options: {top_k: 3, image: {crop: 3}}}
+  - {name: cup, path: e, task: image-classification, options: {top_k: 3, image: {crop: 3}}}",
     )]);
     assert_eq!(
         found,
@@ -193,6 +196,9 @@ models:
             "server.metrics_port: expected a port of its own, got 9090, which server.port has",
             "models[espresso].queue_size: expected at least batch_size (32), got 16 (a.yaml)",
             "models[espresso]: name comes twice; each name once (a.yaml)",
+            "models[..].name: expected a name that a URL can have, got .. (a.yaml)",
+            "models[tea].options.image: expected only with task image-classification, got task tensor (a.yaml)",
+            "models[tea].options.top_k: expected only with task image-classification, got task tensor (a.yaml)",
         ]
     );
 }
@@ -274,7 +280,10 @@ fn a_broken_model_yaml_is_named() {
 
 #[test]
 fn what_is_written_is_read_back() {
-    let config = parsed(&[("a.yaml", "models: [{name: a, path: b, options: {labels: [x, y], image: {resize: 3}}}]")]);
+    let config = parsed(&[(
+        "a.yaml",
+        "models: [{name: a, path: b, task: image-classification, options: {labels: [x, y], image: {resize: 3}}}]",
+    )]);
     let text = serde_json::to_string(&config).unwrap();
     assert_eq!(parsed(&[("json is yaml", &text)]), config);
 }

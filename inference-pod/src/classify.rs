@@ -27,13 +27,17 @@ pub struct Classes {
 }
 
 impl Classes {
-    /// The most likely classes of one sample, most likely first.
+    /// The most likely classes of one sample, most likely first; `None` where a score is no number, or one that is shown is not
+    /// finite.
     ///
     /// # Shapes
     /// `scores` is one row of the model's output, `[1, classes]` or with further dimensions of 1.
     #[must_use]
-    pub fn predictions(&self, scores: &Tensor) -> Vec<Prediction> {
+    pub fn predictions(&self, scores: &Tensor) -> Option<Vec<Prediction>> {
         let mut scores = scores.to_f32();
+        if scores.iter().any(|score| score.is_nan()) {
+            return None;
+        }
         if self.softmax {
             softmax(&mut scores);
         }
@@ -46,7 +50,9 @@ impl Classes {
             order.truncate(top);
         }
         order.sort_by(by_score);
-        order.into_iter().map(|class| self.prediction(class, scores[class])).collect()
+        let shown =
+            |class: usize| Some(scores[class]).filter(|score| score.is_finite()).map(|it| self.prediction(class, it));
+        order.into_iter().map(shown).collect()
     }
 
     fn prediction(&self, class_id: usize, confidence: f32) -> Prediction {
@@ -85,24 +91,35 @@ mod tests {
 
     #[test]
     fn the_most_likely_comes_first_and_equal_ones_by_number() {
-        let predictions = classes(2, false).predictions(&scores(&[0.25, 0.5, 0.25]));
+        let predictions = classes(2, false).predictions(&scores(&[0.25, 0.5, 0.25])).unwrap();
         let seen: Vec<_> = predictions.iter().map(|p| (p.class_id, p.label.as_str(), p.confidence)).collect();
         assert_eq!(seen, [(1, "tripod", 0.5), (0, "cup", 0.25)]);
     }
 
     #[test]
     fn more_are_asked_for_than_there_are_classes() {
-        assert_eq!(classes(9, false).predictions(&scores(&[0.1, 0.2, 0.7])).len(), 3);
+        assert_eq!(classes(9, false).predictions(&scores(&[0.1, 0.2, 0.7])).unwrap().len(), 3);
         let unnamed = Classes { labels: Vec::new(), top_k: 1, softmax: false };
-        assert_eq!(unnamed.predictions(&scores(&[0.1, 0.9]))[0].label, "1");
+        assert_eq!(unnamed.predictions(&scores(&[0.1, 0.9])).unwrap()[0].label, "1");
     }
 
     #[test]
     fn softmax_of_large_scores_stays_finite_and_adds_up_to_one() {
-        let predictions = classes(3, true).predictions(&scores(&[1000.0, 999.0, -1000.0]));
+        let predictions = classes(3, true).predictions(&scores(&[1000.0, 999.0, -1000.0])).unwrap();
         let sum: f32 = predictions.iter().map(|p| p.confidence).sum();
         assert!((sum - 1.0).abs() < 1e-6);
         assert!((predictions[0].confidence - 0.731_058_6).abs() < 1e-5, "{predictions:?}");
+    }
+
+    #[test]
+    fn what_is_no_number_is_no_prediction() {
+        let top = |numbers: &[f32], softmax| classes(2, softmax).predictions(&scores(numbers)).map(|top| top.len());
+        assert_eq!(top(&[0.1, f32::NAN, 0.9], false), None);
+        assert_eq!(top(&[0.1, f32::INFINITY, 0.9], false), None);
+        assert_eq!(top(&[f32::INFINITY, 1.0, 0.9], true), None);
+        // As masked classes have it.
+        assert_eq!(top(&[0.1, f32::NEG_INFINITY, 0.9], false), Some(2));
+        assert_eq!(top(&[0.1, f32::NEG_INFINITY, 0.9], true), Some(2));
     }
 
     #[test]

@@ -111,8 +111,9 @@ impl ModelFiles {
             },
         };
         let text = read(&file)?;
-        // Some editors put a byte order mark before the first label.
-        Ok(text.trim_start_matches('\u{feff}').lines().map(|line| line.trim_end().to_owned()).collect())
+        // Some editors put a byte order mark before the first label, and empty lines behind the last.
+        let text = text.trim_start_matches('\u{feff}').trim_end_matches(['\r', '\n']);
+        Ok(text.lines().map(|line| line.trim_end().to_owned()).collect())
     }
 }
 
@@ -175,7 +176,7 @@ mod tests {
             ("10/model.onnx", ""),
             ("11/readme", ""),
             ("12", ""),
-            ("labels.txt", "\u{feff}cup\ncat\n"),
+            ("labels.txt", "\u{feff}cup\ncat\n\r\n\n"),
         ]);
         let files = ModelFiles::find(folder.path()).unwrap();
         assert_eq!(files.model, folder.path().join("10/model.onnx"));

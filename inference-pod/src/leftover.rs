@@ -2,7 +2,8 @@
 //!
 //! HTTP/1 has no way to stop a sender. Left unread, the bytes make the connection useless, and a client that was not told so
 //! tries to use it again and fails. So a small rest is read and thrown away, and before a large one the client is told that
-//! the connection ends.
+//! the connection ends. HTTP/2 can stop a sender (RFC 9113, section 8.1), but some clients lose an answer that comes with that, so
+//! a small rest is read there too.
 
 use std::{
     pin::Pin,
@@ -40,6 +41,11 @@ impl Leftover {
         let asks_first = request.headers().contains_key(EXPECT);
         let watched = request.map(|body| Watched { body: Some(body), place: Arc::clone(&place) });
         (watched, Self { place, asks_first })
+    }
+
+    /// Whether the body was read to its end.
+    pub fn is_none(&self) -> bool {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
     /// Reads what is left, where it is little, also where its length is not announced. Whether the connection can go on.

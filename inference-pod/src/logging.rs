@@ -10,6 +10,7 @@ use std::{
     fmt,
     io::IsTerminal as _,
     sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
 };
 
 use crds::serving::{LogFormat, LoggingConfig, log_level_fault};
@@ -20,9 +21,9 @@ use tracing::{
 };
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
-    EnvFilter, Registry,
+    EnvFilter, Layer as _, Registry,
     field::MakeExt as _,
-    filter::ParseError,
+    filter::{ParseError, dynamic_filter_fn},
     fmt::{
         FmtContext, FormatEvent, FormatFields,
         format::{Writer, debug_fn},
@@ -40,6 +41,10 @@ use crate::observe::{
 
 /// Lines that may wait to be written.
 const LINES: usize = 8192;
+
+/// Lines of ONNX Runtime in a second. It has some of its own for each run that fails, which a client can bring about as fast as it
+/// can ask; that runs fail is told by events, which have a limit too.
+const RUNTIME_LINES: u32 = 10;
 
 /// A log that has begun. What waits is written when the writer is dropped.
 pub struct Logging {
@@ -126,16 +131,19 @@ pub fn start(config: &LoggingConfig, rust_log: Option<&str>, redactor: Redactor)
     LOST.count(writer.error_counter());
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(is_terminal);
     let log = tracing_subscriber::registry().with(filter);
+    let runtime = Few::default();
+    let few = dynamic_filter_fn(move |of, _| !of.target().starts_with("ort") || runtime.allows(Instant::now()));
     // A second start (in tests) keeps the first.
     let _ = match config.format {
-        LogFormat::Json => log.with(lines.event_format(JsonLines(redactor))).try_init(),
+        LogFormat::Json => log.with(lines.event_format(JsonLines(redactor)).with_filter(few)).try_init(),
         LogFormat::Plain => {
             let written = move |writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug| {
                 let value = format!("{value:?}");
                 let value = redactor.clean_whole(&value);
                 if field.name() == MESSAGE { write!(writer, "{value}") } else { write!(writer, "{field}={value}") }
             };
-            log.with(lines.with_target(false).fmt_fields(debug_fn(written).delimited(" "))).try_init()
+            let lines = lines.with_target(false).fmt_fields(debug_fn(written).delimited(" "));
+            log.with(lines.with_filter(few)).try_init()
         }
     };
     std::panic::set_hook(Box::new(|panic| {
@@ -144,6 +152,22 @@ pub fn start(config: &LoggingConfig, rust_log: Option<&str>, redactor: Redactor)
         tracing::error!(thread = thread.name(), location, error = panic.payload_as_str(), "a thread panicked");
     }));
     Ok(Logging { writer: guard, level: LogLevel { handle, written: Mutex::new(level.to_owned()) } })
+}
+
+/// Allows [`RUNTIME_LINES`] a second.
+#[derive(Default)]
+struct Few(Mutex<Option<(Instant, u32)>>);
+
+impl Few {
+    fn allows(&self, now: Instant) -> bool {
+        let mut second = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (began, count) = second.get_or_insert((now, 0));
+        if now.saturating_duration_since(*began) >= Duration::from_secs(1) {
+            (*began, *count) = (now, 0);
+        }
+        *count += 1;
+        *count <= RUNTIME_LINES
+    }
 }
 
 fn filter(level: &str) -> Result<EnvFilter, LevelError> {
@@ -251,6 +275,15 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+
+    #[test]
+    fn a_second_has_few_lines_of_the_runtime_and_the_next_one_as_many() {
+        let (few, now) = (Few::default(), Instant::now());
+        let allowed = |at: Instant| (0..100).filter(|_| few.allows(at)).count();
+        assert_eq!(allowed(now), RUNTIME_LINES as usize);
+        assert_eq!(allowed(now + Duration::from_millis(999)), 0);
+        assert_eq!(allowed(now + Duration::from_secs(1)), RUNTIME_LINES as usize);
+    }
 
     /// The lines that come of what somebody says.
     fn said(say: impl FnOnce()) -> Vec<Value> {

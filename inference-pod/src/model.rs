@@ -167,6 +167,8 @@ pub struct Model {
     pub instances: usize,
     /// Most samples of its queue, and so of a request.
     pub queue_size: usize,
+    /// Most bytes of samples that may wait; a body that is longer has no room, ever.
+    pub queue_bytes: u64,
     /// Time from file to session.
     pub load_time: Duration,
     /// Time of probe and warm-up.
@@ -308,6 +310,7 @@ impl Model {
             wanted_provider,
             request_timeout: Duration::from_millis(config.request_timeout_ms),
             queue_size: config.queue_size as usize,
+            queue_bytes: config.queue_bytes,
             bounds,
             shared,
         })

@@ -72,6 +72,23 @@ fn a_name_that_is_no_text_is_400_in_the_form_of_every_error() {
 }
 
 #[test]
+fn a_list_is_taken_for_no_object() {
+    let server = server();
+    let json = "application/json";
+    assert_error(&server.post(PATH, json, br#"["aGk="]"#), 400, &["expected {\"image\": base64}", "an object"]);
+    let input = r#"{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}"#;
+    for wrong in [
+        format!("[null, {{}}, [{input}]]"),
+        r#"{"inputs": [["input", [1, 4], "FP32", {}, [1, 2, 3, 4]]]}"#.to_owned(),
+        format!(r#"{{"parameters": [], "inputs": [{input}]}}"#),
+        format!(r#"{{"inputs": [{input}], "outputs": [["output", {{}}]]}}"#),
+    ] {
+        let answer = server.post("/v2/models/espresso/infer", json, wrong.as_bytes());
+        assert_error(&answer, 400, &["expected {\"inputs\"", "an object"]);
+    }
+}
+
+#[test]
 fn more_images_than_the_queue_holds_are_413_before_any_is_decoded() {
     let answer = server().post_json(PATH, &json!({"images": vec!["aGk="; 3000]}));
     assert_error(&answer, 413, &["request has 3000 samples; expected at most 1024"]);

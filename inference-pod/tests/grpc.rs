@@ -211,7 +211,9 @@ async fn what_the_server_and_its_models_are_is_told() {
     assert_eq!(other.unwrap_err().code(), Code::NotFound);
     for path in ["/inference.GRPCInferenceService/ModelConfig", "/inference.GRPCInferenceService/x", "/a.B/C"] {
         let answer: Result<ServerLiveResponse, Status> = client.ask(path, ServerLiveRequest {}).await;
-        assert_eq!(answer.unwrap_err().code(), Code::Unimplemented, "{path}");
+        let status = answer.unwrap_err();
+        assert_eq!(status.code(), Code::Unimplemented, "{path}");
+        assert!(status.message().ends_with(&format!("got {path}")), "{}", status.message());
     }
 }
 

@@ -148,7 +148,7 @@ fn a_request_larger_than_the_whole_queue_is_told_so_and_not_to_come_again() {
     let server = Server::start(&item("slow", "slow", "queue_bytes: 300000"));
     let large = server.post(PATH, "application/json", &vec![b' '; 400_000]);
     assert_eq!((large.status, large.header("retry-after")), (413, None), "{}", large.text());
-    assert!(large.error().ends_with("of the queue; expected at most 300000"), "{}", large.error());
+    assert_eq!(large.error(), "request takes 400000 bytes of the queue; expected at most 300000");
     // In many pieces, and nearly all of it.
     let (mut nearly, _) = body(1, 0);
     nearly.resize(290_000, b' ');

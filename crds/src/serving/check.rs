@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    Bounds, EVENTS, EventRule, ExecutionProvider, HealthConfig, Layer, ModelConfig, ModelControl, ModelOptions,
-    ObservabilityConfig, ServerConfig, ServingConfig, Task,
+    Bounds, EVENTS, EventRule, ExecutionProvider, HealthConfig, ImageOptions, Layer, ModelConfig, ModelControl,
+    ModelOptions, ObservabilityConfig, ServerConfig, ServingConfig, Task,
     layers::{merge, without_nulls},
 };
 
@@ -212,7 +212,7 @@ fn known_keys(error: &ValidationError<'_>, tree: &Value) -> String {
         ["observability", "events", "audit"] => keys_of(&ObservabilityConfig::default().events.audit),
         ["observability", "health"] => keys_of(&HealthConfig::default()),
         ["models", _, "options"] => keys_of(&ModelOptions::default()),
-        ["models", _, "options", "image"] | ["image"] => keys_of(&super::ImageOptions::default()),
+        ["models", _, "options", "image"] | ["image"] => keys_of(&ImageOptions::default()),
         _ => return String::new(),
     };
     format!("; known are {keys}")
@@ -332,8 +332,16 @@ pub fn event_rule_faults(path: &str, rules: &[EventRule]) -> Vec<Fault> {
 
 fn model_faults(model: &ModelConfig) -> Vec<Fault> {
     let prefix = format!("models[{}]", model.name);
-    let not_built = [("task", matches!(model.task, Task::TextEmbedding | Task::ImageTextSimilarity))];
-    let mut faults = not_built_faults(&prefix, &not_built);
+    let mut faults = Vec::new();
+    if matches!(model.task, Task::TextEmbedding | Task::ImageTextSimilarity) {
+        let [tensor, images] = [Task::Tensor, Task::ImageClassification].map(Task::as_str);
+        let message = format!("not built yet: expected {tensor} or {images}, got {}", model.task.as_str());
+        faults.push(fault(&join(&prefix, "task"), message));
+    }
+    if matches!(model.name.as_str(), "." | "..") {
+        // Clients take such a step out of a URL (RFC 3986, section 5.2.4).
+        faults.push(fault(&join(&prefix, "name"), format!("expected a name that a URL can have, got {}", model.name)));
+    }
     if model.queue_size < model.batch_size {
         let message = format!("expected at least batch_size ({}), got {}", model.batch_size, model.queue_size);
         faults.push(fault(&join(&prefix, "queue_size"), message));
@@ -344,6 +352,7 @@ fn model_faults(model: &ModelConfig) -> Vec<Fault> {
         faults.push(fault(&join(&prefix, "execution_providers"), message.to_owned()));
     }
     faults.extend(options_faults(&join(&prefix, "options"), &model.options));
+    faults.extend(idle_options_faults(&join(&prefix, "options"), model.task, &model.options));
     faults
 }
 
@@ -357,6 +366,20 @@ fn options_faults(prefix: &str, options: &ModelOptions) -> Vec<Fault> {
         faults.push(fault(&join(prefix, "image.std"), message));
     }
     faults
+}
+
+/// Options that a model of this task does not heed. Mostly it is the task that was forgotten.
+fn idle_options_faults(prefix: &str, task: Task, options: &ModelOptions) -> Vec<Fault> {
+    let of_images = [
+        ("image", options.image != ImageOptions::default()),
+        ("softmax", options.softmax.is_some()),
+        ("labels", options.labels.is_some()),
+        ("top_k", options.top_k.is_some()),
+    ];
+    let idle = of_images.into_iter().filter(|(_, used)| *used && task == Task::Tensor);
+    let wanted = Task::ImageClassification.as_str();
+    let message = format!("expected only with task {wanted}, got task {}", task.as_str());
+    idle.map(|(path, _)| fault(&join(prefix, path), message.clone())).collect()
 }
 
 /// A setting that would be ignored is worse than one that is refused.

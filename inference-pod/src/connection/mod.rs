@@ -23,9 +23,9 @@ use std::{
 
 use axum::{Extension, Router, body::Body};
 use hyper::{
-    Request, Version,
+    Request, StatusCode, Version,
     body::Incoming,
-    header::{CONNECTION, HeaderValue},
+    header::{CONNECTION, CONTENT_TYPE, HeaderValue},
 };
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -353,6 +353,10 @@ fn age(max_age: Duration) -> Duration {
     max_age.mul_f64(1.0 + AGE_JITTER * (fastrand::f64() - 0.5) * 2.0)
 }
 
+fn is_grpc(request: &Request<Incoming>) -> bool {
+    request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
 async fn answer(
     request: Request<Incoming>,
     router: Router,
@@ -362,9 +366,14 @@ async fn answer(
     let shared = &underway.0;
     let is_http2 = request.version() == Version::HTTP_2;
     shared.is_http2.store(is_http2, Ordering::Relaxed);
+    // Callers of gRPC take an answer while they still send, and their messages are long.
+    let takes_early = is_http2 && is_grpc(&request);
     let (request, leftover) = Leftover::watch(request);
     let mut response = router.oneshot(request.map(Body::new)).await?;
-    let ends = !is_http2 && !leftover.read().await;
+    // Whoever waited for the answer until it was too late waits no longer for what is left of the question.
+    let is_late = response.status() == StatusCode::GATEWAY_TIMEOUT;
+    let is_whole = leftover.is_none() || (!takes_early && !is_late && leftover.read().await);
+    let ends = !is_http2 && !is_whole;
     let leaving = ends || lifecycle.phase() >= Phase::Draining || shared.is_old.load(Ordering::Relaxed);
     if leaving && is_http2 {
         shared.leave.notify_one();
@@ -377,10 +386,17 @@ async fn answer(
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        pin::Pin,
+        task::{Context, Poll, ready},
+    };
+
     use axum::routing::get;
+    use hyper::body::Frame;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
         task::JoinHandle,
+        time::Sleep,
     };
 
     use super::*;
@@ -478,6 +494,48 @@ mod tests {
         lifecycle.enter(Phase::Draining);
         ends(connection).await;
         drop(answer);
+    }
+
+    const CHUNKS: usize = 8;
+
+    /// A body that takes a while, and counts what was taken of it.
+    struct Slow {
+        left: usize,
+        sent: Arc<AtomicUsize>,
+        pause: Pin<Box<Sleep>>,
+    }
+
+    impl hyper::body::Body for Slow {
+        type Data = hyper::body::Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+            if self.left == 0 {
+                return Poll::Ready(None);
+            }
+            ready!(self.pause.as_mut().poll(cx));
+            self.pause.as_mut().reset(Instant::now() + SOON / 10);
+            self.left -= 1;
+            self.sent.fetch_add(1, Ordering::SeqCst);
+            Poll::Ready(Some(Ok(Frame::data(vec![0; 20 << 10].into()))))
+        }
+    }
+
+    /// Some clients of HTTP/2 lose an answer that comes while they still send.
+    #[tokio::test]
+    async fn a_small_rest_is_read_on_http2_before_the_answer_comes() {
+        let (client, _connection) = connected(PATIENCE, &Arc::default());
+        let builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        let (mut sender, serves) = builder.handshake(TokioIo::new(client)).await.unwrap();
+        tokio::spawn(serves);
+        let sent = Arc::new(AtomicUsize::new(0));
+        let slow = Slow { left: CHUNKS, sent: Arc::clone(&sent), pause: Box::pin(sleep(SOON / 10)) };
+        let request = Request::post("http://test/nowhere").body(slow).unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        assert_eq!((answer.status(), sent.load(Ordering::SeqCst)), (StatusCode::NOT_FOUND, CHUNKS));
     }
 
     /// What is left of a client's patience does not depend on how long it sends, up to a bound.

@@ -17,7 +17,7 @@ use axum::{
     Router,
     body::Body,
     extract::Request as HttpRequest,
-    http::{HeaderMap, HeaderValue, header::CONTENT_TYPE},
+    http::{HeaderMap, HeaderValue, Uri, header::CONTENT_TYPE},
     middleware::{self, Next},
     response::{IntoResponse as _, Response as HttpResponse},
     routing::post,
@@ -62,6 +62,13 @@ pub fn router(app: Arc<App>) -> Router {
         .layer((middleware::from_fn(scope), CatchPanicLayer::custom(panicked)))
 }
 
+/// A method or a service that is not there; tonic says so without a word.
+fn unknown(uri: &Uri) -> HttpResponse {
+    let path: String = uri.path().chars().take(200).collect();
+    Status::unimplemented(format!("expected a method of {SERVICE_NAME} or grpc.health.v1.Health, got {path}"))
+        .into_http()
+}
+
 fn panicked(_: Box<dyn Any + Send + 'static>) -> HttpResponse {
     Status::internal("internal error").into_http()
 }
@@ -69,10 +76,15 @@ fn panicked(_: Box<dyn Any + Send + 'static>) -> HttpResponse {
 /// Gives a call and its answer their id.
 async fn scope(mut request: HttpRequest<Body>, next: Next) -> HttpResponse {
     let id = name_request(&mut request);
+    let uri = request.uri().clone();
     let mut response = match refused(request.headers()) {
         None => next.run(request).await,
         Some(refusal) => refusal,
     };
+    let status = response.headers().get(Status::GRPC_STATUS).map(HeaderValue::as_bytes);
+    if status == Some(b"12") && !response.headers().contains_key(Status::GRPC_MESSAGE) {
+        response = unknown(&uri);
+    }
     response.headers_mut().insert(REQUEST_ID, id);
     response
 }

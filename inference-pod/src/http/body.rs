@@ -1,5 +1,7 @@
 //! Bodies: what kind a request has, judged by its headers, and how it is read up to the limit.
 
+use std::time::Duration;
+
 use axum::{
     body::{Body, Bytes},
     http::{HeaderMap, HeaderValue, header},
@@ -8,7 +10,12 @@ use bytes::BytesMut;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::error::ApiError;
-use crate::{model::PredictError, tensor::Chunks, worker::Reservation};
+use crate::{
+    model::PredictError,
+    queue::{Bound, Refused},
+    tensor::Chunks,
+    worker::Reservation,
+};
 
 /// What a body holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +76,17 @@ pub fn expect_json(headers: &HeaderMap, max_body_bytes: u64) -> Result<(), ApiEr
     }
     let got: String = text.chars().take(100).collect();
     Err(ApiError::unsupported_type(format!("expected content type {} or none, got {got}", TENSOR_TYPES.join(", "))))
+}
+
+/// Judges by its announced length whether a body can ever have room in the queue, which has so many bytes.
+///
+/// # Errors
+/// 413 where it cannot.
+pub fn expect_room(headers: &HeaderMap, queue_bytes: u64) -> Result<(), ApiError> {
+    let Some(length) = announced(headers).filter(|length| *length > queue_bytes) else { return Ok(()) };
+    let [bytes, limit] = [length, queue_bytes].map(|number| usize::try_from(number).unwrap_or(usize::MAX));
+    let refused = Refused { bound: Bound::Request { bytes, limit }, retry_after: Duration::ZERO };
+    Err(PredictError::Refused(refused).into())
 }
 
 /// Text without the byte order mark that some editors and libraries put before UTF-8.

@@ -9,7 +9,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::{body::without_mark, error::ApiError};
+use super::{body::without_mark, error::ApiError, object::Object};
 use crate::{
     classify::{Classes, Prediction},
     decode::ImageInput,
@@ -74,7 +74,7 @@ impl Images {
     /// # Errors
     /// 400 with the field, what was expected and what came; 413 where there are more, before any is decoded.
     pub fn from_json(body: &[u8], most: usize) -> Result<Self, ApiError> {
-        let body: JsonBody<'_> = serde_json::from_slice(without_mark(body))
+        let Object::<JsonBody<'_>>(body) = serde_json::from_slice(without_mark(body))
             .map_err(|error| ApiError::bad_input(format!("{EXPECTED}; {error}")))?;
         match (body.image, body.images) {
             (Some(image), None) => {
@@ -128,10 +128,7 @@ pub fn decode(field: &str, file: &[u8], input: &ImageInput) -> Result<Tensor, Ap
 
 /// Standard or URL-safe base64, with or without padding, line breaks and a `data:` prefix.
 fn decode_base64(field: &str, text: &str) -> Result<Bytes, ApiError> {
-    let data = match text.strip_prefix("data:") {
-        Some(url) => url.split_once(";base64,").map_or(text, |(_, data)| data),
-        None => text,
-    };
+    let data = data_of_url(text.trim_start()).unwrap_or(text);
     // Most senders use the standard alphabet, so no time is spent on looking first.
     base64_simd::forgiving_decode_to_vec(data.as_bytes())
         .or_else(|_| base64_simd::forgiving_decode_to_vec(&in_standard_alphabet(data)))
@@ -140,6 +137,18 @@ fn decode_base64(field: &str, text: &str) -> Result<Bytes, ApiError> {
             let start: String = text.chars().take(16).collect();
             ApiError::bad_input(format!("{field}: expected base64, got text that begins with {start:?}"))
         })
+}
+
+/// What a URL holds (RFC 2397): `data:image/png;base64,…`; `None` where the text is none, or its data no base64.
+fn data_of_url(text: &str) -> Option<&str> {
+    const SCHEME: &str = "data:";
+    const CODING: &str = ";base64";
+    if !text.get(..SCHEME.len())?.eq_ignore_ascii_case(SCHEME) {
+        return None;
+    }
+    let (kind, data) = text.split_once(',')?;
+    let coding = kind.get(kind.len().checked_sub(CODING.len())?..)?;
+    coding.eq_ignore_ascii_case(CODING).then_some(data)
 }
 
 fn in_standard_alphabet(url_safe: &str) -> Vec<u8> {
@@ -171,9 +180,16 @@ pub struct ListAnswer {
 }
 
 /// The predictions of each row of the scores.
-pub fn answers(classes: &Classes, scores: &Tensor) -> Vec<Answer> {
+///
+/// # Errors
+/// 500 where the model's scores are no numbers.
+pub fn answers(classes: &Classes, scores: &Tensor) -> Result<Vec<Answer>, ApiError> {
     let rows = scores.shape().first().copied().unwrap_or(0);
-    let answer = |row| Answer { predictions: classes.predictions(&scores.rows(row, 1)), inference_time_ms: None };
+    let answer = |row| {
+        let predictions = classes.predictions(&scores.rows(row, 1));
+        let no_numbers = || ApiError::internal("expected finite scores of the model, got NaN or infinite ones");
+        Ok(Answer { predictions: predictions.ok_or_else(no_numbers)?, inference_time_ms: None })
+    };
     (0..rows).map(answer).collect()
 }
 
@@ -188,7 +204,7 @@ mod tests {
     #[test]
     fn every_common_way_to_write_base64_is_read() {
         assert!(!Images::from_json(b"\xEF\xBB\xBF{\"image\": \"aGk=\"}", 1).unwrap().listed, "with a byte order mark");
-        for text in ["_-8_", "/+8/", "/+8/\\n", "data:image/png;base64,/+8/"] {
+        for text in ["_-8_", "/+8/", "/+8/\\n", "data:image/png;base64,/+8/", " DATA:image/png;x=1;BASE64,/+8/"] {
             let images = Images::from_json(format!(r#"{{"image": "{text}"}}"#).as_bytes(), 1).unwrap();
             assert_eq!(images.files[0].1[..], [0xFF, 0xEF, 0x3F], "{text}");
             assert!(!images.listed);

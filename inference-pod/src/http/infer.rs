@@ -13,7 +13,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::{body::without_mark, error::ApiError, numbers};
+use super::{body::without_mark, error::ApiError, numbers, object::Object};
 use crate::{
     infer::{NamedInput, check_bytes, in_model_order, outputs_named, refuse_sequence, refuse_unsupported},
     model::{Model, PredictError},
@@ -88,9 +88,9 @@ struct Request<'a> {
     #[serde(borrow, default, deserialize_with = "null_as_absent")]
     parameters: Parameters<'a>,
     #[serde(borrow)]
-    inputs: Few<RequestInput<'a>, MOST_TENSORS>,
+    inputs: Few<Object<RequestInput<'a>>, MOST_TENSORS>,
     #[serde(borrow, default)]
-    outputs: Option<Few<RequestOutput<'a>, MOST_TENSORS>>,
+    outputs: Option<Few<Object<RequestOutput<'a>>, MOST_TENSORS>>,
 }
 
 /// The parameters that are heeded, of requests, inputs and outputs alike; no others cost memory.
@@ -142,6 +142,12 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for Few<T, MO
     }
 }
 
+impl<T, const MOST: usize> Few<Object<T>, MOST> {
+    fn objects(self) -> Vec<T> {
+        self.0.into_iter().map(|Object(item)| item).collect()
+    }
+}
+
 struct FewItems<T, const MOST: usize>(PhantomData<T>);
 
 impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for FewItems<T, MOST> {
@@ -165,7 +171,7 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for FewItems<T, M
 
 /// Many libraries write `null` for what nobody set.
 fn null_as_absent<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+    Ok(Option::<Object<T>>::deserialize(deserializer)?.map(|Object(set)| set).unwrap_or_default())
 }
 
 #[derive(Deserialize)]
@@ -241,15 +247,15 @@ impl InferRequest {
         model: &Model,
         reservation: Option<&mut Reservation>,
     ) -> Result<Self, ApiError> {
-        let request: Request<'_> = serde_json::from_slice(without_mark(json)).map_err(|error| {
+        let Object::<Request<'_>>(request) = serde_json::from_slice(without_mark(json)).map_err(|error| {
             ApiError::bad_input(format!(r#"expected {{"inputs": [{{"name", "shape", "datatype", "data"}}]}}; {error}"#))
         })?;
         request.parameters.refuse_sequence().map_err(ApiError::bad_input)?;
-        let wanted = request.outputs.map(|outputs| outputs.0).unwrap_or_default();
+        let wanted = request.outputs.map(Few::objects).unwrap_or_default();
         let form = AnswerForm::of(request.id, &request.parameters, &wanted, &model.signature.outputs)?;
         let available = tensors.as_ref().map(Chunks::len);
         let tensors = tensors.unwrap_or_else(|| Chunks::from(Bytes::new()));
-        let named = with_data(request.inputs.0, available).map_err(ApiError::bad_input)?;
+        let named = with_data(request.inputs.objects(), available).map_err(ApiError::bad_input)?;
         if let Some(reservation) = reservation {
             reservation.hold(named.iter().map(number_bytes).sum()).map_err(PredictError::Refused)?;
         }

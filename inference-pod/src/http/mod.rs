@@ -7,6 +7,7 @@ pub mod images;
 pub mod infer;
 pub mod load;
 pub mod numbers;
+pub mod object;
 pub mod observability;
 pub mod predict;
 pub mod probes;

@@ -240,6 +240,7 @@ async fn classify(
     let Admitted { mut reservation, due } = admitted;
     admit_to_decoders(app, &reservation, 1)?;
     let kind = body::kind_of(&parts.headers, app.server.max_body_bytes)?;
+    body::expect_room(&parts.headers, model.queue_bytes)?;
     let bytes = body::read(body, app.server.max_body_bytes, &mut reservation).await?;
     // Once more, for its body may have taken long.
     admit_to_decoders(app, &reservation, 1)?;
@@ -295,7 +296,7 @@ async fn classified(app: &App, model: &Arc<Model>, predicted: &Predicted, listed
     let inference_time_ms = milliseconds(predicted.queue_time + predicted.run_time);
     let is_little = scores.data().len() <= SMALL_BYTES;
     let write = move || {
-        let mut results = answers(work.classes.as_ref().ok_or_else(missing)?, &scores);
+        let mut results = answers(work.classes.as_ref().ok_or_else(missing)?, &scores)?;
         if listed {
             return Ok(Json(ListAnswer { results, inference_time_ms }).into_response());
         }
@@ -315,6 +316,7 @@ async fn infer_tensors(
 ) -> Result<Response, ApiError> {
     let Admitted { mut reservation, due } = admitted;
     body::expect_json(&parts.headers, app.server.max_body_bytes)?;
+    body::expect_room(&parts.headers, model.queue_bytes)?;
     let bytes = body::read(body, app.server.max_body_bytes, &mut reservation).await?;
     let began_decoding = Instant::now();
     let framed = Framed::new(&parts.headers, &bytes)?;
