@@ -22,7 +22,7 @@ use hyper::{
 /// A rest up to here is read: about as much as a connection's buffers hold anyway.
 const SMALL_REST_BYTES: u64 = 1 << 20;
 
-/// A sender who takes longer for a small rest is told that the connection ends.
+/// A sender who takes longer for a small rest is not waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 type Place = Arc<Mutex<Option<Incoming>>>;

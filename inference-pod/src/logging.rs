@@ -132,7 +132,7 @@ pub fn start(config: &LoggingConfig, rust_log: Option<&str>, redactor: Redactor)
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(is_terminal);
     let log = tracing_subscriber::registry().with(filter);
     let runtime = Few::default();
-    let few = dynamic_filter_fn(move |of, _| !of.target().starts_with("ort") || runtime.allows(Instant::now()));
+    let few = dynamic_filter_fn(move |of, _| !is_of_runtime(of.target()) || runtime.allows(Instant::now()));
     // A second start (in tests) keeps the first.
     let _ = match config.format {
         LogFormat::Json => log.with(lines.event_format(JsonLines(redactor)).with_filter(few)).try_init(),
@@ -152,6 +152,11 @@ pub fn start(config: &LoggingConfig, rust_log: Option<&str>, redactor: Redactor)
         tracing::error!(thread = thread.name(), location, error = panic.payload_as_str(), "a thread panicked");
     }));
     Ok(Logging { writer: guard, level: LogLevel { handle, written: Mutex::new(level.to_owned()) } })
+}
+
+/// Whether ONNX Runtime says it.
+fn is_of_runtime(target: &str) -> bool {
+    target == "ort" || target.starts_with("ort::")
 }
 
 /// Allows [`RUNTIME_LINES`] a second.

@@ -107,8 +107,27 @@ pub struct Context {
     pub waiting: Arc<Waiting>,
     /// Where changes are told that concern an InferenceModel.
     pub changed: mpsc::Sender<Change>,
-    /// How often in a row the reconcile of an object failed, or something of it was refused.
-    pub failures: Mutex<HashMap<ObjectRef<InferenceModel>, u32>>,
+    /// What keeps an object from being as it should be, and how often in a row it did.
+    pub failures: Mutex<HashMap<ObjectRef<InferenceModel>, (Trouble, u32)>>,
+}
+
+/// Why a reconcile has to be tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// It failed.
+    Failed,
+    /// Something of what is wanted is refused.
+    Refused,
+}
+
+impl Trouble {
+    /// The shortest and the longest pause before the next try.
+    fn pauses(self) -> (Duration, Duration) {
+        match self {
+            Self::Failed => (SHORTEST_PAUSE, LONGEST_PAUSE),
+            Self::Refused => (SHORTEST_REFUSED, LONGEST_REFUSED),
+        }
+    }
 }
 
 /// A reconcile that is tried again.
@@ -309,7 +328,7 @@ async fn attempt(model: Arc<InferenceModel>, context: &Context, trace: Option<&T
     };
     match done.unwrap_or(Err(ReconcileError::Timeout)) {
         Ok(Rest { next, is_refused }) => {
-            let next = if is_refused { next.min(pause_of_refused(&model, context)) } else { next };
+            let next = if is_refused { next.min(longer_each_time(&model, context, Trouble::Refused).1) } else { next };
             if !is_refused {
                 let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
                 failures.remove(&ObjectRef::from_obj(&*model));
@@ -561,24 +580,18 @@ fn next_look(observed: &Observed, plan: Option<&Plan>) -> Duration {
 }
 
 fn pause_after(model: &InferenceModel, error: &ReconcileError, context: &Context) -> Duration {
-    let (count, pause) = longer_each_time(model, context, SHORTEST_PAUSE, LONGEST_PAUSE);
+    let (count, pause) = longer_each_time(model, context, Trouble::Failed);
     tell_failure(model, error, count, pause);
     pause
 }
 
-fn pause_of_refused(model: &InferenceModel, context: &Context) -> Duration {
-    longer_each_time(model, context, SHORTEST_REFUSED, LONGEST_REFUSED).1
-}
-
-/// How often in a row it was to be tried again, and a pause that is twice as long after each time, with jitter.
-fn longer_each_time(
-    model: &InferenceModel,
-    context: &Context,
-    shortest: Duration,
-    longest: Duration,
-) -> (u32, Duration) {
+/// How often in a row it was the same, and a pause that is twice as long after each time, with jitter.
+fn longer_each_time(model: &InferenceModel, context: &Context, trouble: Trouble) -> (u32, Duration) {
     let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
-    let count = failures.entry(ObjectRef::from_obj(model)).and_modify(|count| *count += 1).or_insert(1);
+    let (before, count) = failures.entry(ObjectRef::from_obj(model)).or_insert((trouble, 0));
+    *count = if *before == trouble { *count + 1 } else { 1 };
+    *before = trouble;
+    let (shortest, longest) = trouble.pauses();
     let pause = shortest.saturating_mul(1 << (*count - 1).min(16)).min(longest);
     (*count, pause.mul_f64(fastrand::f64().mul_add(0.5, 0.75)))
 }

@@ -147,9 +147,11 @@ const ROOM_WOULD_HELP: [&str; 6] = [
     "cannot allocate all claims",
 ];
 
-/// Why a pod has no node: there is none for it, or somebody else lets it in only when there is room, as Kueue does.
-const NO_NODE: [&str; 2] = ["Unschedulable", SCHEDULING_GATED];
-const SCHEDULING_GATED: &str = "SchedulingGated";
+/// Why a pod has no node: there is none for it, or somebody holds it back.
+const NO_NODE: [&str; 2] = ["Unschedulable", "SchedulingGated"];
+
+/// Gates of Kueue, which lets a pod go to the scheduler when there is room for it.
+const KUEUE: &str = "kueue.x-k8s.io/";
 
 /// Since when the scheduler has had no room for a pod. None where room would not help, as with a claim that is missing or
 /// a label that no node has.
@@ -157,8 +159,9 @@ const SCHEDULING_GATED: &str = "SchedulingGated";
 pub fn waits_for_room_since(pod: &Pod) -> Option<Timestamp> {
     let verdict = verdict(pod)?;
     let sentence = verdict.message.as_deref().unwrap_or_default();
-    let is_gated = verdict.reason.as_deref() == Some(SCHEDULING_GATED);
-    let room_would_help = is_gated || ROOM_WOULD_HELP.iter().any(|words| sentence.contains(words));
+    let mut gates = pod.spec.iter().flat_map(|spec| spec.scheduling_gates.iter().flatten());
+    let room_would_help =
+        gates.any(|gate| gate.name.starts_with(KUEUE)) || ROOM_WOULD_HELP.iter().any(|words| sentence.contains(words));
     verdict.last_transition_time.as_ref().filter(|_| room_would_help).map(|time| time.0)
 }
 

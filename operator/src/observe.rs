@@ -228,13 +228,19 @@ pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
 pub fn trim(pod: &mut Pod) {
     let Some(spec) = pod.spec.take() else { return };
     let bare = |containers: Vec<Container>| -> Vec<Container> {
-        let bare = |Container { name, resources, .. }| Container { name, resources, ..Container::default() };
+        let bare = |Container { name, resources, restart_policy, .. }| Container {
+            name,
+            resources,
+            restart_policy,
+            ..Container::default()
+        };
         containers.into_iter().map(bare).collect()
     };
     pod.spec = Some(PodSpec {
         node_name: spec.node_name,
         containers: bare(spec.containers),
         init_containers: spec.init_containers.map(bare),
+        scheduling_gates: spec.scheduling_gates,
         ..PodSpec::default()
     });
 }
@@ -265,7 +271,14 @@ mod tests {
             "env": [{"name": "A", "value": "b"}],
             "resources": {"limits": {"memory": "1Gi"}},
         });
-        let spec = |container: &serde_json::Value| serde_json::json!({"nodeName": "n", "containers": [container], "initContainers": []});
+        let spec = |container: &serde_json::Value| {
+            serde_json::json!({
+                "nodeName": "n",
+                "containers": [container],
+                "initContainers": [{"name": "proxy", "restartPolicy": "Always"}],
+                "schedulingGates": [{"name": "kueue.x-k8s.io/admission"}],
+            })
+        };
         let mut pod: Pod = serde_json::from_value(serde_json::json!({
             "metadata": {"name": "p"},
             "spec": spec(&container),

@@ -151,7 +151,7 @@ pub fn plan(situation: &Situation) -> Plan {
     look_again = earliest(look_again, give_room_back_in_time(situation, &goal, &mut records));
     look_again = earliest(look_again, waits_until(situation).filter(|until| *until > situation.now));
     let replicas = replicas(situation, &goal, &records[&goal]);
-    let without_active = without(situation, &goal);
+    let without_active = without(situation, &goal, &records[&goal]);
 
     remember_beginning(situation, &replicas, &mut records);
     let stage = stage(situation, &goal, &replicas, &mut records);
@@ -188,8 +188,7 @@ fn give_up_in_time(situation: &Situation, records: &mut BTreeMap<String, Record>
     if done || completed(record) || record.failed.is_some() {
         return None;
     }
-    let progress = target.pods.iter().filter_map(|pod| pod.ready_since).max();
-    let deadline = record.began?.max(progress.unwrap_or(Timestamp::MIN)) + situation.progress_deadline;
+    let deadline = record.began?.max(target.last_ready().unwrap_or(Timestamp::MIN)) + situation.progress_deadline;
     let deadline = deadline.max(situation.led_since + LOOKS_FIRST);
     if situation.now < deadline {
         return Some(deadline);
@@ -260,7 +259,9 @@ fn give_room_back_in_time(
     let others_have_room: u32 = situation.others(goal).map(|(_, revision)| revision.with_room()).sum();
     let is_free = !pods.any(|pod| pod.terminating) && others_have_room < situation.wanted;
     let still_waits = at_goal.waits_since().is_some() && at_goal.with_room() == 0;
-    let is_made = situation.strategy == RolloutStrategy::Auto && record.terminating_first.is_some();
+    // What has taken over keeps the note of how it did.
+    let is_made =
+        situation.strategy == RolloutStrategy::Auto && record.terminating_first.is_some() && !completed(record);
     if !(is_made && is_free && still_waits) {
         record.room_since = None;
         return None;
@@ -312,7 +313,7 @@ fn surged(situation: &Situation, goal: &str, at_goal: &Revision, record: &Record
     // More are wanted than when it began. What the goal has been given stays its own.
     let further = (wanted + 1).saturating_sub(at_goal.replicas).saturating_sub(sum(&others)).min(keep);
     // It may have made room for nothing.
-    let comes_back = at_goal.ready() == 0 && record.places.is_some();
+    let comes_back = at_goal.ready() == 0 && record.places.is_some() && !completed(record);
     let proven = situation.others(goal).filter(|(_, revision)| revision.is_proven());
     let proven = proven.filter(|(_, revision)| revision.replicas > 0 || comes_back);
     if let Some((hash, _)) = proven.max_by_key(|(_, revision)| revision.record.completed)
@@ -339,14 +340,13 @@ fn in_place(situation: &Situation, goal: &str, at_goal: &Revision, record: &Reco
     (others, wanted.saturating_sub(held).max(given))
 }
 
-/// Replicas of the others where the goal gets no more than it has: what there is stays as far as it is wanted, and the one that
-/// served last gets what is missing.
-fn without(situation: &Situation, goal: &str) -> BTreeMap<String, u32> {
-    let has = situation.revisions.get(goal).map_or(0, |revision| revision.replicas);
-    let wanted = situation.wanted.saturating_sub(has);
+/// Replicas of the others where nothing more of the goal is to be had: what there is stays as far as it is wanted, and until the goal
+/// has taken over, the one that served last gets what is missing.
+fn without(situation: &Situation, goal: &str, record: &Record) -> BTreeMap<String, u32> {
+    let wanted = situation.wanted.saturating_sub(situation.revisions.get(goal).map_or(0, Revision::ready));
     let mut others = kept(situation, goal, wanted);
     let missing = wanted.saturating_sub(others.values().sum());
-    let proven = situation.others(goal).filter(|(_, revision)| revision.is_proven());
+    let proven = situation.others(goal).filter(|(_, revision)| revision.is_proven() && !completed(record));
     if let Some((hash, _)) = proven.max_by_key(|(_, revision)| revision.record.completed) {
         *others.entry(hash.clone()).or_default() += missing;
     }
@@ -374,8 +374,8 @@ fn kept(situation: &Situation, goal: &str, mut keep: u32) -> BTreeMap<String, u3
     replicas
 }
 
-/// The deadline runs from the first pod on, and stands still while no pod is wanted. It runs anew for pods that come once all that
-/// were asked for are ready: that they come late may be because nobody asked for them.
+/// The deadline runs from the first pod on, and stands still while no pod is wanted. It runs anew with the step that follows once all
+/// pods that were asked for are ready: that it comes late may be because nobody was there to take it.
 fn remember_beginning(situation: &Situation, replicas: &BTreeMap<String, u32>, records: &mut BTreeMap<String, Record>) {
     let Some(record) = records.get_mut(&situation.target) else { return };
     if record.failed.is_some() || completed(record) {
@@ -383,7 +383,11 @@ fn remember_beginning(situation: &Situation, replicas: &BTreeMap<String, u32>, r
     }
     let target = situation.target();
     let given = replicas.get(&situation.target).copied().unwrap_or_default();
-    let goes_on = given > target.replicas && target.ready() >= target.replicas;
+    let is_less = |(hash, other): (&String, &Revision)| replicas.get(hash).is_some_and(|it| *it < other.replicas);
+    let is_step = given > target.replicas || situation.others(&situation.target).any(is_less);
+    // Once for each pod that turned ready, though the step may have to be tried again and again.
+    let is_news = record.began.is_some_and(|began| target.last_ready().is_some_and(|ready| ready >= began));
+    let goes_on = is_step && is_news && target.ready() >= target.replicas;
     record.began = (given > 0).then(|| record.began.filter(|_| !goes_on).unwrap_or(situation.now));
 }
 
@@ -492,6 +496,11 @@ impl Revision {
     /// Since when the first of its pods has waited for room.
     fn waits_since(&self) -> Option<Timestamp> {
         self.pods.iter().filter(|pod| pod.waits_for_room()).filter_map(|pod| pod.unschedulable_since).min()
+    }
+
+    /// When a pod of it turned ready last.
+    fn last_ready(&self) -> Option<Timestamp> {
+        self.pods.iter().filter_map(|pod| pod.ready_since).max()
     }
 
     /// Its pods that serve and go on serving.

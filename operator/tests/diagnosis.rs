@@ -138,9 +138,13 @@ fn room_is_waited_for_only_where_it_would_help() {
     assert!(since("0/1 nodes are available: 1 cannot allocate all claims.").is_some());
     let claimed = "1 node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode";
     assert!(since(&format!("0/1 nodes are available: {claimed}.")).is_some());
-    let gated = without_node("SchedulingGated", "Scheduling is blocked due to non-empty scheduling gates");
-    assert!(waits_for_room_since(&gated).is_some());
-    assert_eq!(found(&gated).1, "Unschedulable");
+    for (gate, waits) in [("kueue.x-k8s.io/admission", true), ("example.org/approval", false)] {
+        let mut gated = without_node("SchedulingGated", "Scheduling is blocked due to non-empty scheduling gates");
+        let gates = serde_json::from_value(json!([{"name": gate}])).unwrap();
+        gated.spec.as_mut().unwrap().scheduling_gates = Some(gates);
+        assert_eq!(waits_for_room_since(&gated).is_some(), waits, "{gate}");
+        assert_eq!(found(&gated).1, "Unschedulable");
+    }
     assert!(since("0/1 nodes are available: 1 Insufficient nvidia.com/gpu.").is_some());
     assert!(since("0/1 nodes are available: persistentvolumeclaim \"shelf\" not found.").is_none());
     assert!(since("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.").is_none());

@@ -31,6 +31,8 @@ struct Play {
     led_since: u64,
     /// How long a revision may take without progress.
     deadline: u64,
+    /// The API server takes nothing of its Deployment.
+    refused: Option<&'static str>,
     /// No node will ever do for its pods.
     homeless: Option<&'static str>,
     records: BTreeMap<String, Revision>,
@@ -61,6 +63,7 @@ impl Play {
             broken: Vec::new(),
             led_since: 0,
             deadline: PROGRESS_DEADLINE,
+            refused: None,
             homeless: None,
             records: BTreeMap::new(),
             pods: Vec::new(),
@@ -101,10 +104,15 @@ impl Play {
     /// One second: the plan is carried out, then the cluster moves.
     fn step(&mut self) -> Plan {
         let plan = plan(&self.situation());
+        let is_refused = self.refused == Some(plan.active.as_str());
         for (hash, replicas) in &plan.replicas {
             let revision = self.records.entry(hash.clone()).or_default();
-            revision.replicas = *replicas;
             revision.record = plan.records[hash].clone();
+            revision.replicas = match is_refused {
+                true if *hash == plan.active => revision.replicas,
+                true => plan.without_active[hash],
+                false => *replicas,
+            };
         }
         self.deployments_follow();
         self.now += 1;
@@ -466,6 +474,85 @@ fn what_the_others_get_where_the_new_one_is_refused_is_what_is_wanted_and_no_roo
     play.pods.clear();
     play.records.get_mut("old").unwrap().replicas = 0;
     assert_eq!(without(&play), 2);
+}
+
+#[test]
+fn what_is_refused_costs_the_serving_one_nothing_and_is_given_up_in_time() {
+    for strategy in [RolloutStrategy::Auto, RolloutStrategy::Surge, RolloutStrategy::InPlace, RolloutStrategy::Recreate]
+    {
+        let mut play = served(2, strategy);
+        play.refused = Some("new");
+        play.turn_to("new");
+        play.wanted = 3;
+        (0..2).for_each(|_| drop(play.step()));
+        let record = play.records["new"].record.clone();
+        let mut plan = play.step();
+        for _ in 0..2 * PROGRESS_DEADLINE {
+            if plan.records["new"].failed.is_none() {
+                assert_eq!(plan.records["new"], record, "{strategy:?}: nothing happens, and nothing is written");
+            }
+            plan = play.step();
+        }
+        // What has not begun, for others would have to go first, is not given up: its refusal says why.
+        assert_eq!(plan.stage == Stage::RolledBack, record.began.is_some(), "{strategy:?}");
+        assert_eq!((play.ready("old"), play.fewest_ready), (3, 2), "{strategy:?}");
+    }
+}
+
+#[test]
+fn what_is_refused_in_the_middle_leaves_the_serving_ones_while_its_own_are_not_ready() {
+    let mut play = served(1, RolloutStrategy::Surge);
+    play.broken = vec!["new"];
+    play.turn_to("new");
+    play.step();
+    assert_eq!(play.records["new"].replicas, 1);
+    play.refused = Some("new");
+    (0..100).for_each(|_| drop(play.step()));
+    assert_eq!((play.ready("old"), play.fewest_ready), (1, 1));
+}
+
+#[test]
+fn more_replicas_of_the_serving_one_that_are_refused_bring_none_of_another() {
+    let mut play = served(2, RolloutStrategy::Surge);
+    play.turn_to("new");
+    play.run_until(Stage::Complete);
+    play.refused = Some("new");
+    play.wanted = 4;
+    (0..200).for_each(|_| drop(play.step()));
+    assert_eq!((play.ready("new"), play.pods.len()), (2, 2));
+}
+
+#[test]
+fn a_device_that_goes_away_for_a_while_brings_no_old_revision_back() {
+    let mut play = served(1, RolloutStrategy::Auto);
+    play.devices = 1;
+    play.turn_to("new");
+    play.run_until(Stage::Complete);
+    let record = play.records["new"].record.clone();
+    play.devices = 0;
+    // Its node is drained.
+    play.pods.clear();
+    (0..3 * SURGE_TIMEOUT).for_each(|_| assert_eq!(play.step().stage, Stage::Complete));
+    assert_eq!(play.records["new"].record, record);
+    play.devices = 1;
+    (0..20).for_each(|_| drop(play.step()));
+    assert_eq!((play.ready("new"), play.pods.len()), (1, 1));
+}
+
+#[test]
+fn in_place_too_a_step_that_comes_late_begins_a_deadline_of_its_own() {
+    let mut play = served(3, RolloutStrategy::InPlace);
+    play.devices = 3;
+    play.turn_to("new");
+    while play.ready("new") == 0 {
+        play.step();
+    }
+    play.now += 2 * PROGRESS_DEADLINE;
+    play.led_since = play.now;
+    // Old pods take longer to go than whoever leads anew waits before it gives up.
+    play.stop_seconds = 200;
+    play.run_until(Stage::Complete);
+    assert_eq!((play.ready("new"), play.fewest_ready), (3, 2));
 }
 
 #[test]

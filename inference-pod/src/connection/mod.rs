@@ -517,7 +517,7 @@ mod tests {
                 return Poll::Ready(None);
             }
             ready!(self.pause.as_mut().poll(cx));
-            self.pause.as_mut().reset(Instant::now() + SOON / 10);
+            self.pause.as_mut().reset(Instant::now() + SOON / 50);
             self.left -= 1;
             self.sent.fetch_add(1, Ordering::SeqCst);
             Poll::Ready(Some(Ok(Frame::data(vec![0; 20 << 10].into()))))
@@ -532,7 +532,7 @@ mod tests {
         let (mut sender, serves) = builder.handshake(TokioIo::new(client)).await.unwrap();
         tokio::spawn(serves);
         let sent = Arc::new(AtomicUsize::new(0));
-        let slow = Slow { left: CHUNKS, sent: Arc::clone(&sent), pause: Box::pin(sleep(SOON / 10)) };
+        let slow = Slow { left: CHUNKS, sent: Arc::clone(&sent), pause: Box::pin(sleep(SOON / 50)) };
         let request = Request::post("http://test/nowhere").body(slow).unwrap();
         let answer = sender.send_request(request).await.unwrap();
         assert_eq!((answer.status(), sent.load(Ordering::SeqCst)), (StatusCode::NOT_FOUND, CHUNKS));
