@@ -345,8 +345,11 @@ fn in_place(situation: &Situation, goal: &str, at_goal: &Revision, record: &Reco
 fn without(situation: &Situation, goal: &str, record: &Record) -> BTreeMap<String, u32> {
     let wanted = situation.wanted.saturating_sub(situation.revisions.get(goal).map_or(0, Revision::ready));
     let mut others = kept(situation, goal, wanted);
+    if completed(record) {
+        return others;
+    }
     let missing = wanted.saturating_sub(others.values().sum());
-    let proven = situation.others(goal).filter(|(_, revision)| revision.is_proven() && !completed(record));
+    let proven = situation.others(goal).filter(|(_, revision)| revision.is_proven());
     if let Some((hash, _)) = proven.max_by_key(|(_, revision)| revision.record.completed) {
         *others.entry(hash.clone()).or_default() += missing;
     }

@@ -1,0 +1,176 @@
+//! What goes wrong around a rollout: room that does not help, operators that are away, writes that are refused.
+
+use crds::resource::RolloutStrategy;
+use ortolan_operator::rollout::{Stage, plan};
+
+use crate::play::{PROGRESS_DEADLINE, Play, SURGE_TIMEOUT, served};
+
+#[test]
+fn room_that_helps_no_new_pod_goes_back_long_before_the_deadline() {
+    let mut play = served(1, RolloutStrategy::Auto);
+    play.devices = 1;
+    play.homeless = Some("new");
+    play.turn_to("new");
+    let mut seconds_without = 0;
+    while play.step().stage != Stage::RolledBack {
+        seconds_without += u64::from(play.ready("old") == 0);
+        assert!(play.now < 10_000, "it is never given up");
+    }
+    let most = SURGE_TIMEOUT + play.stop_seconds + play.start_seconds + 3;
+    assert!((1..=most).contains(&seconds_without), "nobody served for {seconds_without} s");
+    assert_eq!(play.ready("old"), 1);
+
+    // One that takes the room a little later keeps it.
+    let mut play = served(1, RolloutStrategy::Auto);
+    play.devices = 1;
+    play.homeless = Some("new");
+    play.turn_to("new");
+    play.run_until(Stage::TerminatingFirst);
+    (0..SURGE_TIMEOUT / 2).for_each(|_| drop(play.step()));
+    play.homeless = None;
+    play.run_until(Stage::Complete);
+    assert_eq!((play.ready("new"), play.pods.len()), (1, 1));
+}
+
+#[test]
+fn the_first_revision_takes_over_with_the_pods_that_have_room_so_that_a_broken_one_can_go_back_to_it() {
+    let mut play = Play::new("old", 3, RolloutStrategy::Auto);
+    play.devices = 2;
+    play.run_until(Stage::Complete);
+    assert!((SURGE_TIMEOUT..PROGRESS_DEADLINE).contains(&play.now), "after {} s", play.now);
+    (0..10_000).for_each(|_| assert_eq!(play.step().stage, Stage::Complete));
+    play.broken = vec!["new"];
+    play.turn_to("new");
+    play.run_until(Stage::RolledBack);
+    while play.ready("old") < 2 {
+        assert_eq!(play.step().stage, Stage::RolledBack);
+    }
+    // The other one goes on.
+    assert!(play.fewest_ready >= 1, "{}", play.fewest_ready);
+}
+
+#[test]
+fn time_in_which_nobody_led_gives_nothing_up() {
+    let mut play = served(3, RolloutStrategy::Surge);
+    play.turn_to("new");
+    while play.ready("new") == 0 {
+        play.step();
+    }
+    // The cluster goes on, and nobody looks.
+    play.now += 2 * PROGRESS_DEADLINE;
+    play.led_since = play.now;
+    // The next one takes longer than whoever leads anew waits before it gives up.
+    play.start_seconds = 200;
+    play.run_until(Stage::Complete);
+    assert_eq!((play.ready("new"), play.fewest_ready), (3, 3));
+}
+
+#[test]
+fn a_longer_deadline_is_another_try() {
+    let mut play = served(1, RolloutStrategy::Surge);
+    play.start_seconds = PROGRESS_DEADLINE + 100;
+    play.turn_to("new");
+    play.run_until(Stage::RolledBack);
+    (0..2 * PROGRESS_DEADLINE).for_each(|_| assert_eq!(play.step().stage, Stage::RolledBack));
+    play.deadline = 2 * PROGRESS_DEADLINE;
+    play.run_until(Stage::Complete);
+    assert_eq!((play.ready("new"), play.fewest_ready), (1, 1));
+}
+
+#[test]
+fn what_the_others_get_where_the_new_one_is_refused_is_what_is_wanted_and_no_room() {
+    let mut play = served(2, RolloutStrategy::InPlace);
+    play.turn_to("new");
+    let without = |play: &Play| plan(&play.situation()).without_active["old"];
+    assert_eq!(plan(&play.situation()).replicas["old"], 1, "room is made");
+    assert_eq!(without(&play), 2);
+    for wanted in [5, 1, 0] {
+        play.wanted = wanted;
+        assert_eq!(without(&play), wanted);
+    }
+    // Somebody has deleted its Deployment.
+    play.wanted = 2;
+    play.pods.clear();
+    play.records.get_mut("old").unwrap().replicas = 0;
+    assert_eq!(without(&play), 2);
+}
+
+#[test]
+fn what_is_refused_costs_the_serving_one_nothing_and_is_given_up_in_time() {
+    for strategy in [RolloutStrategy::Auto, RolloutStrategy::Surge, RolloutStrategy::InPlace, RolloutStrategy::Recreate]
+    {
+        let mut play = served(2, strategy);
+        play.refused = Some("new");
+        play.turn_to("new");
+        play.wanted = 3;
+        (0..2).for_each(|_| drop(play.step()));
+        let record = play.records["new"].record.clone();
+        let mut plan = play.step();
+        for _ in 0..2 * PROGRESS_DEADLINE {
+            if plan.records["new"].failed.is_none() {
+                assert_eq!(plan.records["new"], record, "{strategy:?}: nothing happens, and nothing is written");
+            }
+            plan = play.step();
+        }
+        // Where others would have to go first it has not begun, and is not given up: its refusal says why.
+        let begins = matches!(strategy, RolloutStrategy::Auto | RolloutStrategy::Surge);
+        assert_eq!(plan.stage == Stage::RolledBack, begins, "{strategy:?}");
+        assert_eq!((play.ready("old"), play.fewest_ready), (3, 2), "{strategy:?}");
+    }
+}
+
+#[test]
+fn what_is_refused_in_the_middle_leaves_the_serving_ones_while_its_own_are_not_ready() {
+    let mut play = served(1, RolloutStrategy::Surge);
+    play.broken = vec!["new"];
+    play.turn_to("new");
+    play.step();
+    assert_eq!(play.records["new"].replicas, 1);
+    play.refused = Some("new");
+    (0..100).for_each(|_| drop(play.step()));
+    assert_eq!((play.ready("old"), play.fewest_ready), (1, 1));
+}
+
+#[test]
+fn more_replicas_of_the_serving_one_that_are_refused_bring_none_of_another() {
+    let mut play = served(2, RolloutStrategy::Surge);
+    play.turn_to("new");
+    play.run_until(Stage::Complete);
+    play.refused = Some("new");
+    play.wanted = 4;
+    (0..200).for_each(|_| drop(play.step()));
+    assert_eq!((play.ready("new"), play.pods.len()), (2, 2));
+}
+
+#[test]
+fn a_device_that_goes_away_for_a_while_brings_no_old_revision_back() {
+    let mut play = served(1, RolloutStrategy::Auto);
+    play.devices = 1;
+    play.turn_to("new");
+    play.run_until(Stage::Complete);
+    let record = play.records["new"].record.clone();
+    play.devices = 0;
+    // Its node is drained.
+    play.pods.clear();
+    (0..3 * SURGE_TIMEOUT).for_each(|_| assert_eq!(play.step().stage, Stage::Complete));
+    assert_eq!(play.records["new"].record, record);
+    play.devices = 1;
+    (0..20).for_each(|_| drop(play.step()));
+    assert_eq!((play.ready("new"), play.pods.len()), (1, 1));
+}
+
+#[test]
+fn in_place_too_a_step_that_comes_late_begins_a_deadline_of_its_own() {
+    let mut play = served(3, RolloutStrategy::InPlace);
+    play.devices = 3;
+    play.turn_to("new");
+    while play.ready("new") == 0 {
+        play.step();
+    }
+    play.now += 2 * PROGRESS_DEADLINE;
+    play.led_since = play.now;
+    // Old pods take longer to go than whoever leads anew waits before it gives up.
+    play.stop_seconds = 200;
+    play.run_until(Stage::Complete);
+    assert_eq!((play.ready("new"), play.fewest_ready), (3, 2));
+}
