@@ -392,6 +392,23 @@ fn both_forms_of_the_metrics_are_what_their_own_tools_take() {
 }
 
 #[test]
+fn a_gpu_is_told_as_its_driver_tells_of_it() {
+    // No machine of this test need have one: the library of the driver is a stand-in.
+    let folder = tempfile::tempdir().unwrap();
+    let library = folder.path().join("libnvidia-ml.so.1");
+    let source = common::repository().join("tests/programs/nvml/nvml.c");
+    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(library).arg(source).status().unwrap();
+    assert!(compiled.success());
+    let environment = [("LD_LIBRARY_PATH", folder.path().to_str().unwrap())];
+    let models = item("tiny", "tiny", "");
+    let server = Server::start_as(&Setup { models: &models, environment: &environment, ..Setup::default() });
+    eventually("the driver is asked", || get(server.admin, "/metrics").text().contains("ortolan_gpu_"));
+    let gpu = |name: &str| server.metric(&format!("ortolan_gpu_{name}{{gpu=\"0\"}}"));
+    assert_eq!([gpu("memory_used_bytes"), gpu("memory_total_bytes")], [3.0, 16.0].map(|gib| gib * 1024.0_f64.powi(3)));
+    assert_eq!(gpu("utilization_ratio"), 0.07);
+}
+
+#[test]
 fn names_that_clients_make_up_add_no_series() {
     let server = Server::start(&item("tiny", "tiny", ""));
     let series = || get(server.admin, "/metrics").text().lines().filter(|line| !line.starts_with('#')).count();

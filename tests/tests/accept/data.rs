@@ -8,16 +8,16 @@ use kube::api::{Patch, PatchParams};
 use ortolan_tests::cluster::wait;
 use serde_json::{Value, json};
 
-use crate::clients::{Clients, Question, serve, serving};
+use crate::clients::{Clients, Question, serving};
 use crate::fixture::{Failure, Outcome, repository, tell, tell_time};
+use crate::gpu;
 use crate::models::{small, with};
 use crate::panels::{self, Chosen, Query};
 use crate::prometheus::{ALERT_LIMIT, Prometheus};
 use crate::space::Space;
 
 /// What has no data here, by a part of its text, and why.
-const WITHOUT: [(&str, &str); 2] = [
-    ("ortolan_gpu_", "there is no GPU"),
+const WITHOUT: [(&str, &str); 1] = [
     // Looked at where that happens.
     ("changes(ortolan_operator_leader", "the leader does not change"),
 ];
@@ -30,7 +30,9 @@ const NAME: &str = "espresso";
 pub(crate) async fn is_there(space: &Space) -> Outcome {
     // With an objective, and so little patience that some are refused.
     let busy = json!({"batching": {"batchSize": 4, "maxQueueTime": "10ms"}, "latencyObjective": "500ms"});
-    let address = serve(space, &serving(NAME, "slow", &busy, &json!({}))).await?;
+    gpu::claim(space).await?;
+    space.apply_until_ready(&gpu::seen_by(serving(NAME, "slow", &busy, &json!({})))).await?;
+    let address = space.address(NAME).await?;
     space.apply(&with(small("asleep"), &json!({"suspend": true}))).await?;
     let clients = Clients::start(address, 24, &Question::of("slow", [1, 2, 3]).every(Duration::from_millis(50)));
 
