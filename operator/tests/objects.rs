@@ -11,7 +11,7 @@ use crds::{
     resource::{InferenceModel, conditions::accepted},
     serving::{self, Layer},
 };
-use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::api::core::v1::{PodTemplateSpec, Volume};
 use ortolan_operator::{
     build::{self, Images, Revision, build, monitoring, revision},
     rollout::{Plan, Record, Stage},
@@ -250,6 +250,13 @@ fn what_a_pod_template_may_not_set_is_refused_with_its_field() {
             json!({"spec": {"volumes": [{"name": "x", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]}}),
             "volumes[x].projected",
         ),
+        (
+            json!({"spec": {"volumes": [
+                {"name": "x", "persistentVolumeClaim": {"claimName": "a"}},
+                {"name": "y", "persistentVolumeClaim": {"claimName": "a"}},
+            ]}}),
+            "volumes[y].persistentVolumeClaim: the volume x has the claim a already",
+        ),
         (json!({"spec": {"containers": [{"name": "server", "command": ["sh"]}]}}), "containers[server].command"),
         (json!({"spec": {"containers": [{"name": "a", "ports": [{"containerPort": 8080}]}]}}), "ports"),
         (
@@ -268,6 +275,28 @@ fn what_a_pod_template_may_not_set_is_refused_with_its_field() {
         assert_eq!(refusal.reason, accepted::INVALID_OVERLAY, "{template}");
         assert!(refusal.message.contains(expected), "{template}: {}", refusal.message);
     }
+}
+
+#[test]
+fn models_on_one_claim_share_its_volume() {
+    let on = |name: &str, claim: &str| json!({"name": name, "source": {"pvc": {"claimName": claim, "path": name}}});
+    let mut spec = json!({"models": [on("a", "shelf"), on("b", "cellar"), on("c", "shelf")]});
+    let of = model(spec.clone());
+    let template: PodTemplateSpec = serde_json::from_str(&born(&of, &images()).template).unwrap();
+    let pod = template.spec.unwrap();
+    let claim = |volume: Volume| Some((volume.name, volume.persistent_volume_claim?.claim_name));
+    let volumes: Vec<_> = pod.volumes.into_iter().flatten().filter_map(claim).collect();
+    assert_eq!(volumes, [("model-a", "shelf"), ("model-b", "cellar")].map(|(a, b)| (a.to_owned(), b.to_owned())));
+    let mounts = pod.containers[0].volume_mounts.clone().unwrap();
+    let mounts: Vec<_> = mounts.iter().map(|mount| (mount.name.as_str(), mount.mount_path.as_str())).collect();
+    assert_eq!(mounts[1..], [("model-a", "/volumes/a"), ("model-b", "/volumes/b"), ("model-a", "/volumes/c")]);
+
+    spec["podTemplate"] =
+        json!({"spec": {"volumes": [{"name": "mine", "persistentVolumeClaim": {"claimName": "shelf"}}]}});
+    let refused = model(spec);
+    let refusal = validate(&refused.spec, None).unwrap_err();
+    assert_eq!(refusal.reason, accepted::INVALID_OVERLAY);
+    assert!(refusal.message.contains("volumes[mine].persistentVolumeClaim: the volume model-a has"), "{refusal:?}");
 }
 
 #[test]

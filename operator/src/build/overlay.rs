@@ -1,5 +1,7 @@
 //! `spec.podTemplate`: what a user may add to the pods, and what not.
 
+use std::collections::{BTreeMap, btree_map::Entry};
+
 use crds::{resource::InferenceModelSpec, serving::Fault};
 use k8s_openapi::api::core::v1::{Container, PodSpec, PodTemplateSpec};
 use serde_json::Value;
@@ -21,6 +23,7 @@ pub fn read(spec: &InferenceModelSpec) -> Result<Option<PodTemplateSpec>, Vec<Fa
     let mut faults = Vec::new();
     unknown_fields("", written, &understood, &mut faults);
     faults.extend(reserved(&template));
+    faults.extend(claimed_twice(spec, &template));
     if faults.is_empty() { Ok(Some(template)) } else { Err(faults) }
 }
 
@@ -106,6 +109,31 @@ fn of_pod(spec: &PodSpec) -> Vec<Fault> {
     }
     if spec.restart_policy.as_deref().is_some_and(|policy| policy != "Always") {
         faults.push(fault("spec.restartPolicy", "pods of a Deployment are always restarted".to_owned()));
+    }
+    faults
+}
+
+/// Kubernetes never starts a pod that has a claim in two volumes, and does not say so.
+fn claimed_twice(spec: &InferenceModelSpec, template: &PodTemplateSpec) -> Vec<Fault> {
+    let mut claims: BTreeMap<&str, String> = BTreeMap::new();
+    for model in &spec.models {
+        let Some(pvc) = &model.source.pvc else { continue };
+        claims.entry(&pvc.claim_name).or_insert_with(|| unit::volume_name(model));
+    }
+    let mut faults = Vec::new();
+    for volume in template.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+        let Some(claim) = &volume.persistent_volume_claim else { continue };
+        match claims.entry(&claim.claim_name) {
+            Entry::Vacant(place) => _ = place.insert(volume.name.clone()),
+            Entry::Occupied(there) => {
+                let path = format!("spec.volumes[{}].persistentVolumeClaim", volume.name);
+                let (claim, there) = (&claim.claim_name, there.get());
+                let message = format!(
+                    "the volume {there} has the claim {claim} already, and a pod has a claim once: mount {there}"
+                );
+                faults.push(fault(&path, message));
+            }
+        }
     }
     faults
 }

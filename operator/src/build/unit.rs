@@ -195,7 +195,8 @@ fn mounts(spec: &InferenceModelSpec) -> Vec<VolumeMount> {
         mounts.push(read_only(MODELS_VOLUME.to_owned(), MODELS_FOLDER.to_owned()));
     }
     let on_volumes = spec.models.iter().filter(|model| model.source.uri.is_none());
-    mounts.extend(on_volumes.map(|model| read_only(volume_name(model), format!("{VOLUMES_FOLDER}/{}", model.name))));
+    let volume = |model: &Model| volume_name(first_on_volume(spec, model));
+    mounts.extend(on_volumes.map(|model| read_only(volume(model), format!("{VOLUMES_FOLDER}/{}", model.name))));
     mounts
 }
 
@@ -206,11 +207,23 @@ fn volumes(spec: &InferenceModelSpec, config_map: &str) -> Vec<Volume> {
         let empty_dir = Some(EmptyDirVolumeSource::default());
         volumes.push(Volume { name: MODELS_VOLUME.to_owned(), empty_dir, ..Volume::default() });
     }
-    volumes.extend(spec.models.iter().filter_map(model_volume));
+    let first = spec.models.iter().filter(|model| std::ptr::eq(first_on_volume(spec, model), *model));
+    volumes.extend(first.filter_map(model_volume));
     volumes
 }
 
-fn volume_name(model: &Model) -> String {
+/// The first model that lies on the same claim: they share its volume, for Kubernetes never starts a pod that has a claim in two.
+fn first_on_volume<'a>(spec: &'a InferenceModelSpec, model: &'a Model) -> &'a Model {
+    let same = |other: &&Model| claim(other).is_some() && claim(other) == claim(model);
+    spec.models.iter().find(same).unwrap_or(model)
+}
+
+fn claim(model: &Model) -> Option<&str> {
+    model.source.pvc.as_ref().map(|pvc| pvc.claim_name.as_str())
+}
+
+/// The volume of a model that is the first on it.
+pub fn volume_name(model: &Model) -> String {
     format!("{VOLUME_PREFIX}{}", model.name)
 }
 

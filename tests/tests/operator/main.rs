@@ -100,7 +100,7 @@ fn trials(fixture: &'static Fixture) -> Vec<Trial> {
         Others "no-claim" "failures::a_missing_claim_is_told_and_clears" failures::missing_claim,
         Others "no-secret" "failures::a_missing_secret_is_told_and_clears" failures::missing_secret,
         Others "quota" "failures::an_exceeded_quota_is_told_and_clears" failures::exceeded_quota,
-        Others "two-models" "serving::two_models_in_one_pod_both_answer" serving::serves_two_models,
+        Others "several" "serving::several_models_in_one_pod_all_answer" serving::serves_several_models,
         Others "scaled" "serving::kubectl_scale_makes_more_pods_and_fewer" serving::is_scaled,
         Others "removed" "serving::nothing_is_left_of_a_deleted_model" serving::leaves_nothing_behind,
         Others "phoenix" "serving::a_model_comes_back_right_after_its_deletion" serving::comes_back_after_deletion,

@@ -53,17 +53,21 @@ async fn tells_what_serves(space: &Space) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn serves_two_models(space: &Space) -> Outcome {
+pub(crate) async fn serves_several_models(space: &Space) -> Outcome {
     space.claim_models().await?;
-    let models = [from_web("mixing", "batch-mixing")?, on_volume("tiny", "tiny")];
-    let (model, time) = space.apply_until_ready(&inference_model("pair", &models)).await?;
-    tell_time("from the apply of two models to Ready", time);
-    assert_eq!(space.pods("pair").await?.len(), 1);
+    // Two of them are on the same claim.
+    let models = [from_web("mixing", "batch-mixing")?, on_volume("tiny", "tiny"), on_volume("shelved", "batch-mixing")];
+    let (model, time) = space.apply_until_ready(&inference_model("several", &models)).await?;
+    tell_time("from the apply of three models to Ready", time);
+    assert_eq!(space.pods("several").await?.len(), 1);
     let states: Vec<_> = model.status.iter().flat_map(|status| &status.models).map(|it| it.name.as_str()).collect();
-    assert_eq!(states, ["mixing", "tiny"]);
-    assert_eq!(space.numbers("pair").await?, DOUBLED);
-    let answer = web::post(space.address("pair").await?, "/v2/models/mixing/infer", &models::question())?;
-    assert_eq!((answer.status, models::numbers(&answer.json())), (200, UNCHANGED.to_vec()), "{}", answer.text());
+    assert_eq!(states, ["mixing", "tiny", "shelved"]);
+    assert_eq!(space.numbers("several").await?, DOUBLED);
+    for name in ["mixing", "shelved"] {
+        let address = space.address("several").await?;
+        let answer = web::post(address, &format!("/v2/models/{name}/infer"), &models::question())?;
+        assert_eq!((answer.status, models::numbers(&answer.json())), (200, UNCHANGED.to_vec()), "{}", answer.text());
+    }
     Ok(())
 }
 
