@@ -144,8 +144,15 @@ impl<'de> Visitor<'de> for Flat<'_> {
 pub fn write(tensor: &Tensor, json: &mut Vec<u8>) {
     fn each<const N: usize, T: Number>(data: &[u8], json: &mut Vec<u8>, convert: impl Fn([u8; N]) -> T) {
         let mut line = Line::default();
-        for chunk in data.as_chunks::<N>().0 {
-            line.push(convert(*chunk), json);
+        let (groups, rest) = data.as_chunks::<N>().0.as_chunks::<GROUP>();
+        for group in groups {
+            let mut buffers = <[T::Buffer; GROUP]>::default();
+            let mut free = buffers.iter_mut();
+            let texts = group.map(|chunk| free.next().map_or("", |buffer| convert(chunk).text(buffer)));
+            texts.iter().for_each(|text| line.push(text, json));
+        }
+        for chunk in rest {
+            line.push(convert(*chunk).text(&mut T::Buffer::default()), json);
         }
         line.flush(json);
     }
@@ -172,23 +179,33 @@ pub fn write(tensor: &Tensor, json: &mut Vec<u8>) {
     json.push(b']');
 }
 
+/// Numbers that are written before the first of them is copied. What was written byte by byte the moment before cannot be read eight
+/// bytes at a time without waiting; this takes a tenth off the time of a number.
+const GROUP: usize = 4;
+
 /// Something that JSON writes in a few characters.
 trait Number {
-    /// Hands its text over.
-    fn text<R>(self, then: impl FnOnce(&str) -> R) -> R;
+    /// Where it is written.
+    type Buffer: Default;
+
+    fn text(self, buffer: &mut Self::Buffer) -> &str;
 }
 
 impl Number for bool {
-    fn text<R>(self, then: impl FnOnce(&str) -> R) -> R {
-        then(if self { "true" } else { "false" })
+    type Buffer = ();
+
+    fn text(self, (): &mut ()) -> &str {
+        if self { "true" } else { "false" }
     }
 }
 
 macro_rules! integers {
     ($($integer:ty)*) => {$(
         impl Number for $integer {
-            fn text<R>(self, then: impl FnOnce(&str) -> R) -> R {
-                then(itoa::Buffer::new().format(self))
+            type Buffer = itoa::Buffer;
+
+            fn text(self, buffer: &mut itoa::Buffer) -> &str {
+                buffer.format(self)
             }
         }
     )*};
@@ -198,9 +215,11 @@ integers!(u8 i8 u16 i16 u32 i32 u64 i64);
 macro_rules! reals {
     ($($real:ty)*) => {$(
         impl Number for $real {
+            type Buffer = zmij::Buffer;
+
             /// JSON has no word for what is not a finite number.
-            fn text<R>(self, then: impl FnOnce(&str) -> R) -> R {
-                if self.is_finite() { then(zmij::Buffer::new().format_finite(self)) } else { then("null") }
+            fn text(self, buffer: &mut zmij::Buffer) -> &str {
+                if self.is_finite() { buffer.format_finite(self) } else { "null" }
             }
         }
     )*};
@@ -221,14 +240,14 @@ impl Default for Line {
 }
 
 impl Line {
-    fn push(&mut self, number: impl Number, json: &mut Vec<u8>) {
+    fn push(&mut self, text: &str, json: &mut Vec<u8>) {
         /// No number's text is longer; neither is it with its comma.
         const LONGEST: usize = 32;
         if self.used + LONGEST > self.text.len() {
             self.flush(json);
         }
         let to = &mut self.text[self.used..self.used + LONGEST];
-        let length = number.text(|text| copy_short(text.as_bytes(), to));
+        let length = copy_short(text.as_bytes(), to);
         self.text[self.used + length] = b',';
         self.used += length + 1;
     }
