@@ -1,6 +1,10 @@
 //! What the pod exports. Closed label sets; a client-sent model name never becomes a label.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::{
+    ptr,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock},
+    time::Duration,
+};
 
 use crds::exposition::openmetrics_to_prometheus;
 use prometheus_client::{
@@ -16,6 +20,7 @@ pub use super::numbers::ModelMetrics;
 use super::{
     Bounds, collect,
     events::Events,
+    numbers::Described,
     page::{Part, write_together},
     triton::Triton,
 };
@@ -89,15 +94,16 @@ impl Metrics {
         Self { registry, responses, good, models: RwLock::default(), page: Mutex::default(), triton }
     }
 
-    /// The handles of one model, all present at 0.
+    /// The handles of one model, all present at 0. What health tells of it is of the last `window`; its latency has exemplars where
+    /// requests are `traced`.
     #[must_use]
-    pub fn model(&self, name: &str, bounds: &Bounds, traced: bool) -> ModelMetrics {
+    pub fn model(&self, name: &str, bounds: &Bounds, window: Duration, traced: bool) -> ModelMetrics {
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = models.iter().find(|known| known.metrics.model() == name) {
             return known.metrics.clone();
         }
         let triton = self.triton.as_ref().map(|triton| triton.model(name));
-        let (metrics, registry) = ModelMetrics::new(name, bounds, traced, triton);
+        let (metrics, registry) = ModelMetrics::new(name, bounds, Described { traced, window, triton });
         models.push(OfModel { metrics: metrics.clone(), registry, part: Mutex::default() });
         metrics
     }
@@ -108,7 +114,7 @@ impl Metrics {
         let places = if code == 200 { &self.good[..] } else { &[] };
         for place in places {
             let (known, counter) = place.get_or_init(|| (route, self.responses.get_or_create_owned(&labels)));
-            if *known == route {
+            if ptr::eq(*known, route) || *known == route {
                 counter.inc();
                 return;
             }
@@ -152,11 +158,17 @@ mod tests {
 
     use super::*;
     use crate::observe::{
-        Example, Memory, OUTCOMES, Observer, Outcome,
+        End, Example, Memory, OUTCOMES, Observer, Outcome,
         events::{Event, Subscription, consumer::Consumer, redact::Redactor},
         numbers::latency_bounds,
         span::TraceId,
     };
+
+    const WINDOW: Duration = Duration::from_secs(60);
+
+    fn end(outcome: Outcome, millis: u64) -> End {
+        End { outcome, latency: Duration::from_millis(millis), decode_time: None, at: Instant::now() }
+    }
 
     fn metrics() -> Metrics {
         Metrics::new("1.31.1", &Arc::new(Events::quiet()), true)
@@ -169,7 +181,7 @@ mod tests {
     #[test]
     fn every_metric_is_present_at_zero_once_its_model_is_known() {
         let metrics = metrics();
-        let _model = metrics.model("espresso", &bounds(None), false);
+        let _model = metrics.model("espresso", &bounds(None), WINDOW, false);
         let text = metrics.prometheus_text();
         for line in [
             "ortolan_requests_received_total{model=\"espresso\"} 0",
@@ -194,10 +206,10 @@ mod tests {
     #[test]
     fn the_objective_is_a_bound_of_the_latency_and_an_exemplar_leads_to_a_trace() {
         let metrics = metrics();
-        let model = metrics.model("espresso", &bounds(Some(Duration::from_millis(30))), true);
+        let model = metrics.model("espresso", &bounds(Some(Duration::from_millis(30))), WINDOW, true);
         let redactor = Arc::clone(Events::quiet().redactor());
         let example = Example { trace: TraceId(10), request_id: Some("r-1".to_owned()), redactor };
-        model.ended(Outcome::ok, Duration::from_millis(20), None, Instant::now(), Some(example));
+        model.ended(end(Outcome::ok, 20), Some(example));
         let text = metrics.openmetrics_text();
         let line = text.lines().find(|line| line.contains("latency_seconds_bucket{le=\"0.03\"")).unwrap();
         let trace_id = format!("{:032x}", 10);
@@ -208,7 +220,7 @@ mod tests {
     #[test]
     fn a_queue_that_stays_full_is_as_deep_as_it_is_however_long_nobody_comes() {
         let metrics = metrics();
-        let (model, now) = (metrics.model("espresso", &bounds(None), false), Instant::now());
+        let (model, now) = (metrics.model("espresso", &bounds(None), WINDOW, false), Instant::now());
         let says = |line: &str| metrics.prometheus_text().lines().any(|seen| seen == line);
         model.enqueued(7, 7, now);
         model.scraped(0, Duration::ZERO, now + Duration::from_secs(300));
@@ -264,9 +276,9 @@ mod tests {
     #[test]
     fn refusals_and_callers_who_left_do_not_hide_how_slow_answers_are() {
         let metrics = metrics();
-        let model = metrics.model("espresso", &bounds(None), false);
+        let model = metrics.model("espresso", &bounds(None), WINDOW, false);
         for outcome in OUTCOMES {
-            model.ended(outcome, Duration::from_millis(3), None, Instant::now(), None);
+            model.ended(end(outcome, 3), None);
         }
         let text = metrics.openmetrics_text();
         let count = "ortolan_request_latency_seconds_count{model=\"espresso\"} 3";
@@ -276,7 +288,7 @@ mod tests {
     #[test]
     fn the_older_text_form_names_counters_in_full() {
         let metrics = metrics();
-        metrics.model("espresso", &bounds(None), false).received();
+        metrics.model("espresso", &bounds(None), WINDOW, false).received();
         let text = metrics.prometheus_text();
         assert!(text.contains("# TYPE ortolan_requests_received_total counter\n"), "{text}");
         assert!(text.contains("# TYPE ortolan_build_info gauge\n"), "{text}");
@@ -288,9 +300,9 @@ mod tests {
     #[test]
     fn triton_s_names_have_the_same_numbers() {
         let metrics = metrics();
-        let model = metrics.model("espresso", &bounds(None), false);
-        model.ended(Outcome::ok, Duration::from_millis(3), None, Instant::now(), None);
-        model.ended(Outcome::expired, Duration::from_millis(3), None, Instant::now(), None);
+        let model = metrics.model("espresso", &bounds(None), WINDOW, false);
+        model.ended(end(Outcome::ok, 3), None);
+        model.ended(end(Outcome::expired, 3), None);
         model.run_ended(4, Duration::from_millis(2));
         let text = metrics.prometheus_text();
         for line in [
@@ -318,7 +330,7 @@ mod tests {
         let events = Events::start(vec![subscription], Redactor::new(&[]).unwrap()).unwrap();
         let mut metrics = Metrics::new("1.31.1", &Arc::new(events), false);
         metrics.registry.sub_registry_with_prefix("ortolan").register_collector(Box::new(collect::Gpus::example()));
-        let model = metrics.model("espresso", &bounds(Some(Duration::from_millis(30))), true);
+        let model = metrics.model("espresso", &bounds(Some(Duration::from_millis(30))), WINDOW, true);
         model.objective_feasible(true);
         model.memory(Memory { arena: 0, in_use: 1, peak: 2 });
         model.provider_in_use("cpu", false);
@@ -348,7 +360,7 @@ mod tests {
     #[test]
     fn what_is_copied_is_what_would_be_written() {
         let metrics = metrics();
-        let models = ["espresso", "latte"].map(|name| metrics.model(name, &bounds(None), false));
+        let models = ["espresso", "latte"].map(|name| metrics.model(name, &bounds(None), WINDOW, false));
         let sorted = |text: &str| {
             let mut lines: Vec<_> = text
                 .lines()
@@ -375,7 +387,7 @@ mod tests {
             &|model| model.scraped(0, Duration::from_secs(1), now),
             &|model| model.dequeued(3, 0),
             &|model| model.scraped(0, Duration::ZERO, later),
-            &|model| model.ended(Outcome::ok, Duration::from_millis(3), None, now, None),
+            &|model| model.ended(end(Outcome::ok, 3), None),
         ];
         for change in changes {
             for model in &models {
@@ -391,8 +403,8 @@ mod tests {
     fn a_model_has_at_most_120_series() {
         let metrics = metrics();
         let bounds = Bounds { batch_size: 1024, ..bounds(Some(Duration::from_millis(30))) };
-        let model = metrics.model("espresso", &bounds, false);
-        model.ended(Outcome::ok, Duration::from_millis(3), None, Instant::now(), None);
+        let model = metrics.model("espresso", &bounds, WINDOW, false);
+        model.ended(end(Outcome::ok, 3), None);
         model.objective_feasible(true);
         model.memory(Memory { arena: 0, in_use: 1, peak: 2 });
         model.provider_in_use("cpu", false);

@@ -5,7 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Bounds, Example, Memory, Outcome, Reason, events::Events};
+use super::{
+    Bounds, End, Example, Memory, Reason,
+    events::Events,
+    window::{Answered, Seen},
+};
 
 /// No metrics.
 pub struct Metrics;
@@ -22,7 +26,7 @@ impl Metrics {
     }
 
     #[must_use]
-    pub fn model(&self, _name: &str, _bounds: &Bounds, _traced: bool) -> ModelMetrics {
+    pub fn model(&self, _name: &str, _bounds: &Bounds, _window: Duration, _traced: bool) -> ModelMetrics {
         ModelMetrics
     }
 
@@ -43,14 +47,14 @@ impl Metrics {
 impl ModelMetrics {
     pub fn received(&self) {}
     pub fn provider_in_use(&self, _provider: &'static str, _is_fallback: bool) {}
-    pub fn ended(
-        &self,
-        _outcome: Outcome,
-        _latency: Duration,
-        _decode_time: Option<Duration>,
-        _now: Instant,
-        _example: Option<Example>,
-    ) {
+    pub fn ended(&self, _end: End, _example: Option<Example>) {}
+    #[must_use]
+    pub fn seen(&self, _now: Instant) -> Seen {
+        Seen::default()
+    }
+    #[must_use]
+    pub fn answered(&self, _within: Option<Duration>) -> Answered {
+        Answered::default()
     }
     pub fn error(&self, _reason: Reason) {}
     pub fn enqueued(&self, _samples: usize, _depth: usize, _now: Instant) {}

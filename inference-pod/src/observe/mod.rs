@@ -1,7 +1,7 @@
 //! What the process tells about itself.
 //!
 //! ```text
-//! what happens ─▸ ModelObserver ─┬─▸ metrics, window      at once, never sampled, never dropped
+//! what happens ─▸ ModelObserver ─┬─▸ metrics, window      before anybody reads them, never sampled, never dropped
 //!                                └─▸ events ─▸ consumers  log, audit, trace: behind bounded channels
 //! ```
 
@@ -27,6 +27,8 @@ pub mod process;
 pub mod progress;
 pub mod span;
 #[cfg(feature = "metrics")]
+mod tally;
+#[cfg(feature = "metrics")]
 mod triton;
 pub mod window;
 
@@ -50,7 +52,7 @@ use self::{
     health::Check,
     metrics::ModelMetrics,
     span::{Sampler, Span, TraceId, trace_id},
-    window::{Answered, Seen, Window},
+    window::{Answered, Seen},
 };
 
 /// How a request ended. Closed.
@@ -214,9 +216,8 @@ impl Observer {
     #[must_use]
     pub fn model(&self, name: &str, bounds: &Bounds) -> ModelObserver {
         ModelObserver(Arc::new(Inner {
-            metrics: self.metrics.model(name, bounds, self.sampler.is_some()),
+            metrics: self.metrics.model(name, bounds, self.window, self.sampler.is_some()),
             model: name.into(),
-            window: Window::new(self.window, Instant::now()),
             events: Arc::clone(&self.events),
             overload: Overload::default(),
             memory: Mutex::default(),
@@ -335,6 +336,19 @@ impl Example {
     }
 }
 
+/// How a request ended, as far as it is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// How.
+    pub outcome: Outcome,
+    /// From its headers to its answer.
+    pub latency: Duration,
+    /// From body bytes to samples, where it got so far.
+    pub decode_time: Option<Duration>,
+    /// When.
+    pub at: Instant,
+}
+
 /// How a request ended, as its handler knows it.
 pub struct Conclusion<'a> {
     /// How.
@@ -360,7 +374,6 @@ pub struct ModelObserver(Arc<Inner>);
 struct Inner {
     metrics: ModelMetrics,
     model: Arc<str>,
-    window: Window,
     events: Arc<Events>,
     overload: Overload,
     /// What each instance weighed last.
@@ -418,13 +431,13 @@ impl ModelObserver {
     /// What was counted and timed in the last minute or so.
     #[must_use]
     pub fn seen(&self, now: Instant) -> Seen {
-        self.0.window.seen(now)
+        self.0.metrics.seen(now)
     }
 
     /// Requests that were answered since the process began; where a latency is named, also how many of them `within` it.
     #[must_use]
     pub fn answered(&self, within: Option<Duration>) -> Answered {
-        self.0.window.answered(within)
+        self.0.metrics.answered(within)
     }
 
     /// Requests that the queue has refused since the process began.
@@ -460,8 +473,8 @@ impl ModelObserver {
         let Conclusion { outcome, reason, status, latency, decode_time, timings, error } = conclusion;
         let now = Instant::now();
         let example = if *outcome == Outcome::ok { caller.example(&self.0.events) } else { None };
-        self.0.metrics.ended(*outcome, *latency, *decode_time, now, example);
-        self.0.window.ended(*outcome, *latency, now);
+        let end = End { outcome: *outcome, latency: *latency, decode_time: *decode_time, at: now };
+        self.0.metrics.ended(end, example);
         if let Some(reason) = reason {
             self.0.metrics.error(*reason);
         }

@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -13,21 +13,22 @@ use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeMetric, LabelSetEncoder, MetricEncoder},
     metrics::{
         MetricType,
-        counter::{self, ConstCounter, Counter},
+        counter::{ConstCounter, Counter},
         exemplar::HistogramWithExemplars,
         family::Family,
-        gauge::{self, Gauge},
+        gauge::{ConstGauge, Gauge},
         histogram::exponential_buckets,
     },
     registry::Registry,
 };
 
 use super::{
-    Bounds, Example, Memory, OUTCOMES, Outcome, REASONS, Reason,
+    Bounds, End, Example, Memory, OUTCOMES, Outcome, REASONS, Reason,
     buckets::Buckets,
     page::{Part, Watched},
+    tally::Tally,
     triton::Totals,
-    window::Maximum,
+    window::{Answered, Maximum, Seen, Window},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -80,63 +81,49 @@ impl EncodeLabelSet for Example {
 
 type Seconds = Gauge<f64, AtomicU64>;
 
-/// A number that is changed under somebody else's lock only, so that no change of it needs one of its own.
+/// What requests and samples change as they come and go. Side by side, for apart each would have a line of the cache of its own.
 #[derive(Debug, Default)]
-struct Guarded<A>(A);
-
-impl counter::Atomic<u64> for Guarded<AtomicU64> {
-    fn inc(&self) -> u64 {
-        self.inc_by(1)
-    }
-
-    fn inc_by(&self, by: u64) -> u64 {
-        let before = self.get();
-        self.0.store(before + by, Ordering::Relaxed);
-        before
-    }
-
-    fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
+#[repr(align(64))]
+struct Passing {
+    received: AtomicU64,
+    /// These three are changed under the lock of the queue only, so no change of them needs one of its own.
+    enqueued: AtomicU64,
+    dequeued: AtomicU64,
+    depth: AtomicU64,
+    inflight: AtomicU64,
 }
 
-impl gauge::Atomic<i64> for Guarded<AtomicI64> {
-    fn inc(&self) -> i64 {
-        self.inc_by(1)
-    }
-
-    fn inc_by(&self, by: i64) -> i64 {
-        self.set(self.get() + by)
-    }
-
-    fn dec(&self) -> i64 {
-        self.dec_by(1)
-    }
-
-    fn dec_by(&self, by: i64) -> i64 {
-        self.set(self.get() - by)
-    }
-
-    fn set(&self, to: i64) -> i64 {
-        let before = self.get();
-        self.0.store(to, Ordering::Relaxed);
-        before
-    }
-
-    fn get(&self) -> i64 {
-        self.0.load(Ordering::Relaxed)
-    }
+/// Changes a number that nobody else changes meanwhile.
+fn add_guarded(number: &AtomicU64, by: usize) {
+    number.store(number.load(Ordering::Relaxed) + by as u64, Ordering::Relaxed);
 }
 
-type GuardedCounter = Counter<u64, Guarded<AtomicU64>>;
-type GuardedGauge = Gauge<i64, Guarded<AtomicI64>>;
-
-/// What the ends of requests change, all of it under one lock.
-#[derive(Debug)]
-struct Ends {
+/// What the ends of requests change.
+pub struct Ends {
     outcomes: [u64; OUTCOMES.len()],
     latency: Latency,
+    latency_max: Maximum,
     decode_time: Buckets,
+    triton: Option<Arc<Totals>>,
+}
+
+impl Ends {
+    /// A request has ended.
+    pub fn count(&mut self, end: &End, example: Option<Example>) {
+        let End { outcome, latency, decode_time, at } = *end;
+        self.outcomes[outcome as usize] += 1;
+        if let Some(time) = decode_time {
+            self.decode_time.observe(time.as_secs_f64());
+        }
+        // Who is refused is told within a millisecond: beside many of those nobody would see how slow the answers are.
+        if outcome.is_of_the_model() {
+            self.latency.observe(latency.as_secs_f64(), example);
+            self.latency_max.record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX), at);
+        }
+        if let Some(triton) = &self.triton {
+            triton.ended(outcome, latency, decode_time);
+        }
+    }
 }
 
 /// The latency of requests. The histogram with exemplars has two locks of its own, so it is there only where requests are traced.
@@ -182,14 +169,14 @@ struct Runs {
 #[derive(Debug)]
 struct Shown<T> {
     label: ModelLabel,
-    kept: Arc<Mutex<T>>,
+    kept: Arc<T>,
     kind: MetricType,
     encode: fn(&T, &ModelLabel, MetricEncoder<'_>) -> fmt::Result,
 }
 
 impl<T: fmt::Debug> EncodeMetric for Shown<T> {
     fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
-        (self.encode)(&locked(&self.kept), &self.label, encoder)
+        (self.encode)(&self.kept, &self.label, encoder)
     }
 
     fn metric_type(&self) -> MetricType {
@@ -203,16 +190,11 @@ fn locked<T>(kept: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[derive(Default)]
 struct Families {
-    received: Family<ModelLabel, Counter>,
     errors: Family<ReasonLabels, Counter>,
     latency_max: Family<ModelLabel, Seconds>,
-    queue_depth: Family<ModelLabel, GuardedGauge>,
     queue_depth_max: Family<ModelLabel, Gauge>,
     decoding: Family<ModelLabel, Gauge>,
-    inflight: Family<ModelLabel, Gauge>,
     oldest_age: Family<ModelLabel, Seconds>,
-    enqueued: Family<ModelLabel, GuardedCounter>,
-    dequeued: Family<ModelLabel, GuardedCounter>,
     queue_limit: Family<ModelLabel, Seconds>,
     batch_size_limit: Family<ModelLabel, Gauge>,
     load_seconds: Family<ModelLabel, Seconds>,
@@ -259,29 +241,45 @@ fn batch_buckets(batch_size: usize) -> Buckets {
     Buckets::new(powers.chain([batch_size as f64]))
 }
 
-fn encode_outcomes(ends: &Ends, label: &ModelLabel, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-    OUTCOMES.iter().zip(ends.outcomes).try_for_each(|(outcome, count)| {
+fn encode_outcomes(tally: &Tally, label: &ModelLabel, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+    let outcomes = tally.counted().ends.outcomes;
+    OUTCOMES.iter().zip(outcomes).try_for_each(|(outcome, count)| {
         let labels = OutcomeLabels { model: label.model.clone(), outcome: *outcome };
         ConstCounter::new(count).encode(encoder.encode_family(&labels)?)
     })
 }
 
+fn counter(number: &AtomicU64, label: &ModelLabel, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+    ConstCounter::new(number.load(Ordering::Relaxed)).encode(encoder.encode_family(label)?)
+}
+
+fn gauge(number: &AtomicU64, label: &ModelLabel, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+    let number = i64::try_from(number.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+    ConstGauge::new(number).encode(encoder.encode_family(label)?)
+}
+
 impl Families {
     fn register(&self, r: &mut Registry, handles: &Handles) {
         let of_ends =
-            |kind, encode| Shown { label: handles.label.clone(), kept: Arc::clone(&handles.ends), kind, encode };
+            |kind, encode| Shown { label: handles.label.clone(), kept: Arc::clone(&handles.tally), kind, encode };
         let of_runs = |encode| {
             let (label, kept) = (handles.label.clone(), Arc::clone(&handles.runs));
             Shown { label, kept, kind: MetricType::Histogram, encode }
         };
-        r.register("requests_received", "Prediction requests that named a model we serve", self.received.clone());
+        let passing =
+            |kind, encode| Shown { label: handles.label.clone(), kept: Arc::clone(&handles.passing), kind, encode };
+        r.register(
+            "requests_received",
+            "Prediction requests that named a model we serve",
+            passing(MetricType::Counter, |passing, label, encoder| counter(&passing.received, label, encoder)),
+        );
         r.register("requests", "Prediction requests by how they ended", of_ends(MetricType::Counter, encode_outcomes));
         r.register("errors", "Prediction requests that were not answered, by reason", self.errors.clone());
         r.register(
             "request_latency_seconds",
             "From the headers of a request to its answer, of those that were answered, failed or passed their deadline",
-            of_ends(MetricType::Histogram, |ends, label, mut encoder| {
-                ends.latency.encode(encoder.encode_family(label)?)
+            of_ends(MetricType::Histogram, |tally, label, mut encoder| {
+                tally.counted().ends.latency.encode(encoder.encode_family(label)?)
             }),
         );
         r.register(
@@ -292,27 +290,31 @@ impl Families {
         r.register(
             "queue_time_seconds",
             "From the queue's entrance to the start of the run",
-            of_runs(|runs, label, mut encoder| runs.queue_time.encode(encoder.encode_family(label)?)),
+            of_runs(|runs, label, mut encoder| locked(runs).queue_time.encode(encoder.encode_family(label)?)),
         );
         r.register(
             "inference_time_seconds",
             "Time of a run of ONNX Runtime",
-            of_runs(|runs, label, mut encoder| runs.inference_time.encode(encoder.encode_family(label)?)),
+            of_runs(|runs, label, mut encoder| locked(runs).inference_time.encode(encoder.encode_family(label)?)),
         );
         r.register(
             "decode_time_seconds",
             "From body bytes to samples",
-            of_ends(MetricType::Histogram, |ends, label, mut encoder| {
-                ends.decode_time.encode(encoder.encode_family(label)?)
+            of_ends(MetricType::Histogram, |tally, label, mut encoder| {
+                tally.counted().ends.decode_time.encode(encoder.encode_family(label)?)
             }),
         );
         r.register(
             "batch_size",
             "Samples in a run",
-            of_runs(|runs, label, mut encoder| runs.batch_size.encode(encoder.encode_family(label)?)),
+            of_runs(|runs, label, mut encoder| locked(runs).batch_size.encode(encoder.encode_family(label)?)),
         );
         r.register("batch_size_limit", "Most samples in a run", self.batch_size_limit.clone());
-        r.register("queue_depth", "Samples that wait", self.queue_depth.clone());
+        r.register(
+            "queue_depth",
+            "Samples that wait",
+            passing(MetricType::Gauge, |passing, label, encoder| gauge(&passing.depth, label, encoder)),
+        );
         r.register("queue_depth_max", "Most samples that waited in the last minute", self.queue_depth_max.clone());
         r.register(
             "queue_limit_seconds",
@@ -324,10 +326,22 @@ impl Families {
             "Requests that have come in whole and are being decoded, or wait for it",
             self.decoding.clone(),
         );
-        r.register("inflight_samples", "Samples that run", self.inflight.clone());
+        r.register(
+            "inflight_samples",
+            "Samples that run",
+            passing(MetricType::Gauge, |passing, label, encoder| gauge(&passing.inflight, label, encoder)),
+        );
         r.register("queue_oldest_age_seconds", "Age of the sample that has waited longest", self.oldest_age.clone());
-        r.register("samples_enqueued", "Samples let into the queue", self.enqueued.clone());
-        r.register("samples_dequeued", "Samples that left the queue, whatever the reason", self.dequeued.clone());
+        r.register(
+            "samples_enqueued",
+            "Samples let into the queue",
+            passing(MetricType::Counter, |passing, label, encoder| counter(&passing.enqueued, label, encoder)),
+        );
+        r.register(
+            "samples_dequeued",
+            "Samples that left the queue, whatever the reason",
+            passing(MetricType::Counter, |passing, label, encoder| counter(&passing.dequeued, label, encoder)),
+        );
         r.register(
             "overloaded",
             "1 while requests are refused because the queue is full, else 0",
@@ -358,7 +372,8 @@ impl Families {
         );
     }
 
-    fn handles(&self, name: &str, bounds: &Bounds, traced: bool, triton: Option<Arc<Totals>>) -> Handles {
+    fn handles(&self, name: &str, bounds: &Bounds, of: Described) -> Handles {
+        let Described { traced, window, triton } = of;
         let label = ModelLabel { model: name.to_owned() };
         let error = |reason| self.errors.get_or_create_owned(&ReasonLabels { model: name.to_owned(), reason });
         let state = |state| self.instances.get_or_create_owned(&StateLabels { model: name.to_owned(), state });
@@ -371,7 +386,9 @@ impl Families {
         let ends = Ends {
             outcomes: [0; OUTCOMES.len()],
             latency: Latency::new(latency_bounds(bounds.latency_objective), traced),
+            latency_max: Maximum::new(now),
             decode_time: decode_buckets(),
+            triton: triton.clone(),
         };
         let runs = Runs {
             queue_time: queue_buckets(),
@@ -379,18 +396,14 @@ impl Families {
             batch_size: batch_buckets(bounds.batch_size),
         };
         Handles {
-            received: self.received.get_or_create_owned(&label),
-            ends: Arc::new(Mutex::new(ends)),
+            passing: Arc::default(),
+            tally: Arc::new(Tally::new(ends, Window::new(window, now))),
             runs: Arc::new(Mutex::new(runs)),
             errors: REASONS.map(error),
-            latency_max: (Maximum::new(now), self.latency_max.get_or_create_owned(&label)),
-            queue_depth: self.queue_depth.get_or_create_owned(&label),
+            latency_max: self.latency_max.get_or_create_owned(&label),
             queue_depth_max: (Maximum::new(now), self.queue_depth_max.get_or_create_owned(&label)),
             decoding: self.decoding.get_or_create_owned(&label),
-            inflight: self.inflight.get_or_create_owned(&label),
             oldest_age: self.oldest_age.get_or_create_owned(&label),
-            enqueued: self.enqueued.get_or_create_owned(&label),
-            dequeued: self.dequeued.get_or_create_owned(&label),
             overloaded: self.overloaded.get_or_create_owned(&label),
             load_seconds: self.load_seconds.get_or_create_owned(&label),
             warmup_seconds: self.warmup_seconds.get_or_create_owned(&label),
@@ -410,19 +423,25 @@ impl Families {
     }
 }
 
+/// What else the metrics of a model depend on.
+pub struct Described {
+    /// Whether requests are traced: then its latency has exemplars.
+    pub traced: bool,
+    /// What health tells is of the last so much.
+    pub window: Duration,
+    /// Where the same is told by Triton's names.
+    pub triton: Option<Arc<Totals>>,
+}
+
 struct Handles {
-    received: Counter,
-    ends: Arc<Mutex<Ends>>,
+    passing: Arc<Passing>,
+    tally: Arc<Tally>,
     runs: Arc<Mutex<Runs>>,
     errors: [Counter; REASONS.len()],
-    latency_max: (Maximum, Seconds),
-    queue_depth: GuardedGauge,
+    latency_max: Seconds,
     queue_depth_max: (Maximum, Gauge),
     decoding: Gauge,
-    inflight: Gauge,
     oldest_age: Seconds,
-    enqueued: GuardedCounter,
-    dequeued: GuardedCounter,
     overloaded: Gauge,
     load_seconds: Seconds,
     warmup_seconds: Seconds,
@@ -445,11 +464,11 @@ struct Handles {
 pub struct ModelMetrics(Arc<Watched<Handles>>);
 
 impl ModelMetrics {
-    /// Those of a new model, all present at 0, and where they are written from. Its latency has exemplars where requests are `traced`.
+    /// Those of a new model, all present at 0, and where they are written from.
     #[must_use]
-    pub fn new(name: &str, bounds: &Bounds, traced: bool, triton: Option<Arc<Totals>>) -> (Self, Registry) {
+    pub fn new(name: &str, bounds: &Bounds, of: Described) -> (Self, Registry) {
         let (families, mut registry) = (Families::default(), Registry::default());
-        let handles = families.handles(name, bounds, traced, triton);
+        let handles = families.handles(name, bounds, of);
         families.register(registry.sub_registry_with_prefix("ortolan"), &handles);
         (Self(Arc::new(Watched::new(handles))), registry)
     }
@@ -470,31 +489,24 @@ impl ModelMetrics {
 
     /// A prediction request came in.
     pub fn received(&self) {
-        self.0.received.inc();
+        self.0.passing.received.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A prediction request ended.
-    pub fn ended(
-        &self,
-        outcome: Outcome,
-        latency: Duration,
-        decode_time: Option<Duration>,
-        now: Instant,
-        example: Option<Example>,
-    ) {
-        let numbers = &*self.0;
-        let mut ends = locked(&numbers.ends);
-        ends.outcomes[outcome as usize] += 1;
-        if let Some(time) = decode_time {
-            ends.decode_time.observe(time.as_secs_f64());
-        }
-        // Who is refused is told within a millisecond: beside many of those nobody would see how slow the answers are.
-        if outcome.is_of_the_model() {
-            ends.latency.observe(latency.as_secs_f64(), example);
-            numbers.latency_max.0.record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX), now);
-        }
-        drop(ends);
-        self.in_tritons_words(|triton| triton.ended(outcome, latency, decode_time));
+    pub fn ended(&self, end: End, example: Option<Example>) {
+        self.0.tally.ended(end, example);
+    }
+
+    /// What was counted and timed in the last minute or so.
+    #[must_use]
+    pub fn seen(&self, now: Instant) -> Seen {
+        self.0.peek().tally.counted().window.seen(now)
+    }
+
+    /// Requests that were answered since the process began; where a latency is named, also how many of them `within` it.
+    #[must_use]
+    pub fn answered(&self, within: Option<Duration>) -> Answered {
+        self.0.peek().tally.counted().window.answered(within)
     }
 
     fn in_tritons_words(&self, tell: impl FnOnce(&Totals)) {
@@ -510,19 +522,19 @@ impl ModelMetrics {
 
     /// Samples came into the queue; `depth` wait now. To be called under the queue's lock.
     pub fn enqueued(&self, samples: usize, depth: usize, now: Instant) {
-        self.0.enqueued.inc_by(samples as u64);
+        add_guarded(&self.0.passing.enqueued, samples);
         self.0.queue_depth_max.0.record(depth as u64, now);
         self.depth(depth);
     }
 
     /// Samples left the queue; `depth` wait now. To be called under the queue's lock.
     pub fn dequeued(&self, samples: usize, depth: usize) {
-        self.0.dequeued.inc_by(samples as u64);
+        add_guarded(&self.0.passing.dequeued, samples);
         self.depth(depth);
     }
 
     fn depth(&self, depth: usize) {
-        self.0.queue_depth.set(i64::try_from(depth).unwrap_or(i64::MAX));
+        self.0.passing.depth.store(depth as u64, Ordering::Relaxed);
         self.in_tritons_words(|triton| triton.pending(depth));
     }
 
@@ -538,7 +550,7 @@ impl ModelMetrics {
     /// A run of that many samples began.
     pub fn run_began(&self, samples: usize) {
         locked(&self.0.runs).batch_size.observe(samples as f64);
-        self.0.inflight.inc_by(i64::try_from(samples).unwrap_or(i64::MAX));
+        self.0.passing.inflight.fetch_add(samples as u64, Ordering::Relaxed);
     }
 
     /// A run of that many samples came back.
@@ -549,7 +561,7 @@ impl ModelMetrics {
 
     /// So many samples run no more: their run ended, or was given up.
     pub fn left_run(&self, samples: usize) {
-        self.0.inflight.dec_by(i64::try_from(samples).unwrap_or(i64::MAX));
+        self.0.passing.inflight.fetch_sub(samples as u64, Ordering::Relaxed);
     }
 
     /// Requests are refused from now on, or are not any more.
@@ -562,15 +574,15 @@ impl ModelMetrics {
         let seen = self.0.peek();
         let decoding = i64::try_from(decoding).unwrap_or(i64::MAX);
         let oldest = oldest.as_secs_f64();
-        let longest = Duration::from_micros(seen.latency_max.0.get(now)).as_secs_f64();
+        let longest = Duration::from_micros(seen.tally.counted().ends.latency_max.get(now)).as_secs_f64();
         // What stands still was recorded when it came, which may be long ago.
-        seen.queue_depth_max.0.record(u64::try_from(seen.queue_depth.get()).unwrap_or_default(), now);
+        seen.queue_depth_max.0.record(seen.passing.depth.load(Ordering::Relaxed), now);
         let deepest = i64::try_from(seen.queue_depth_max.0.get(now)).unwrap_or(i64::MAX);
-        let told = (seen.decoding.get(), seen.oldest_age.get(), seen.latency_max.1.get(), seen.queue_depth_max.1.get());
+        let told = (seen.decoding.get(), seen.oldest_age.get(), seen.latency_max.get(), seen.queue_depth_max.1.get());
         if told != (decoding, oldest, longest, deepest) {
             self.0.decoding.set(decoding);
             self.0.oldest_age.set(oldest);
-            self.0.latency_max.1.set(longest);
+            self.0.latency_max.set(longest);
             self.0.queue_depth_max.1.set(deepest);
         }
     }

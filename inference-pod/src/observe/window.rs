@@ -1,17 +1,13 @@
-//! What was counted and timed in the last minute or so, and the latencies of all that was answered since the process began. Written
-//! by every request: a lock that hardly anyone else wants, and a number raised by one.
+//! What was counted and timed in the last minute or so, and the latencies of all that was answered since the process began.
 
 use std::{
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
 use hdrhistogram::{Counter, Histogram};
 
-use super::Outcome;
+use super::{End, Outcome};
 
 /// The window moves on in so many steps, so what is shown covers it to a sixth.
 const SLOTS: u32 = 6;
@@ -27,12 +23,9 @@ const DIGITS: u8 = 2;
 pub struct Window {
     began: Instant,
     step: Duration,
-    kept: Mutex<Kept>,
-}
-
-#[derive(Debug)]
-struct Kept {
     slots: Vec<Slot>,
+    /// The slot of the step that is filled now, and when that step ends.
+    now: (usize, Instant),
     /// Microseconds of the requests that were answered in steps that no slot holds any more.
     past: Histogram<u64>,
 }
@@ -124,27 +117,32 @@ impl Window {
     #[must_use]
     pub fn new(length: Duration, now: Instant) -> Self {
         let slots = (0..SLOTS).map(|_| Slot::new()).collect();
-        Self { began: now, step: length / SLOTS, kept: Mutex::new(Kept { slots, past: empty() }) }
+        let step = length / SLOTS;
+        Self { began: now, step, slots, now: (0, now + step), past: empty() }
     }
 
-    /// A request has ended.
-    pub fn ended(&self, outcome: Outcome, latency: Duration, now: Instant) {
-        let step = self.step_of(now);
-        let mut kept = self.kept();
-        let Kept { slots, past } = &mut *kept;
-        let slot = &mut slots[(step % u64::from(SLOTS)) as usize];
-        if slot.step < step {
-            slot.begin(step, past);
+    /// A request has ended. One that ended in a step before the last one counts as of that.
+    pub fn ended(&mut self, end: &End) {
+        if end.at >= self.now.1 {
+            self.move_on(end.at);
         }
-        match outcome {
+        let slot = &mut self.slots[self.now.0];
+        match end.outcome {
             Outcome::ok => {
                 // It grows as it has to; longer than that no request may take.
-                let _ = slot.latencies.record(micros(latency));
+                let _ = slot.latencies.record(micros(end.latency));
             }
             Outcome::expired | Outcome::failed => slot.late_or_failed += 1,
             Outcome::rejected => slot.refused += 1,
             Outcome::cancelled | Outcome::invalid => {}
         }
+    }
+
+    fn move_on(&mut self, now: Instant) {
+        let step = self.step_of(now);
+        let at = (step % u64::from(SLOTS)) as usize;
+        self.slots[at].begin(step, &mut self.past);
+        self.now = (at, self.began + self.since_began(step + 1));
     }
 
     /// What the window holds now.
@@ -153,7 +151,7 @@ impl Window {
         let step = self.step_of(now);
         let first = (step + 1).saturating_sub(u64::from(SLOTS));
         let mut all = Slot::new();
-        for slot in &self.kept().slots {
+        for slot in &self.slots {
             if slot.step >= first {
                 // Both are of the same kind, and grow as they have to.
                 let _ = all.latencies.add(&slot.latencies);
@@ -161,9 +159,8 @@ impl Window {
                 all.refused += slot.refused;
             }
         }
-        let since = self.step * u32::try_from(first).unwrap_or(u32::MAX);
         Seen {
-            covers: now.saturating_duration_since(self.began).saturating_sub(since),
+            covers: now.saturating_duration_since(self.began).saturating_sub(self.since_began(first)),
             answered: all.latencies.len(),
             late_or_failed: all.late_or_failed,
             refused: all.refused,
@@ -174,17 +171,17 @@ impl Window {
     /// Requests that were answered since the process began; where a latency is named, also how many of them `within` it.
     #[must_use]
     pub fn answered(&self, within: Option<Duration>) -> Answered {
-        let kept = self.kept();
-        let slots = || kept.slots.iter().map(|slot| &slot.latencies);
-        let total = kept.past.len() + slots().map(Histogram::len).sum::<u64>();
+        let slots = || self.slots.iter().map(|slot| &slot.latencies);
+        let total = self.past.len() + slots().map(Histogram::len).sum::<u64>();
         let within = within.map(micros).map(|most| {
-            kept.past.count_between(0, most) + slots().map(|slot| slot.count_between(0, most)).sum::<u64>()
+            self.past.count_between(0, most) + slots().map(|slot| slot.count_between(0, most)).sum::<u64>()
         });
         Answered { total, within }
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    /// When a step begins.
+    fn since_began(&self, step: u64) -> Duration {
+        self.step * u32::try_from(step).unwrap_or(u32::MAX)
     }
 
     fn step_of(&self, now: Instant) -> u64 {
@@ -263,12 +260,16 @@ mod tests {
 
     const LENGTH: Duration = Duration::from_secs(60);
 
+    fn end(outcome: Outcome, latency: Duration, at: Instant) -> End {
+        End { outcome, latency, decode_time: None, at }
+    }
+
     #[test]
     fn quantiles_are_right_to_one_percent() {
         let now = Instant::now();
-        let window = Window::new(LENGTH, now);
+        let mut window = Window::new(LENGTH, now);
         for millis in 1..=1000 {
-            window.ended(Outcome::ok, Duration::from_millis(millis), now);
+            window.ended(&end(Outcome::ok, Duration::from_millis(millis), now));
         }
         let latency = window.seen(now).latency.unwrap();
         let close = |got: Duration, wanted: u64| (got.as_secs_f64() * 1e3 / wanted as f64 - 1.0).abs() < 0.01;
@@ -279,9 +280,9 @@ mod tests {
     #[test]
     fn what_is_older_than_the_window_is_forgotten_and_what_is_younger_is_not() {
         let began = Instant::now();
-        let window = Window::new(LENGTH, began);
+        let mut window = Window::new(LENGTH, began);
         for second in 0..=300 {
-            window.ended(Outcome::ok, Duration::from_millis(1), began + Duration::from_secs(second));
+            window.ended(&end(Outcome::ok, Duration::from_millis(1), began + Duration::from_secs(second)));
         }
         let seen = window.seen(began + Duration::from_secs(300));
         assert_eq!((seen.answered, seen.covers), (51, Duration::from_secs(50)), "the sixth slot has just begun");
@@ -301,14 +302,14 @@ mod tests {
             answers in prop::collection::vec((0_u64..30_000, 3.0_f64..8.8), 1..80), bound in 1_u64..=600_000,
         ) {
             let began = Instant::now();
-            let window = Window::new(LENGTH, began);
+            let mut window = Window::new(LENGTH, began);
             let (mut now, mut before) = (began, Answered { within: Some(0), ..Answered::default() });
             let mut latencies = Vec::new();
             for (millis, power) in answers {
                 now += Duration::from_millis(millis);
                 // From 1 ms to 10 min, as many short ones as long ones.
                 let latency = Duration::from_micros(10_f64.powf(power) as u64);
-                window.ended(Outcome::ok, latency, now);
+                window.ended(&end(Outcome::ok, latency, now));
                 latencies.push(latency.as_secs_f64() * 1e3);
                 let answered = window.answered(Some(Duration::from_millis(bound)));
                 let at_most = |most: f64| latencies.iter().filter(|latency| **latency <= most).count() as u64;
@@ -324,11 +325,11 @@ mod tests {
     #[test]
     fn refusals_and_wrong_requests_are_no_errors() {
         let now = Instant::now();
-        let window = Window::new(LENGTH, now);
+        let mut window = Window::new(LENGTH, now);
         for outcome in
             [Outcome::ok, Outcome::ok, Outcome::failed, Outcome::expired, Outcome::rejected, Outcome::invalid]
         {
-            window.ended(outcome, Duration::from_millis(1), now);
+            window.ended(&end(outcome, Duration::from_millis(1), now));
         }
         let seen = window.seen(now);
         assert_eq!((seen.answered, seen.late_or_failed, seen.refused), (2, 2, 1));
