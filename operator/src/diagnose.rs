@@ -33,6 +33,8 @@ pub struct Finding {
 pub enum Progress {
     /// It has no node yet.
     Unscheduled,
+    /// None of its containers has begun: volumes are mounted and images pulled first.
+    Preparing,
     /// This model is on its way into it; those before it are there.
     Fetching {
         /// The model.
@@ -50,6 +52,7 @@ impl Progress {
     pub fn sentence(&self, pod: &str) -> String {
         match self {
             Self::Unscheduled => format!("pod {pod} has no node yet"),
+            Self::Preparing => format!("pod {pod} waits for its volumes and images"),
             Self::Fetching { model } => format!("pod {pod} fetches model {model}"),
             Self::Loading => format!("pod {pod} starts its server and loads the models"),
             Self::Ready => format!("pod {pod} is ready"),
@@ -127,6 +130,10 @@ pub fn progress(pod: &Pod) -> Progress {
     if pod.spec.as_ref().is_none_or(|spec| spec.node_name.is_none()) {
         return Progress::Unscheduled;
     }
+    let mut made = containers(pod).map(is_being_made).peekable();
+    if made.peek().is_some() && made.all(|is_being_made| is_being_made) {
+        return Progress::Preparing;
+    }
     let fetches = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
     let unfinished = fetches.filter_map(|container| names::fetched_model(&container.name)).find(|model| {
         let name = names::fetch_container(model);
@@ -135,6 +142,13 @@ pub fn progress(pod: &Pod) -> Progress {
         ended.is_none_or(|ended| ended.exit_code != 0)
     });
     unfinished.map_or(Progress::Loading, |model| Progress::Fetching { model: model.to_owned() })
+}
+
+/// Whether the kubelet has not begun with a container, nor failed to.
+fn is_being_made(status: &ContainerStatus) -> bool {
+    let waiting = status.state.as_ref().and_then(|state| state.waiting.as_ref());
+    let reason = waiting.and_then(|waiting| waiting.reason.as_deref());
+    matches!(reason, Some("ContainerCreating" | "PodInitializing"))
 }
 
 /// What the scheduler says where a pod would fit if another one went.

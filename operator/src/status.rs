@@ -199,11 +199,14 @@ fn model_loaded(facts: &Facts<'_>) -> Verdict {
         let reason = match progress {
             Progress::Fetching { .. } => model_loaded::FETCHING,
             Progress::Loading => model_loaded::LOADING,
-            Progress::Unscheduled | Progress::Ready => continue,
+            Progress::Unscheduled | Progress::Preparing | Progress::Ready => continue,
         };
         return Verdict::no(reason, progress.sentence(&pod.name_any()));
     }
-    Verdict::unknown("no pod has begun with the models")
+    match pods.iter().find(|pod| progress(pod) == Progress::Preparing) {
+        Some(pod) => Verdict::unknown(Progress::Preparing.sentence(&pod.name_any())),
+        None => Verdict::unknown("no pod has begun with the models"),
+    }
 }
 
 /// Loaded, but perhaps elsewhere than asked for.
@@ -440,7 +443,7 @@ fn state(facts: &Facts<'_>, pod: &Pod, model: &Model) -> ModelState {
         return ModelState::Failed;
     }
     match progress(pod) {
-        Progress::Unscheduled => ModelState::Pending,
+        Progress::Unscheduled | Progress::Preparing => ModelState::Pending,
         Progress::Fetching { model: fetched } if fetched == model.name => ModelState::Fetching,
         Progress::Fetching { .. } => ModelState::Pending,
         Progress::Loading => ModelState::Loading,

@@ -192,6 +192,12 @@ fn a_pod_that_is_ready_or_on_its_way_has_nothing_wrong() {
     let first_done = fetch(json!({"state": {"terminated": {"exitCode": 0}}, "ready": true}));
     assert_eq!(diagnose(&first_done, None), None);
     assert_eq!(progress(&first_done), Progress::Fetching { model: "large".to_owned() });
+    // Its volumes may never come, so nobody should look for the cause in its server.
+    for reason in ["ContainerCreating", "PodInitializing"] {
+        assert_eq!(progress(&server(json!({"state": {"waiting": {"reason": reason}}}))), Progress::Preparing);
+    }
+    let crashed = server(json!({"state": {"waiting": {"reason": "CrashLoopBackOff"}}}));
+    assert_eq!(progress(&crashed), Progress::Loading);
 }
 
 #[test]

@@ -58,15 +58,15 @@ pub(crate) async fn serves_several_models(space: &Space) -> Outcome {
     // Two of them are on the same claim.
     let models = [from_web("mixing", "batch-mixing")?, on_volume("tiny", "tiny"), on_volume("shelved", "batch-mixing")];
     let (model, time) = space.apply_until_ready(&inference_model("several", &models)).await?;
-    tell_time("from the apply of three models to Ready", time);
+    tell_time("from the apply of four models to Ready", time);
     assert_eq!(space.pods("several").await?.len(), 1);
     let states: Vec<_> = model.status.iter().flat_map(|status| &status.models).map(|it| it.name.as_str()).collect();
-    assert_eq!(states, ["mixing", "tiny", "shelved"]);
+    assert_eq!(states, ["mixing", "doubling", "tiny", "shelved"]);
     assert_eq!(space.numbers("several").await?, DOUBLED);
-    for name in ["mixing", "shelved"] {
+    for (name, numbers) in [("mixing", UNCHANGED), ("doubling", DOUBLED), ("shelved", UNCHANGED)] {
         let address = space.address("several").await?;
         let answer = web::post(address, &format!("/v2/models/{name}/infer"), &models::question())?;
-        assert_eq!((answer.status, models::numbers(&answer.json())), (200, UNCHANGED.to_vec()), "{}", answer.text());
+        assert_eq!((answer.status, models::numbers(&answer.json())), (200, numbers.to_vec()), "{}", answer.text());
     }
     Ok(())
 }
