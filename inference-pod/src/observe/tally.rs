@@ -68,7 +68,6 @@ impl Tally {
     }
 
     /// All that have ended. Nobody ends meanwhile.
-    #[must_use]
     pub fn counted(&self) -> MutexGuard<'_, Counted> {
         let mut counted = self.lock();
         counted.count();
