@@ -55,8 +55,13 @@ async fn tells_what_serves(space: &Space) -> Outcome {
 
 pub(crate) async fn serves_several_models(space: &Space) -> Outcome {
     space.claim_models().await?;
-    // Two of them are on the same claim.
-    let models = [from_web("mixing", "batch-mixing")?, on_volume("tiny", "tiny"), on_volume("shelved", "batch-mixing")];
+    // Two are fetched, and two are on the same claim.
+    let models = [
+        from_web("mixing", "batch-mixing")?,
+        from_web("doubling", "tiny")?,
+        on_volume("tiny", "tiny"),
+        on_volume("shelved", "batch-mixing"),
+    ];
     let (model, time) = space.apply_until_ready(&inference_model("several", &models)).await?;
     tell_time("from the apply of four models to Ready", time);
     assert_eq!(space.pods("several").await?.len(), 1);
