@@ -22,7 +22,8 @@ const REPAIRED: &str = "Repaired";
 const SCALED: &str = "Scaled";
 
 /// Stages that pass by themselves.
-const ON_THE_WAY: [&str; 8] = [
+const ON_THE_WAY: [&str; 9] = [
+    model_loaded::PREPARING,
     model_loaded::FETCHING,
     model_loaded::LOADING,
     rolled_out::SURGING,

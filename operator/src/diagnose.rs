@@ -130,8 +130,7 @@ pub fn progress(pod: &Pod) -> Progress {
     if pod.spec.as_ref().is_none_or(|spec| spec.node_name.is_none()) {
         return Progress::Unscheduled;
     }
-    let mut made = containers(pod).map(is_being_made).peekable();
-    if made.peek().is_some() && made.all(|is_being_made| is_being_made) {
+    if containers(pod).all(is_untold) {
         return Progress::Preparing;
     }
     let fetches = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
@@ -144,11 +143,14 @@ pub fn progress(pod: &Pod) -> Progress {
     unfinished.map_or(Progress::Loading, |model| Progress::Fetching { model: model.to_owned() })
 }
 
-/// Whether the kubelet has not begun with a container, nor failed to.
-fn is_being_made(status: &ContainerStatus) -> bool {
-    let waiting = status.state.as_ref().and_then(|state| state.waiting.as_ref());
-    let reason = waiting.and_then(|waiting| waiting.reason.as_deref());
-    matches!(reason, Some("ContainerCreating" | "PodInitializing"))
+/// Whether a container neither runs, nor ran, nor says why it does not.
+#[must_use]
+pub fn is_untold(status: &ContainerStatus) -> bool {
+    let state = status.state.as_ref();
+    let reason = state.and_then(|state| state.waiting.as_ref()).and_then(|waiting| waiting.reason.as_deref());
+    state.is_none_or(|state| state.running.is_none() && state.terminated.is_none())
+        && status.last_state.as_ref().is_none_or(|last| last.terminated.is_none())
+        && matches!(reason, None | Some("ContainerCreating" | "PodInitializing"))
 }
 
 /// What the scheduler says where a pod would fit if another one went.
@@ -220,7 +222,8 @@ fn ended_by_node(pod: &Pod) -> Option<Finding> {
 }
 
 /// Init containers first: what comes later has not begun while they fail.
-fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+/// What is said of the containers of a pod, those first that run first.
+pub fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     let status = pod.status.iter();
     status.flat_map(|status| status.init_container_statuses.iter().chain(&status.container_statuses).flatten())
 }

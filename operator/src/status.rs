@@ -199,14 +199,12 @@ fn model_loaded(facts: &Facts<'_>) -> Verdict {
         let reason = match progress {
             Progress::Fetching { .. } => model_loaded::FETCHING,
             Progress::Loading => model_loaded::LOADING,
-            Progress::Unscheduled | Progress::Preparing | Progress::Ready => continue,
+            Progress::Preparing => model_loaded::PREPARING,
+            Progress::Unscheduled | Progress::Ready => continue,
         };
         return Verdict::no(reason, progress.sentence(&pod.name_any()));
     }
-    match pods.iter().find(|pod| progress(pod) == Progress::Preparing) {
-        Some(pod) => Verdict::unknown(Progress::Preparing.sentence(&pod.name_any())),
-        None => Verdict::unknown("no pod has begun with the models"),
-    }
+    Verdict::unknown("no pod has begun with the models")
 }
 
 /// Loaded, but perhaps elsewhere than asked for.

@@ -17,7 +17,7 @@ use k8s_openapi::{
 use kube::{Api, Client, ResourceExt as _, api::ListParams, runtime::reflector::ObjectRef};
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::{causes::chain, waiting::Change};
+use crate::{causes::chain, diagnose, waiting::Change};
 
 /// How long the Events of one pod are not listed again.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -145,18 +145,10 @@ pub fn is_stuck(pod: &Pod, now: Timestamp) -> bool {
 /// Whether a pod has a node, but no container of it runs, ran or says why it does not.
 #[must_use]
 pub fn is_silent(pod: &Pod) -> bool {
-    let Some(status) = &pod.status else { return false };
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     let has_node = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
-    let containers = || status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
-    let untold = containers().all(|container| {
-        let state = container.state.clone().unwrap_or_default();
-        let reason = state.waiting.and_then(|waiting| waiting.reason);
-        state.running.is_none()
-            && state.terminated.is_none()
-            && container.last_state.as_ref().is_none_or(|last| last.terminated.is_none())
-            && matches!(reason.as_deref(), None | Some("ContainerCreating" | "PodInitializing"))
-    });
-    has_node && untold && status.phase.as_deref() == Some("Pending") && pod.metadata.deletion_timestamp.is_none()
+    let untold = diagnose::containers(pod).all(diagnose::is_untold);
+    has_node && untold && phase == Some("Pending") && pod.metadata.deletion_timestamp.is_none()
 }
 
 #[cfg(test)]

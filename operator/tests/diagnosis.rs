@@ -196,8 +196,14 @@ fn a_pod_that_is_ready_or_on_its_way_has_nothing_wrong() {
     for reason in ["ContainerCreating", "PodInitializing"] {
         assert_eq!(progress(&server(json!({"state": {"waiting": {"reason": reason}}}))), Progress::Preparing);
     }
-    let crashed = server(json!({"state": {"waiting": {"reason": "CrashLoopBackOff"}}}));
-    assert_ne!(progress(&crashed), Progress::Preparing);
+    assert_eq!(progress(&pod(json!({"phase": "Pending"}))), Progress::Preparing);
+    let ended = json!({"terminated": {"exitCode": 1}});
+    for begun in [
+        json!({"state": {"waiting": {"reason": "CrashLoopBackOff"}}}),
+        json!({"state": {"waiting": {"reason": "PodInitializing"}}, "lastState": ended}),
+    ] {
+        assert_eq!(progress(&fetch(begun)), Progress::Fetching { model: "small".to_owned() });
+    }
 }
 
 #[test]

@@ -255,7 +255,7 @@ fn what_a_pod_template_may_not_set_is_refused_with_its_field() {
                 {"name": "x", "persistentVolumeClaim": {"claimName": "a"}},
                 {"name": "y", "persistentVolumeClaim": {"claimName": "a"}},
             ]}}),
-            "volumes[y].persistentVolumeClaim: the volume x has the claim a already",
+            "volumes[y].persistentVolumeClaim: the claim a is in the pod already: mount its volume x",
         ),
         (json!({"spec": {"containers": [{"name": "server", "command": ["sh"]}]}}), "containers[server].command"),
         (json!({"spec": {"containers": [{"name": "a", "ports": [{"containerPort": 8080}]}]}}), "ports"),
@@ -296,7 +296,8 @@ fn models_on_one_claim_share_its_volume() {
     let refused = model(spec);
     let refusal = validate(&refused.spec, None).unwrap_err();
     assert_eq!(refusal.reason, accepted::INVALID_OVERLAY);
-    assert!(refusal.message.contains("volumes[mine].persistentVolumeClaim: the volume model-a has"), "{refusal:?}");
+    assert!(refusal.message.contains("volumes[mine].persistentVolumeClaim: the claim shelf"), "{refusal:?}");
+    assert!(refusal.message.contains("mount its volume model-a (read-only)"), "{refusal:?}");
 }
 
 #[test]

@@ -56,6 +56,8 @@ conditions! {
     model_loaded "ModelLoaded" {
         /// Every model is loaded.
         LOADED = "Loaded",
+        /// A pod waits for its volumes and images.
+        PREPARING = "Preparing",
         /// A model is on its way into a pod.
         FETCHING = "Fetching",
         /// A server is loading a model.

@@ -152,7 +152,8 @@ pub struct InferenceModelSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<Cache>,
     /// A PodTemplateSpec that is merged into that of the pods last: affinity, volumes, annotations and the like. Host
-    /// namespaces, privileges, the labels of the selector, the server's ports, command and mounts are not its to set.
+    /// namespaces, privileges, the labels of the selector, the server's ports, command and mounts, and claims that the
+    /// pods have already are not its to set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "borrowed::pod_template")]
     pub pod_template: Option<Value>,

@@ -20,7 +20,7 @@ pub use super::numbers::ModelMetrics;
 use super::{
     Bounds, collect,
     events::Events,
-    numbers::Described,
+    numbers::Extras,
     page::{Part, write_together},
     triton::Triton,
 };
@@ -103,7 +103,7 @@ impl Metrics {
             return known.metrics.clone();
         }
         let triton = self.triton.as_ref().map(|triton| triton.model(name));
-        let (metrics, registry) = ModelMetrics::new(name, bounds, Described { traced, window, triton });
+        let (metrics, registry) = ModelMetrics::new(name, bounds, Extras { traced, window, triton });
         models.push(OfModel { metrics: metrics.clone(), registry, part: Mutex::default() });
         metrics
     }

@@ -249,12 +249,13 @@ fn encode_outcomes(tally: &Tally, label: &ModelLabel, mut encoder: MetricEncoder
     })
 }
 
-fn counter(number: &AtomicU64, label: &ModelLabel, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+fn encode_counter(number: &AtomicU64, label: &ModelLabel, mut encoder: MetricEncoder<'_>) -> fmt::Result {
     ConstCounter::new(number.load(Ordering::Relaxed)).encode(encoder.encode_family(label)?)
 }
 
-fn gauge(number: &AtomicU64, label: &ModelLabel, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-    let number = i64::try_from(number.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+fn encode_gauge(number: &AtomicU64, label: &ModelLabel, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+    // One that was lowered before it was raised is below 0 meanwhile.
+    let number = number.load(Ordering::Relaxed).cast_signed();
     ConstGauge::new(number).encode(encoder.encode_family(label)?)
 }
 
@@ -271,7 +272,7 @@ impl Families {
         r.register(
             "requests_received",
             "Prediction requests that named a model we serve",
-            passing(MetricType::Counter, |passing, label, encoder| counter(&passing.received, label, encoder)),
+            passing(MetricType::Counter, |passing, label, encoder| encode_counter(&passing.received, label, encoder)),
         );
         r.register("requests", "Prediction requests by how they ended", of_ends(MetricType::Counter, encode_outcomes));
         r.register("errors", "Prediction requests that were not answered, by reason", self.errors.clone());
@@ -313,7 +314,7 @@ impl Families {
         r.register(
             "queue_depth",
             "Samples that wait",
-            passing(MetricType::Gauge, |passing, label, encoder| gauge(&passing.depth, label, encoder)),
+            passing(MetricType::Gauge, |passing, label, encoder| encode_gauge(&passing.depth, label, encoder)),
         );
         r.register("queue_depth_max", "Most samples that waited in the last minute", self.queue_depth_max.clone());
         r.register(
@@ -329,18 +330,18 @@ impl Families {
         r.register(
             "inflight_samples",
             "Samples that run",
-            passing(MetricType::Gauge, |passing, label, encoder| gauge(&passing.inflight, label, encoder)),
+            passing(MetricType::Gauge, |passing, label, encoder| encode_gauge(&passing.inflight, label, encoder)),
         );
         r.register("queue_oldest_age_seconds", "Age of the sample that has waited longest", self.oldest_age.clone());
         r.register(
             "samples_enqueued",
             "Samples let into the queue",
-            passing(MetricType::Counter, |passing, label, encoder| counter(&passing.enqueued, label, encoder)),
+            passing(MetricType::Counter, |passing, label, encoder| encode_counter(&passing.enqueued, label, encoder)),
         );
         r.register(
             "samples_dequeued",
             "Samples that left the queue, whatever the reason",
-            passing(MetricType::Counter, |passing, label, encoder| counter(&passing.dequeued, label, encoder)),
+            passing(MetricType::Counter, |passing, label, encoder| encode_counter(&passing.dequeued, label, encoder)),
         );
         r.register(
             "overloaded",
@@ -372,8 +373,8 @@ impl Families {
         );
     }
 
-    fn handles(&self, name: &str, bounds: &Bounds, of: Described) -> Handles {
-        let Described { traced, window, triton } = of;
+    fn handles(&self, name: &str, bounds: &Bounds, extras: Extras) -> Handles {
+        let Extras { traced, window, triton } = extras;
         let label = ModelLabel { model: name.to_owned() };
         let error = |reason| self.errors.get_or_create_owned(&ReasonLabels { model: name.to_owned(), reason });
         let state = |state| self.instances.get_or_create_owned(&StateLabels { model: name.to_owned(), state });
@@ -423,8 +424,8 @@ impl Families {
     }
 }
 
-/// What else the metrics of a model depend on.
-pub struct Described {
+/// What the metrics of a model have beside their bounds.
+pub struct Extras {
     /// Whether requests are traced: then its latency has exemplars.
     pub traced: bool,
     /// What health tells is of the last so much.
@@ -466,9 +467,9 @@ pub struct ModelMetrics(Arc<Watched<Handles>>);
 impl ModelMetrics {
     /// Those of a new model, all present at 0, and where they are written from.
     #[must_use]
-    pub fn new(name: &str, bounds: &Bounds, of: Described) -> (Self, Registry) {
+    pub fn new(name: &str, bounds: &Bounds, extras: Extras) -> (Self, Registry) {
         let (families, mut registry) = (Families::default(), Registry::default());
-        let handles = families.handles(name, bounds, of);
+        let handles = families.handles(name, bounds, extras);
         families.register(registry.sub_registry_with_prefix("ortolan"), &handles);
         (Self(Arc::new(Watched::new(handles))), registry)
     }
@@ -495,12 +496,16 @@ impl ModelMetrics {
     /// A prediction request ended.
     pub fn ended(&self, end: End, example: Option<Example>) {
         self.0.tally.ended(end, example);
+        // The page may have been written since the numbers were reached for.
+        self.0.touch();
     }
 
     /// What was counted and timed in the last minute or so.
     #[must_use]
     pub fn seen(&self, now: Instant) -> Seen {
-        self.0.peek().tally.counted().window.seen(now)
+        // What takes longest is done when requests can end again.
+        let last = self.0.peek().tally.counted().window.last(now);
+        last.seen()
     }
 
     /// Requests that were answered since the process began; where a latency is named, also how many of them `within` it.

@@ -30,6 +30,14 @@ impl<T> Watched<T> {
         &self.numbers
     }
 
+    /// Says that they have changed, or will.
+    pub fn touch(&self) {
+        // Looked at first: to write what is there already would take the cache's line from the other threads.
+        if self.writings.load(Ordering::Relaxed) != WRITINGS {
+            self.writings.store(WRITINGS, Ordering::Relaxed);
+        }
+    }
+
     /// Whether they are to be written now.
     fn is_due(&self) -> bool {
         let left = self.writings.load(Ordering::Relaxed);
@@ -45,10 +53,7 @@ impl<T> Deref for Watched<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // Looked at first: to write what is there already would take the cache's line from the other threads.
-        if self.writings.load(Ordering::Relaxed) != WRITINGS {
-            self.writings.store(WRITINGS, Ordering::Relaxed);
-        }
+        self.touch();
         &self.numbers
     }
 }

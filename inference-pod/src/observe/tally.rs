@@ -5,7 +5,7 @@
 //!                               └─▸ window
 //! ```
 //!
-//! Whoever asks finds all of them counted. A place in each of four histograms takes longest to find where other work has been done
+//! Whoever asks finds all of them counted. A place in each of several histograms takes longest to find where other work has been done
 //! since the last request; so a request only writes down how it ended, and a few are counted in one go.
 
 use std::{
@@ -15,7 +15,7 @@ use std::{
 
 use super::{End, Example, numbers::Ends, window::Window};
 
-/// So many are counted in one go: few enough to stay beside the processor, a line of its cache each.
+/// So many are counted in one go: few enough to stay near the processor.
 const RECENT: usize = 16;
 
 /// The requests of a model that have ended.
@@ -81,27 +81,71 @@ impl Tally {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::{
+        sync::Arc,
+        time::{Duration, Instant},
+    };
 
     use super::*;
-    use crate::observe::{Bounds, Observer, Outcome};
+    use crate::observe::{Bounds, ModelObserver, Observer, Outcome, events::Events, span::TraceId};
 
-    #[test]
-    fn whoever_asks_finds_every_end_counted_however_few_there_are() {
+    fn model() -> (Observer, ModelObserver) {
         let observer = Observer::quiet("1.31.1");
         let bounds = Bounds { batch_size: 8, max_wait: Duration::from_millis(500), latency_objective: None };
         let model = observer.model("espresso", &bounds);
-        let (at, latency) = (Instant::now(), Duration::from_millis(3));
-        for count in 1..=3 * RECENT as u64 {
-            model.metrics().ended(End { outcome: Outcome::ok, latency, decode_time: None, at }, None);
-            if count % 5 == 0 {
+        (observer, model)
+    }
+
+    const MILLIS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn whoever_asks_finds_every_end_counted_however_many_there_were_since_the_last_time() {
+        let (observer, model) = model();
+        let (at, mut count) = (Instant::now(), 0);
+        for more in [1, RECENT - 1, RECENT, 1, 2 * RECENT + 1] {
+            for _ in 0..more {
+                let end = End { outcome: Outcome::ok, latency: 3 * MILLIS, decode_time: None, at };
+                model.metrics().ended(end, None);
+            }
+            count += more as u64;
+            if count % 2 == 0 {
                 let line = format!("ortolan_requests_total{{model=\"espresso\",outcome=\"ok\"}} {count}");
                 let text = observer.metrics.prometheus_text();
                 assert!(text.lines().any(|seen| seen == line), "expected {line} in\n{text}");
             }
-            if count % 7 == 0 {
-                assert_eq!((model.answered(None).total, model.seen(at).answered), (count, count));
-            }
+            assert_eq!((model.answered(None).total, model.seen(at).answered), (count, count));
         }
+    }
+
+    #[test]
+    fn an_example_comes_after_those_that_ended_before_it() {
+        let (_, model) = model();
+        let at = Instant::now();
+        let end = |seconds: u64, latency| {
+            let at = at + Duration::from_secs(seconds);
+            End { outcome: Outcome::ok, latency, decode_time: None, at }
+        };
+        (0..3).for_each(|_| model.metrics().ended(end(0, MILLIS), None));
+        let redactor = Arc::clone(Events::quiet().redactor());
+        model.metrics().ended(end(1, MILLIS), Some(Example { trace: TraceId(10), request_id: None, redactor }));
+        assert_eq!(model.answered(None).total, 4);
+    }
+
+    #[test]
+    fn an_end_that_is_counted_late_counts_as_of_when_it_was() {
+        let (observer, model) = model();
+        let at = Instant::now();
+        model.metrics().ended(End { outcome: Outcome::ok, latency: 7 * MILLIS, decode_time: None, at }, None);
+        let later = at + Duration::from_secs(400);
+        assert_eq!((model.seen(later).answered, model.answered(None).total), (0, 1));
+        let longest = |now, seconds: &str| {
+            model.metrics().scraped(0, Duration::ZERO, now);
+            let line = format!("ortolan_request_latency_max_seconds{{model=\"espresso\"}} {seconds}");
+            let text = observer.metrics.prometheus_text();
+            assert!(text.lines().any(|seen| seen == line), "expected {line} in\n{text}");
+        };
+        longest(later, "0");
+        model.metrics().ended(End { outcome: Outcome::ok, latency: 9 * MILLIS, decode_time: None, at: later }, None);
+        longest(later, "0.009");
     }
 }

@@ -24,10 +24,16 @@ pub struct Window {
     began: Instant,
     step: Duration,
     slots: Vec<Slot>,
-    /// The slot of the step that is filled now, and when that step ends.
-    now: (usize, Instant),
+    current: Current,
     /// Microseconds of the requests that were answered in steps that no slot holds any more.
     past: Histogram<u64>,
+}
+
+/// The slot that is filled, and when its step ends.
+#[derive(Debug)]
+struct Current {
+    slot: usize,
+    ends: Instant,
 }
 
 #[derive(Debug)]
@@ -112,21 +118,42 @@ impl Seen {
     }
 }
 
+/// What a window holds, before anybody has looked closer.
+pub struct Last {
+    covers: Duration,
+    all: Slot,
+}
+
+impl Last {
+    /// The numbers of it.
+    #[must_use]
+    pub fn seen(self) -> Seen {
+        let Self { covers, all } = self;
+        Seen {
+            covers,
+            answered: all.latencies.len(),
+            late_or_failed: all.late_or_failed,
+            refused: all.refused,
+            latency: quantiles(&all.latencies),
+        }
+    }
+}
+
 impl Window {
     /// A window over the last `length`.
     #[must_use]
     pub fn new(length: Duration, now: Instant) -> Self {
         let slots = (0..SLOTS).map(|_| Slot::new()).collect();
         let step = length / SLOTS;
-        Self { began: now, step, slots, now: (0, now + step), past: empty() }
+        Self { began: now, step, slots, current: Current { slot: 0, ends: now + step }, past: empty() }
     }
 
     /// A request has ended. One that ended in a step before the last one counts as of that.
     pub fn ended(&mut self, end: &End) {
-        if end.at >= self.now.1 {
+        if end.at >= self.current.ends {
             self.move_on(end.at);
         }
-        let slot = &mut self.slots[self.now.0];
+        let slot = &mut self.slots[self.current.slot];
         match end.outcome {
             Outcome::ok => {
                 // It grows as it has to; longer than that no request may take.
@@ -140,14 +167,14 @@ impl Window {
 
     fn move_on(&mut self, now: Instant) {
         let step = self.step_of(now);
-        let at = (step % u64::from(SLOTS)) as usize;
-        self.slots[at].begin(step, &mut self.past);
-        self.now = (at, self.began + self.since_began(step + 1));
+        let slot = (step % u64::from(SLOTS)) as usize;
+        self.slots[slot].begin(step, &mut self.past);
+        self.current = Current { slot, ends: self.began + self.since_began(step + 1) };
     }
 
     /// What the window holds now.
     #[must_use]
-    pub fn seen(&self, now: Instant) -> Seen {
+    pub fn last(&self, now: Instant) -> Last {
         let step = self.step_of(now);
         let first = (step + 1).saturating_sub(u64::from(SLOTS));
         let mut all = Slot::new();
@@ -159,13 +186,7 @@ impl Window {
                 all.refused += slot.refused;
             }
         }
-        Seen {
-            covers: now.saturating_duration_since(self.began).saturating_sub(self.since_began(first)),
-            answered: all.latencies.len(),
-            late_or_failed: all.late_or_failed,
-            refused: all.refused,
-            latency: quantiles(&all.latencies),
-        }
+        Last { covers: now.saturating_duration_since(self.began).saturating_sub(self.since_began(first)), all }
     }
 
     /// Requests that were answered since the process began; where a latency is named, also how many of them `within` it.
@@ -271,7 +292,7 @@ mod tests {
         for millis in 1..=1000 {
             window.ended(&end(Outcome::ok, Duration::from_millis(millis), now));
         }
-        let latency = window.seen(now).latency.unwrap();
+        let latency = window.last(now).seen().latency.unwrap();
         let close = |got: Duration, wanted: u64| (got.as_secs_f64() * 1e3 / wanted as f64 - 1.0).abs() < 0.01;
         assert!(close(latency.p50, 500) && close(latency.p95, 950) && close(latency.p99, 990), "{latency:?}");
         assert!(close(latency.max, 1000) && close(latency.mean, 500), "{latency:?}");
@@ -284,11 +305,15 @@ mod tests {
         for second in 0..=300 {
             window.ended(&end(Outcome::ok, Duration::from_millis(1), began + Duration::from_secs(second)));
         }
-        let seen = window.seen(began + Duration::from_secs(300));
+        let seen = window.last(began + Duration::from_secs(300)).seen();
         assert_eq!((seen.answered, seen.covers), (51, Duration::from_secs(50)), "the sixth slot has just begun");
-        assert_eq!(window.seen(began + Duration::from_secs(309)).answered, 51);
+        assert_eq!(window.last(began + Duration::from_secs(309)).seen().answered, 51);
+        // Late to be counted: as of the step that is filled.
+        window.ended(&end(Outcome::ok, Duration::from_millis(1), began + Duration::from_secs(100)));
+        assert_eq!(window.last(began + Duration::from_secs(309)).seen().answered, 52);
+        assert_eq!(window.answered(None).total, 302);
         assert_eq!(
-            window.seen(began + Duration::from_secs(400)),
+            window.last(began + Duration::from_secs(400)).seen(),
             Seen { covers: Duration::from_secs(50), ..Seen::default() }
         );
     }
@@ -331,7 +356,7 @@ mod tests {
         {
             window.ended(&end(outcome, Duration::from_millis(1), now));
         }
-        let seen = window.seen(now);
+        let seen = window.last(now).seen();
         assert_eq!((seen.answered, seen.late_or_failed, seen.refused), (2, 2, 1));
         assert!((seen.error_rate() - 0.5).abs() < 1e-9);
     }

@@ -113,12 +113,12 @@ fn of_pod(spec: &PodSpec) -> Vec<Fault> {
     faults
 }
 
-/// Kubernetes never starts a pod that has a claim in two volumes, and does not say so.
+/// Not every kubelet starts a pod that has a claim in two volumes, and the others say nothing of it.
 fn claimed_twice(spec: &InferenceModelSpec, template: &PodTemplateSpec) -> Vec<Fault> {
     let mut claims: BTreeMap<&str, String> = BTreeMap::new();
     for model in &spec.models {
         let Some(pvc) = &model.source.pvc else { continue };
-        claims.entry(&pvc.claim_name).or_insert_with(|| unit::volume_name(model));
+        claims.entry(&pvc.claim_name).or_insert_with(|| format!("{} (read-only)", unit::volume_name(model)));
     }
     let mut faults = Vec::new();
     for volume in template.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {

@@ -212,7 +212,8 @@ fn volumes(spec: &InferenceModelSpec, config_map: &str) -> Vec<Volume> {
     volumes
 }
 
-/// The first model that lies on the same claim: they share its volume, for Kubernetes never starts a pod that has a claim in two.
+/// The first model that lies on the same claim: they share its volume. The kubelet of Kubernetes 1.34 and of those before never starts a
+/// pod that has a claim in two, and says nothing of it (<https://github.com/kubernetes/kubernetes/pull/122140>).
 fn first_on_volume<'a>(spec: &'a InferenceModelSpec, model: &'a Model) -> &'a Model {
     let same = |other: &&Model| claim(other).is_some() && claim(other) == claim(model);
     spec.models.iter().find(same).unwrap_or(model)
@@ -223,6 +224,7 @@ fn claim(model: &Model) -> Option<&str> {
 }
 
 /// The volume of a model that is the first on it.
+#[must_use]
 pub fn volume_name(model: &Model) -> String {
     format!("{VOLUME_PREFIX}{}", model.name)
 }

@@ -57,8 +57,10 @@ def at_load(bench: Bench, claims: list[Claim]) -> list[Row]:
                 ratios.append(p99["poisson"][-1] / ideal["p99_ms"])
             if ideal := bare.simulated(bench.binary, MINILM, arrivals, {}, bench.cores.server):
                 by_bare.append(p99["poisson"][-1] / ideal["p99_ms"])
-            # What the core does for a sample beside its share of the best batch: connection, JSON, waking threads.
-            others.append(1000 / peak - min(millis / samples for samples, millis in times.items()))
+            # What a sample takes at the peak beside its share of the best batch: connection, JSON, waking threads, and batches
+            # that were smaller.
+            shares = [millis / samples for samples, millis in times.items()]
+            others.append(max(0, 1000 / peak - min(shares, default=0)))
             longer = {samples: millis + samples * others[-1] for samples, millis in times.items()}
             if ideal := bare.simulated(bench.binary, MINILM, arrivals, longer, bench.cores.server):
                 by_core.append(p99["poisson"][-1] / ideal["p99_ms"])
