@@ -60,10 +60,15 @@ impl ModelFiles {
     /// # Errors
     /// [`FilesError`] where there is no model.
     pub fn find(path: &Path) -> Result<Self, FilesError> {
-        if path.is_file() {
+        let found = fs::metadata(path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => FilesError::Missing(path.to_owned()),
+            // A folder above it that may not be looked into, say.
+            _ => FilesError::Unreadable { path: path.to_owned(), source },
+        })?;
+        if found.is_file() {
             return Ok(Self { model: path.to_owned(), folder: None });
         }
-        if !path.is_dir() {
+        if !found.is_dir() {
             return Err(FilesError::Missing(path.to_owned()));
         }
         let version = latest_version(path)?;

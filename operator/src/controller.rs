@@ -509,6 +509,10 @@ fn situation(
         let mut pods = staying(observed).filter(|(_, pod)| is_of_target(pod) && ready_since(pod).is_none());
         pods.next().map(|(name, pod)| progress(pod).sentence(name))
     };
+    let refused = || {
+        let deployment = observed.deployments.get(&names::revision(&observed.name, target))?;
+        status::refused_pods(deployment).map(|refusal| refusal.message)
+    };
     Situation {
         target: target.to_owned(),
         revisions: revisions.values().map(|revision| (revision.hash.clone(), facts_of(observed, revision))).collect(),
@@ -520,7 +524,7 @@ fn situation(
         strategy: spec.rollout.strategy,
         surge_timeout: spec.rollout.surge_timeout.length(),
         progress_deadline: spec.rollout.progress_deadline.length(),
-        cause: found.map(|(_, finding)| finding.message()).or_else(still_at),
+        cause: found.map(|(_, finding)| finding.message()).or_else(still_at).or_else(refused),
         led_since: observed.now - led_for,
         now: observed.now,
     }

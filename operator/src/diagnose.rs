@@ -42,6 +42,11 @@ pub enum Progress {
     },
     /// Its server is starting or loading.
     Loading,
+    /// Its server is ready, but Kubernetes does not let it be: another container is not, or a readiness gate, or its node is lost.
+    Withheld {
+        /// What Kubernetes says.
+        why: String,
+    },
     /// It is ready.
     Ready,
 }
@@ -55,6 +60,7 @@ impl Progress {
             Self::Preparing => format!("pod {pod} waits for its volumes and images"),
             Self::Fetching { model } => format!("pod {pod} fetches model {model}"),
             Self::Loading => format!("pod {pod} starts its server and loads the models"),
+            Self::Withheld { why } => format!("pod {pod} is not ready, though its server is: {why}"),
             Self::Ready => format!("pod {pod} is ready"),
         }
     }
@@ -77,11 +83,28 @@ impl Finding {
             Some(container) => format!("pod {}, container {container}", self.pod),
             None => format!("pod {}", self.pod),
         };
-        format!("{place}: {}. {}", self.cause.trim().trim_end_matches('.'), remedy(self.reason))
+        format!("{place}: {}. {}", self.cause.trim().trim_end_matches('.'), self.remedy())
+    }
+
+    /// What a person can do about it.
+    fn remedy(&self) -> &'static str {
+        if self.cause.starts_with(NEVER_RAN) {
+            return "It has never run, so it has no log: look at its image and settings, and at the node's runtime, drivers and device plugin";
+        }
+        if self.cause.contains("Multi-Attach") {
+            return "Its disk is at another node: set spec.rollout.strategy to InPlace, run one replica, or take a claim of ReadOnlyMany or \
+                    ReadWriteMany";
+        }
+        remedy(self.reason)
     }
 }
 
-/// What a person can do about it.
+/// So begins the cause where a container could not be started.
+const NEVER_RAN: &str = "it cannot be started: ";
+
+/// What runtimes call the end of a container that has not begun.
+const HAS_NOT_BEGUN: [&str; 2] = ["StartError", "ContainerCannotRun"];
+
 fn remedy(reason: &str) -> &'static str {
     match reason {
         accepted::SECRET_NOT_FOUND => "Create the Secret, with the keys that are used, in this namespace",
@@ -130,8 +153,11 @@ pub fn progress(pod: &Pod) -> Progress {
     if pod.spec.as_ref().is_none_or(|spec| spec.node_name.is_none()) {
         return Progress::Unscheduled;
     }
-    if containers(pod).all(is_untold) {
+    if ours(pod).all(is_untold) {
         return Progress::Preparing;
+    }
+    if ours(pod).any(|status| status.name == names::SERVER_CONTAINER && status.ready) {
+        return Progress::Withheld { why: why_not_ready(pod) };
     }
     let fetches = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
     let unfinished = fetches.filter_map(|container| names::fetched_model(&container.name)).find(|model| {
@@ -141,6 +167,15 @@ pub fn progress(pod: &Pod) -> Progress {
         ended.is_none_or(|ended| ended.exit_code != 0)
     });
     unfinished.map_or(Progress::Loading, |model| Progress::Fetching { model: model.to_owned() })
+}
+
+/// What the pod's own condition says.
+fn why_not_ready(pod: &Pod) -> String {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let mut ready = conditions.filter(|condition| condition.type_ == "Ready" && condition.status != "True");
+    let said = ready.next().map(|condition| (condition.reason.as_deref(), condition.message.as_deref()));
+    let (reason, message) = said.unwrap_or_default();
+    [reason, message].into_iter().flatten().collect::<Vec<_>>().join(": ")
 }
 
 /// Whether a container neither runs, nor ran, nor says why it does not.
@@ -154,8 +189,9 @@ pub fn is_untold(status: &ContainerStatus) -> bool {
 }
 
 /// What the scheduler says where a pod would fit if another one went.
-const ROOM_WOULD_HELP: [&str; 6] = [
+const ROOM_WOULD_HELP: [&str; 7] = [
     "Insufficient ",
+    "topology spread constraints",
     "Too many pods",
     "free ports",
     "anti-affinity",
@@ -211,21 +247,30 @@ fn ended_by_node(pod: &Pod) -> Option<Finding> {
     let status = pod.status.as_ref()?;
     let why = status.reason.as_deref().filter(|_| status.phase.as_deref() == Some("Failed"))?;
     let cause = format!("{why}: {}", status.message.as_deref().unwrap_or("the node does not say more"));
-    let reason = if cause.contains("ephemeral") || cause.contains("disk") || cause.contains("EmptyDir") {
-        model_loaded::OUT_OF_DISK
-    } else if why == "Evicted" && cause.contains("memory") {
-        model_loaded::OUT_OF_MEMORY
-    } else {
-        model_loaded::CRASH_LOOPING
-    };
-    Some(loading(pod, None, reason, cause))
+    let says = |word: &str| cause.to_lowercase().contains(word);
+    let evicted = |reason| Some(loading(pod, None, reason, cause.clone()));
+    if ["ephemeral", "disk", "emptydir", "inode"].into_iter().any(says) {
+        return evicted(model_loaded::OUT_OF_DISK);
+    }
+    if why == "Evicted" {
+        return evicted(if says("memory") { model_loaded::OUT_OF_MEMORY } else { model_loaded::CRASH_LOOPING });
+    }
+    // All else is a node that refuses the pod, or goes away.
+    let lacks_device = devices(pod).any(|device| cause.contains(device.as_str()));
+    let reason = if lacks_device { scheduled::INSUFFICIENT_GPU } else { scheduled::UNSCHEDULABLE };
+    Some(Finding { condition: scheduled::TYPE, reason, pod: pod.name_any(), container: None, model: None, cause })
 }
 
-/// Init containers first: what comes later has not begun while they fail.
-/// What is said of the containers of a pod, those first that run first.
-pub fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+/// What is said of the containers of a pod. Init containers first: what comes later has not begun while they fail.
+fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     let status = pod.status.iter();
     status.flat_map(|status| status.init_container_statuses.iter().chain(&status.container_statuses).flatten())
+}
+
+/// The same of the operator's own: the server, and what fetches models.
+pub fn ours(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+    let is_ours = |name: &str| name == names::SERVER_CONTAINER || names::fetched_model(name).is_some();
+    containers(pod).filter(move |status| is_ours(&status.name))
 }
 
 fn of_container(pod: &Pod, status: &ContainerStatus) -> Option<Finding> {
@@ -264,23 +309,34 @@ fn not_started(pod: &Pod, status: &ContainerStatus, state: &ContainerState) -> O
         | "InvalidImageName"
         | "ErrImageNeverPull"
         | "ImageInspectError"
-        | "RegistryUnavailable" => {
-            let cause = format!("the image {} cannot be pulled: {why}: {said}", status.image);
+        | "RegistryUnavailable"
+        | "SignatureValidationFailed" => {
+            // That of a volume is told of the container that has it.
+            let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+            let of_a_volume = volumes.any(|volume| volume.image.is_some()) && !said.contains(&status.image);
+            let image = if of_a_volume { "an image".to_owned() } else { format!("the image {}", status.image) };
+            let cause = format!("{image} cannot be pulled: {why}: {said}");
             Some(loading(pod, Some(status.name.clone()), model_loaded::IMAGE_PULL_FAILED, cause))
         }
-        "CreateContainerConfigError" if said.contains("secret") && said.contains("not found") => {
+        "CreateContainerConfigError" if lacks_secret(&said) => {
             let finding = loading(pod, Some(status.name.clone()), accepted::SECRET_NOT_FOUND, said);
             Some(Finding { condition: accepted::TYPE, ..finding })
         }
-        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" | "StartError" => Some(loading(
-            pod,
-            Some(status.name.clone()),
-            model_loaded::CRASH_LOOPING,
-            format!("it cannot be started: {said}"),
-        )),
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" | "StartError" => {
+            Some(loading(pod, Some(status.name.clone()), model_loaded::CRASH_LOOPING, format!("{NEVER_RAN}{said}")))
+        }
         _ => None,
     }
 }
+
+/// Whether that says that a Secret is not there, or a key of it.
+fn lacks_secret(said: &str) -> bool {
+    let said = said.to_lowercase();
+    said.contains("secret") && (said.contains("not found") || said.contains("find key"))
+}
+
+/// The longest that is shown of what a container wrote that is not ours.
+const LONGEST_WORDS_BYTES: usize = 512;
 
 /// The container has ended.
 fn of_end(pod: &Pod, status: &ContainerStatus, ended: &ContainerStateTerminated) -> Finding {
@@ -292,7 +348,14 @@ fn of_end(pod: &Pod, status: &ContainerStatus, ended: &ContainerStateTerminated)
     let told: Termination =
         ended.message.as_deref().and_then(|message| serde_json::from_str(message.trim()).ok()).unwrap_or_default();
     if told.reason.is_empty() {
-        let cause = format!("it ended with {}, {}", exit(ended), times(status));
+        let said = ended.message.as_deref().unwrap_or_default().trim();
+        let said = &said[..said.floor_char_boundary(LONGEST_WORDS_BYTES)];
+        let has_not_begun = ended.reason.as_deref().is_some_and(|reason| HAS_NOT_BEGUN.contains(&reason));
+        let cause = match (has_not_begun, said) {
+            (true, _) => format!("{NEVER_RAN}{said}, {}", times(status)),
+            (false, "") => format!("it ended with {}, {}", exit(ended), times(status)),
+            (false, _) => format!("it ended with {}, {}: {said}", exit(ended), times(status)),
+        };
         return loading(pod, Some(status.name.clone()), model_loaded::CRASH_LOOPING, cause);
     }
     let (condition, reason) = match told.reason.as_str() {
@@ -308,7 +371,7 @@ fn of_end(pod: &Pod, status: &ContainerStatus, ended: &ContainerStateTerminated)
 
 fn of_warning(pod: &Pod, warning: &Warning) -> Option<Finding> {
     let Warning { container, text: warning } = warning;
-    let (condition, reason) = if warning.contains("secret") && warning.contains("not found") {
+    let (condition, reason) = if lacks_secret(warning) {
         (accepted::TYPE, accepted::SECRET_NOT_FOUND)
     } else if warning.contains("persistentvolumeclaim") && warning.contains("not found") {
         (accepted::TYPE, accepted::PVC_NOT_FOUND)

@@ -7,7 +7,7 @@ use k8s_openapi::{
     api::{
         apps::v1::Deployment,
         autoscaling::v2::HorizontalPodAutoscaler,
-        core::v1::{ConfigMap, Container, Pod, PodSpec, Service},
+        core::v1::{ConfigMap, Container, Pod, PodSpec, Service, Volume},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
     jiff::Timestamp,
@@ -236,8 +236,10 @@ pub fn trim(pod: &mut Pod) {
         };
         containers.into_iter().map(bare).collect()
     };
+    let of_images = |volumes: Vec<Volume>| volumes.into_iter().filter(|volume| volume.image.is_some()).collect();
     pod.spec = Some(PodSpec {
         node_name: spec.node_name,
+        volumes: spec.volumes.map(of_images),
         containers: bare(spec.containers),
         init_containers: spec.init_containers.map(bare),
         scheduling_gates: spec.scheduling_gates,

@@ -1,6 +1,6 @@
 //! What the operator tells: conditions and numbers, from what was observed and decided. A pure function.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use crds::resource::{
     InferenceModelStatus, Model, ModelError, ModelState, ModelStatus, RevisionStatus, Toggle,
@@ -12,6 +12,7 @@ use crds::resource::{
 use k8s_openapi::{
     api::{apps::v1::Deployment, core::v1::Pod},
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
 };
 use kube::ResourceExt as _;
 
@@ -149,7 +150,7 @@ fn accepted(facts: &Facts<'_>) -> Verdict {
 }
 
 /// The API server does not let the Deployment make its pods.
-fn refused_pods(deployment: &Deployment) -> Option<Refusal> {
+pub(crate) fn refused_pods(deployment: &Deployment) -> Option<Refusal> {
     let is = |text: &Option<String>, wanted: &str| text.as_deref() == Some(wanted);
     let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
     let failure = conditions.iter().find(|it| is(&it.type_, "ReplicaFailure") && is(&it.status, "True"))?;
@@ -164,13 +165,13 @@ fn refused_pods(deployment: &Deployment) -> Option<Refusal> {
 }
 
 fn scheduled(facts: &Facts<'_>) -> Verdict {
+    if wanted(facts) == 0 {
+        return Verdict::yes(scheduled::SCHEDULED, "no pod is wanted");
+    }
     if let Some(finding) = finding(facts, scheduled::TYPE) {
         return Verdict::no(finding.reason, finding.message());
     }
     let pods = focus(facts);
-    if wanted(facts) == 0 {
-        return Verdict::yes(scheduled::SCHEDULED, "no pod is wanted");
-    }
     // While one serves, another that was made a moment ago is no doubt.
     if pods.iter().any(|pod| ready_since(pod).is_some()) {
         return Verdict::yes(scheduled::SCHEDULED, "the pods have nodes");
@@ -183,11 +184,11 @@ fn scheduled(facts: &Facts<'_>) -> Verdict {
 }
 
 fn model_loaded(facts: &Facts<'_>) -> Verdict {
-    if let Some(finding) = finding(facts, model_loaded::TYPE) {
-        return Verdict::no(finding.reason, finding.message());
-    }
     if wanted(facts) == 0 {
         return Verdict::yes(model_loaded::LOADED, "no pod is wanted");
+    }
+    if let Some(finding) = finding(facts, model_loaded::TYPE) {
+        return Verdict::no(finding.reason, finding.message());
     }
     let pods = focus(facts);
     // One that is ready shows that the models can be loaded; others that come later make no new doubt.
@@ -200,6 +201,7 @@ fn model_loaded(facts: &Facts<'_>) -> Verdict {
             Progress::Fetching { .. } => model_loaded::FETCHING,
             Progress::Loading => model_loaded::LOADING,
             Progress::Preparing => model_loaded::PREPARING,
+            Progress::Withheld { .. } => return Verdict::yes(model_loaded::LOADED, "every model is loaded"),
             Progress::Unscheduled | Progress::Ready => continue,
         };
         return Verdict::no(reason, progress.sentence(&pod.name_any()));
@@ -277,8 +279,13 @@ fn available(facts: &Facts<'_>) -> Verdict {
     if ready > 0 {
         return Verdict::yes(available::MINIMUM_REPLICAS, "predictions are answered");
     }
-    let why = if spec.replicas == 0 { "spec.replicas is 0" } else { "no pod is ready" };
-    Verdict::no(available::NO_REPLICA_READY, why)
+    if spec.replicas == 0 {
+        return Verdict::no(available::NO_REPLICA_READY, "spec.replicas is 0");
+    }
+    let is_withheld = |progress: &Progress| matches!(progress, Progress::Withheld { .. });
+    let withheld = focus(facts).into_iter().map(|pod| (progress(pod), pod)).find(|(progress, _)| is_withheld(progress));
+    let why = withheld.map(|(progress, pod)| progress.sentence(&pod.name_any()));
+    Verdict::no(available::NO_REPLICA_READY, why.unwrap_or_else(|| "no pod is ready".to_owned()))
 }
 
 /// The worst of what becomes of the ServiceMonitor and of the PrometheusRule.
@@ -445,7 +452,7 @@ fn state(facts: &Facts<'_>, pod: &Pod, model: &Model) -> ModelState {
         Progress::Fetching { model: fetched } if fetched == model.name => ModelState::Fetching,
         Progress::Fetching { .. } => ModelState::Pending,
         Progress::Loading => ModelState::Loading,
-        Progress::Ready => ModelState::Loaded,
+        Progress::Withheld { .. } | Progress::Ready => ModelState::Loaded,
     }
 }
 
@@ -458,10 +465,30 @@ fn is_about(finding: &Finding, model: &Model) -> bool {
 fn finding<'a>(facts: &Facts<'a>, condition: &str) -> Option<&'a Finding> {
     let pods = focus(facts);
     let serves = pods.iter().any(|pod| ready_since(pod).is_some());
-    // A pod that was evicted says why there is none that serves.
-    let ended = facts.observed.pods.values().map(|pod| &**pod).filter(|pod| !serves && has_ended(pod));
+    let ended = if serves { Vec::new() } else { ended_last(facts, &pods) };
     let mut found = pods.into_iter().chain(ended).filter_map(|pod| facts.findings.get(&pod.name_any()));
     found.find(|finding| finding.condition == condition)
+}
+
+/// Pods of the target that their nodes have ended, the last first: they say why there is none that serves. Kubernetes keeps such pods for
+/// weeks, so where others live only those count that ended a moment ago.
+fn ended_last<'a>(facts: &Facts<'a>, living: &[&Pod]) -> Vec<&'a Pod> {
+    let is_of_target = |pod: &Pod| pod.labels().get(names::REVISION_LABEL).map(String::as_str) == facts.target;
+    let is_new = |pod: &Pod| ended_at(pod).is_some_and(|at| facts.observed.now < at + ENDED_IS_NEWS);
+    let pods = facts.observed.pods.values().map(|pod| &**pod).filter(|pod| has_ended(pod) && is_of_target(pod));
+    let mut ended: Vec<&Pod> = pods.filter(|pod| living.is_empty() || is_new(pod)).collect();
+    ended.sort_by_key(|pod| std::cmp::Reverse(ended_at(pod)));
+    ended
+}
+
+/// How long it says something of the others that a pod was ended by its node.
+const ENDED_IS_NEWS: Duration = Duration::from_secs(300);
+
+/// When a condition of a pod that has ended changed last.
+fn ended_at(pod: &Pod) -> Option<Timestamp> {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let changed = conditions.filter_map(|condition| condition.last_transition_time.as_ref()).map(|time| time.0).max();
+    changed.or_else(|| pod.creation_timestamp().map(|time| time.0))
 }
 
 /// The pods that the conditions speak of: those of the revision that the spec asks for, or, where it has none, of the one

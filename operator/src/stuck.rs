@@ -104,7 +104,7 @@ impl Stuck {
     async fn list(&self, uid: &str, namespace: &str, model: &str) -> Option<Option<Warning>> {
         let _permit = self.permits.acquire().await.ok()?;
         let events: Api<Event> = Api::namespaced(self.client.clone(), namespace);
-        let about = ListParams::default().fields(&format!("involvedObject.uid={uid},type=Warning"));
+        let about = ListParams::default().fields(&format!("involvedObject.uid={uid}"));
         let listed = tokio::time::timeout(TIMEOUT, events.list(&about)).await.ok()?;
         let mut events = listed
             .inspect_err(|error| {
@@ -113,16 +113,27 @@ impl Stuck {
             })
             .ok()?;
         events.items.sort_by_key(|event| event.metadata.resource_version.clone().and_then(|it| it.parse::<u64>().ok()));
-        let now = crate::clock::now();
-        Some(events.items.iter().rev().find(|event| is_current(event, now)).map(Warning::of))
+        Some(current(&events.items, crate::clock::now()).map(Warning::of))
     }
 }
 
-/// A warning of the scheduler is no longer true of a pod that has a node; one that was not repeated for long has healed.
-fn is_current(event: &Event, now: Timestamp) -> bool {
-    let last = event.last_timestamp.as_ref().map(|time| time.0).or(event.event_time.as_ref().map(|time| time.0));
-    let fresh = last.is_none_or(|last| now.duration_since(last).unsigned_abs() < REPEATED_WITHIN);
-    fresh && event.reason.as_deref() != Some("FailedScheduling")
+/// The last warning that still holds, of the Events about a pod that has a node, in their order.
+fn current(events: &[Event], now: Timestamp) -> Option<&Event> {
+    let is = |event: &Event, reason: &str| event.reason.as_deref() == Some(reason);
+    let attached = events.iter().rposition(|event| is(event, "SuccessfulAttachVolume"));
+    let holds = |at: usize, event: &Event| match event.reason.as_deref() {
+        // What the scheduler said is no longer true, and an image may come without its Secrets.
+        Some("FailedScheduling" | "FailedToRetrieveImagePullSecret") => false,
+        // Told once, however long it lasts.
+        Some("FailedAttachVolume") => attached.is_none_or(|attached| attached < at),
+        _ => {
+            let last =
+                event.last_timestamp.as_ref().map(|time| time.0).or(event.event_time.as_ref().map(|time| time.0));
+            last.is_none_or(|last| now.duration_since(last).unsigned_abs() < REPEATED_WITHIN)
+        }
+    };
+    let warnings = events.iter().enumerate().rev().filter(|(_, event)| event.type_.as_deref() == Some("Warning"));
+    warnings.filter(|(at, event)| holds(*at, event)).map(|(_, event)| event).next()
 }
 
 impl Warning {
@@ -142,12 +153,12 @@ pub fn is_stuck(pod: &Pod, now: Timestamp) -> bool {
     is_silent(pod) && started.is_some_and(|started| now.duration_since(started.0).unsigned_abs() >= PATIENCE)
 }
 
-/// Whether a pod has a node, but no container of it runs, ran or says why it does not.
+/// Whether a pod has a node, but no container of ours in it runs, ran or says why it does not.
 #[must_use]
 pub fn is_silent(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     let has_node = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
-    let untold = diagnose::containers(pod).all(diagnose::is_untold);
+    let untold = diagnose::ours(pod).all(diagnose::is_untold);
     has_node && untold && phase == Some("Pending") && pod.metadata.deletion_timestamp.is_none()
 }
 
@@ -170,5 +181,26 @@ mod tests {
         assert_eq!(of(Some("spec.initContainers{fetch-tiny}")).container.as_deref(), Some("fetch-tiny"));
         assert_eq!(of(Some("spec")).container, None);
         assert_eq!(of(None), Warning { container: None, text: "Failed: no Secret".to_owned() });
+    }
+
+    #[test]
+    fn a_warning_that_was_not_repeated_has_healed_but_not_one_that_is_told_once() {
+        let now: Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
+        let event = |type_: &str, reason: &str, minutes: i64| -> Event {
+            let at = now - Duration::from_secs(minutes.unsigned_abs() * 60);
+            let event = json!({"metadata": {}, "involvedObject": {}, "type": type_, "reason": reason, "lastTimestamp": at.to_string()});
+            serde_json::from_value(event).unwrap()
+        };
+        let told = |events: &[Event]| current(events, now).and_then(|event| event.reason.clone());
+        assert_eq!(told(&[event("Warning", "FailedMount", 5)]), None);
+        assert_eq!(
+            told(&[event("Warning", "FailedMount", 1), event("Normal", "Pulling", 0)]).as_deref(),
+            Some("FailedMount")
+        );
+        assert_eq!(told(&[event("Warning", "FailedScheduling", 0)]), None);
+        let attach = event("Warning", "FailedAttachVolume", 30);
+        let secrets = event("Warning", "FailedToRetrieveImagePullSecret", 0);
+        assert_eq!(told(&[attach.clone(), secrets]).as_deref(), Some("FailedAttachVolume"));
+        assert_eq!(told(&[attach, event("Normal", "SuccessfulAttachVolume", 1)]), None);
     }
 }

@@ -39,7 +39,7 @@ pub struct Refusal {
 /// the podTemplate may not set.
 pub fn validate<'a>(spec: &'a InferenceModelSpec, prometheus: Option<&'a str>) -> Result<Checked<'a>, Refusal> {
     refuse(accepted::NOT_IMPLEMENTED, [not_implemented(spec), without_prometheus(spec, prometheus)].concat())?;
-    refuse(accepted::INVALID_OPTIONS, invalid_options(spec))?;
+    refuse(accepted::INVALID_OPTIONS, [invalid_options(spec), misplaced_devices(spec), hidden_files(spec)].concat())?;
     let server = spec
         .server
         .config
@@ -51,8 +51,58 @@ pub fn validate<'a>(spec: &'a InferenceModelSpec, prometheus: Option<&'a str>) -
     if let Err(faults) = serving::parse(&[Layer::yaml("", config.clone())]) {
         return Err(refusal(accepted::INVALID_OPTIONS, &faults.0));
     }
-    let overlay = overlay::read(spec).map_err(|faults| refusal(accepted::INVALID_OVERLAY, &faults))?;
+    refuse(accepted::INVALID_OPTIONS, too_much(spec, &config).into_iter().collect())?;
+    let overlay = overlay::read(spec, &server).map_err(|faults| refusal(accepted::INVALID_OVERLAY, &faults))?;
     Ok(Checked { spec, server, config, overlay, prometheus })
+}
+
+/// The config and the pod template are noted in annotations too, and all annotations of an object may have 256 KiB.
+const MOST_SETTINGS_BYTES: usize = 200 << 10;
+
+fn too_much(spec: &InferenceModelSpec, config: &str) -> Option<Fault> {
+    let environment: usize = spec.server.env.iter().map(|variable| variable.name.len() + variable.value.len()).sum();
+    let containers = 1 + spec.models.iter().filter(|model| config::is_fetched(model)).count();
+    let template = spec.pod_template.as_ref().map_or(0, |template| template.to_string().len());
+    let bytes = config.len() + containers * environment + template;
+    let message = format!(
+        "expected settings of at most {MOST_SETTINGS_BYTES} bytes, got {bytes}: the options of the models, spec.server.env for the \
+         server and for each model that is fetched, and spec.podTemplate"
+    );
+    (bytes > MOST_SETTINGS_BYTES).then(|| Fault { path: "spec".to_owned(), origin: String::new(), message })
+}
+
+/// A device that `spec.resources` asks for would be taken from the others, and no model would run on it.
+fn misplaced_devices(spec: &InferenceModelSpec) -> Vec<Fault> {
+    let resources = spec.resources.iter().flat_map(|it| [("limits", &it.limits), ("requests", &it.requests)]);
+    let named = resources.flat_map(|(list, resources)| resources.iter().flatten().map(move |(name, _)| (list, name)));
+    let device = named.filter(|(_, name)| config::is_device(spec, name));
+    device
+        .map(|(list, name)| {
+            let message = "devices go under spec.accelerator, with count and resourceName";
+            Fault { path: format!("spec.resources.{list}[{name}]"), origin: String::new(), message: message.to_owned() }
+        })
+        .collect()
+}
+
+/// A file of the image is not to be seen where a volume is mounted over its folder.
+fn hidden_files(spec: &InferenceModelSpec) -> Vec<Fault> {
+    let folder = config::MODELS_FOLDER;
+    let below = format!("file://{folder}/");
+    if !spec.models.iter().any(config::is_fetched) {
+        return Vec::new();
+    }
+    let named = spec.models.iter().filter_map(|model| Some((model, model.source.uri.as_deref()?)));
+    let hidden = named.filter(|(_, uri)| uri.starts_with(&below));
+    hidden
+        .map(|(model, uri)| Fault {
+            path: format!("spec.models[{}].source.uri", model.name),
+            origin: String::new(),
+            message: format!(
+                "expected a file outside {folder}, got {uri}: models that are fetched, or checked by sha256, lie in {folder}, which \
+                 hides what the image has there"
+            ),
+        })
+        .collect()
 }
 
 fn without_prometheus(spec: &InferenceModelSpec, prometheus: Option<&str>) -> Vec<Fault> {

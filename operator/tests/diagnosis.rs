@@ -111,6 +111,102 @@ fn a_missing_secret_is_the_specs_fault() {
 }
 
 #[test]
+fn a_missing_key_of_a_secret_is_the_specs_fault_too() {
+    let message = "couldn't find key TOKEN in Secret shop/keys";
+    let state = json!({"waiting": {"reason": "CreateContainerConfigError", "message": message}});
+    let (condition, reason, _) = found(&server(json!({"state": state})));
+    assert_eq!((condition, reason), ("Accepted", "SecretNotFound"));
+}
+
+#[test]
+fn what_a_node_refuses_or_ends_is_told_by_what_the_node_lacks() {
+    let said = [
+        (
+            "UnexpectedAdmissionError",
+            "Allocate failed due to no healthy devices present; cannot allocate unhealthy devices \
+          nvidia.com/gpu, which is unexpected",
+            "Scheduled",
+            "InsufficientGpu",
+        ),
+        ("OutOfnvidia.com/gpu", "Node didn't have enough resource: nvidia.com/gpu", "Scheduled", "InsufficientGpu"),
+        ("OutOfcpu", "Node didn't have enough resource: cpu", "Scheduled", "Unschedulable"),
+        ("Terminated", "Pod was terminated in response to imminent node shutdown.", "Scheduled", "Unschedulable"),
+        ("Evicted", "The node had condition: [DiskPressure].", "ModelLoaded", "OutOfDisk"),
+        ("Evicted", "The node was low on resource: inodes.", "ModelLoaded", "OutOfDisk"),
+        ("Evicted", "The node had condition: [MemoryPressure].", "ModelLoaded", "OutOfMemory"),
+        ("Evicted", "The node had condition: [PIDPressure].", "ModelLoaded", "CrashLooping"),
+    ];
+    for (why, message, condition, reason) in said {
+        let (found_condition, found_reason, sentence) =
+            found(&pod(json!({"phase": "Failed", "reason": why, "message": message})));
+        assert_eq!((found_condition, found_reason), (condition, reason), "{why}: {message}");
+        assert!(sentence.contains(why), "{sentence}");
+    }
+}
+
+#[test]
+fn what_the_runtime_says_of_a_container_that_never_ran_is_passed_on() {
+    let ended = |reason: &str, message: &str| {
+        let last = json!({"terminated": {"exitCode": 128, "reason": reason, "message": message}});
+        let state = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+        found(&server(json!({"state": state, "lastState": last, "restartCount": 3})))
+    };
+    let message = "failed to create containerd task: nvidia-container-cli: initialization error";
+    let (_, reason, sentence) = ended("StartError", message);
+    assert_eq!(reason, "CrashLooping");
+    assert!(
+        sentence.contains(message) && sentence.contains("never run") && !sentence.contains("--previous"),
+        "{sentence}"
+    );
+    let (_, _, sentence) = ended("Error", "Illegal instruction");
+    assert!(sentence.contains("Illegal instruction") && sentence.contains("--previous"), "{sentence}");
+}
+
+#[test]
+fn an_image_of_a_volume_is_not_said_to_be_that_of_the_container_which_has_it() {
+    let said = "failed to pull image \"models/c:typo\": not found";
+    let mut pod = server(json!({"state": {"waiting": {"reason": "ErrImagePull", "message": said}}}));
+    assert!(found(&pod).2.contains("the image pod:1 cannot be pulled"));
+    let volumes = json!([{"name": "model-c", "image": {"reference": "models/c:typo"}}]);
+    pod.spec.as_mut().unwrap().volumes = serde_json::from_value(volumes).unwrap();
+    let (_, reason, sentence) = found(&pod);
+    assert_eq!(reason, "ImagePullFailed");
+    assert!(sentence.contains("an image cannot be pulled") && sentence.contains("models/c:typo"), "{sentence}");
+}
+
+#[test]
+fn a_pod_whose_server_is_ready_while_it_is_not_says_what_else_is_missing() {
+    let running = json!({"state": {"running": {}}, "ready": true});
+    let mut pod = server(running);
+    let conditions = json!([{
+        "type": "Ready", "status": "False", "reason": "ReadinessGatesNotReady", "message": "target-health.elbv2.k8s.aws is not ready",
+    }]);
+    pod.status.as_mut().unwrap().conditions = serde_json::from_value(conditions).unwrap();
+    assert_eq!(diagnose(&pod, None), None);
+    let sentence = progress(&pod).sentence("x");
+    assert!(sentence.contains("ReadinessGatesNotReady: target-health.elbv2.k8s.aws is not ready"), "{sentence}");
+}
+
+#[test]
+fn a_sidecar_that_runs_does_not_hide_that_the_server_waits_for_its_image() {
+    let mut pod = server(json!({"state": {"waiting": {"reason": "PodInitializing"}}}));
+    let sidecar = json!([{
+        "name": "proxy", "image": "proxy:1", "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {}},
+    }]);
+    pod.status.as_mut().unwrap().init_container_statuses = serde_json::from_value(sidecar).unwrap();
+    assert_eq!(progress(&pod), Progress::Preparing);
+}
+
+#[test]
+fn a_disk_at_another_node_has_a_remedy_of_its_own() {
+    let pod = server(json!({"state": {"waiting": {"reason": "ContainerCreating"}}}));
+    let text =
+        "FailedAttachVolume: Multi-Attach error for volume \"pvc-1\" Volume is already used by pod(s) a".to_owned();
+    let finding = diagnose(&pod, Some(&Warning { container: None, text })).unwrap();
+    assert!(finding.message().contains("InPlace"), "{}", finding.message());
+}
+
+#[test]
 fn the_schedulers_sentence_is_passed_on() {
     let verdicts = [
         ("0/1 nodes are available: 1 Insufficient nvidia.com/gpu.", "Scheduled", "InsufficientGpu"),

@@ -278,6 +278,71 @@ fn what_a_pod_template_may_not_set_is_refused_with_its_field() {
 }
 
 #[test]
+fn settings_that_would_do_something_else_than_they_say_are_refused() {
+    let file = |uri: &str| json!({"name": "baked", "source": {"uri": uri}});
+    let mut cases = Vec::new();
+    for resources in [json!({"limits": {"nvidia.com/gpu": "1"}}), json!({"requests": {"nvidia.com/mig-1g.5gb": "1"}})] {
+        let mut spec = plain();
+        spec["resources"] = resources;
+        cases.push((spec, accepted::INVALID_OPTIONS, "devices go under spec.accelerator"));
+    }
+    let mut spec = plain();
+    spec["models"].as_array_mut().unwrap().push(file("file:///models/baked.onnx"));
+    cases.push((spec, accepted::INVALID_OPTIONS, "spec.models[baked].source.uri: expected a file outside /models"));
+    let mut spec = plain();
+    spec["podTemplate"] =
+        json!({"spec": {"containers": [{"name": "server", "env": [{"name": "A", "value": "a".repeat(210_000)}]}]}});
+    cases.push((spec, accepted::INVALID_OPTIONS, "expected settings of at most 204800 bytes"));
+    let mut spec = plain();
+    spec["podTemplate"] = json!({"spec": {"terminationGracePeriodSeconds": 5}});
+    cases.push((spec, accepted::INVALID_OVERLAY, "terminationGracePeriodSeconds: expected at least 40, got 5"));
+    let mut spec = plain();
+    let limits = json!({"limits": {"nvidia.com/gpu": "1"}});
+    spec["podTemplate"] = json!({"spec": {"containers": [{"name": "server", "resources": limits}]}});
+    cases.push((spec, accepted::INVALID_OVERLAY, "containers[server].resources: nvidia.com/gpu: devices go under"));
+    for (spec, reason, said) in cases {
+        let model = model(spec);
+        let refusal = validate(&model.spec, None).unwrap_err();
+        assert_eq!(refusal.reason, reason, "{}", refusal.message);
+        assert!(refusal.message.contains(said), "{}", refusal.message);
+    }
+    // Nothing is mounted over it here, and containers of the user's may be called as they like.
+    let mut spec = json!({"models": [file("file:///models/baked.onnx")]});
+    spec["podTemplate"] =
+        json!({"spec": {"initContainers": [{"name": "fetch-config", "image": "busybox", "command": ["sh"]}]}});
+    let fine = model(spec);
+    assert!(validate(&fine.spec, None).is_ok());
+}
+
+#[test]
+fn a_sidecar_of_the_user_begins_before_what_fetches_models() {
+    let mut spec = plain();
+    let (sidecar, last) =
+        (json!({"name": "proxy", "image": "proxy:1", "restartPolicy": "Always"}), json!({"name": "last"}));
+    spec["podTemplate"] = json!({"spec": {"initContainers": [last, sidecar]}});
+    let of = model(spec);
+    let template: PodTemplateSpec = serde_json::from_str(&born(&of, &images()).template).unwrap();
+    let names: Vec<_> = template.spec.unwrap().init_containers.unwrap().into_iter().map(|it| it.name).collect();
+    assert_eq!(names, ["proxy", "fetch-small", "last"]);
+}
+
+#[test]
+fn slices_of_devices_tolerate_the_taint_of_whole_ones() {
+    let keys = |resource: &str| {
+        let mut spec = plain();
+        spec["accelerator"] = json!({"count": 1, "resourceName": resource});
+        let of = model(spec);
+        let template: PodTemplateSpec = serde_json::from_str(&born(&of, &images()).template).unwrap();
+        let tolerations = template.spec.unwrap().tolerations.unwrap();
+        assert!(tolerations.iter().all(|it| it.effect.is_none()), "{tolerations:?}");
+        tolerations.into_iter().filter_map(|it| it.key).collect::<Vec<_>>()
+    };
+    assert_eq!(keys("nvidia.com/gpu"), ["nvidia.com/gpu"]);
+    assert_eq!(keys("nvidia.com/mig-1g.5gb"), ["nvidia.com/gpu", "nvidia.com/mig-1g.5gb"]);
+    assert_eq!(keys("amd.com/gpu"), ["amd.com/gpu"]);
+}
+
+#[test]
 fn models_on_one_claim_share_its_volume() {
     let on = |name: &str, claim: &str| json!({"name": name, "source": {"pvc": {"claimName": claim, "path": name}}});
     let mut spec = json!({"models": [on("a", "shelf"), on("b", "cellar"), on("c", "shelf")]});

@@ -243,5 +243,5 @@ fn ready_sums_up_the_conditions_in_the_order_of_the_contract() {
     let contract = "Accepted Scheduled ModelLoaded RolledOut Available ScalingActive MonitoringReady";
     assert_eq!(types.join(" "), contract);
     let reasons: usize = conditions::SUMMED_UP.iter().map(|(_, reasons)| reasons.len()).sum();
-    assert_eq!(reasons, 9 + 3 + 12 + 6 + 3 + 7 + 3);
+    assert_eq!(reasons, 9 + 3 + 13 + 6 + 3 + 7 + 3);
 }

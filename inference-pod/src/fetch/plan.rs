@@ -108,7 +108,7 @@ impl Origin {
         match url.scheme() {
             "http" | "https" => Ok(Self::Http(url)),
             "file" => url.to_file_path().map(Self::File).map_err(|()| {
-                "--uri: expected an absolute path after file://, as in file:///models/espresso/model.onnx".to_owned()
+                "--uri: expected an absolute path after file://, as in file:///opt/espresso/model.onnx".to_owned()
             }),
             other => Err(format!("--uri: expected http://, https:// or file://; {other}:// is not built yet")),
         }
@@ -342,7 +342,7 @@ mod tests {
     fn other_faults_have_their_sentence() {
         let one = |flags: &[&str]| faults(flags).join("|");
         assert!(one(&["--uri", "http://host/model.onnx"]).contains("required for http://"));
-        assert!(one(&["--uri", "file://models/model.onnx"]).contains("file:///models"));
+        assert!(one(&["--uri", "file://models/model.onnx"]).contains("file:///opt"));
         let twice = format!("model.onnx={DIGEST}");
         assert!(one(&["--uri", "http://host/", "--file", &twice, "--file", &twice]).contains("named twice"));
         let secret = one(&["--uri", "http://user:secret@host:99999/m.onnx", "--sha256", DIGEST]);

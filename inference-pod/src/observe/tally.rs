@@ -144,7 +144,7 @@ mod tests {
             let text = observer.metrics.prometheus_text();
             assert!(text.lines().any(|seen| seen == line), "expected {line} in\n{text}");
         };
-        longest(later, "0");
+        longest(later, "0.0");
         model.metrics().ended(End { outcome: Outcome::ok, latency: 9 * MILLIS, decode_time: None, at: later }, None);
         longest(later, "0.009");
     }

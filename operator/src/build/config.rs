@@ -98,6 +98,12 @@ pub fn is_cuda(spec: &InferenceModelSpec) -> bool {
     spec.accelerator.count > 0 && spec.accelerator.resource_name.starts_with("nvidia.com/")
 }
 
+/// Whether a resource is a device for models, which `spec.accelerator` has the words for.
+#[must_use]
+pub fn is_device(spec: &InferenceModelSpec, resource: &str) -> bool {
+    resource.starts_with("nvidia.com/") || resource == spec.accelerator.resource_name
+}
+
 /// Where the models should run, best first.
 #[must_use]
 pub fn providers(spec: &InferenceModelSpec) -> Vec<&'static str> {

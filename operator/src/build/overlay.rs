@@ -2,28 +2,32 @@
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
-use crds::{resource::InferenceModelSpec, serving::Fault};
+use crds::{
+    resource::{InferenceModelSpec, Model},
+    serving::{Fault, ServerConfig},
+};
 use k8s_openapi::api::core::v1::{Container, PodSpec, PodTemplateSpec};
 use serde_json::Value;
 
 use crate::{digest::says_nothing, names};
 
-use super::{config, unit};
+use super::{config, revision::grace_seconds, unit};
 
 /// Reads the podTemplate.
 ///
 /// # Errors
 /// All that cannot be merged: text that is no PodTemplateSpec, fields that Kubernetes does not know, and what is the
 /// operator's to set.
-pub fn read(spec: &InferenceModelSpec) -> Result<Option<PodTemplateSpec>, Vec<Fault>> {
+pub fn read(spec: &InferenceModelSpec, server: &ServerConfig) -> Result<Option<PodTemplateSpec>, Vec<Fault>> {
     let Some(written) = &spec.pod_template else { return Ok(None) };
     let template: PodTemplateSpec = serde_json::from_value(written.clone())
         .map_err(|error| vec![fault("", format!("expected a PodTemplateSpec: {error}"))])?;
     let understood = serde_json::to_value(&template).unwrap_or_default();
     let mut faults = Vec::new();
     unknown_fields("", written, &understood, &mut faults);
-    faults.extend(reserved(&template));
+    faults.extend(reserved(spec, &template));
     faults.extend(claimed_twice(spec, &template));
+    faults.extend(cut_short(server, &template));
     if faults.is_empty() { Ok(Some(template)) } else { Err(faults) }
 }
 
@@ -50,7 +54,7 @@ fn unknown_fields(path: &str, written: &Value, understood: &Value, faults: &mut 
 }
 
 /// What is not the user's to set: host access, privileges, the selector's labels, and what the server is started with.
-fn reserved(template: &PodTemplateSpec) -> Vec<Fault> {
+fn reserved(of: &InferenceModelSpec, template: &PodTemplateSpec) -> Vec<Fault> {
     let mut faults = Vec::new();
     let labels = template.metadata.iter().flat_map(|metadata| metadata.labels.iter().flatten());
     for (label, _) in labels.filter(|(label, _)| [names::MODEL_LABEL, names::REVISION_LABEL].contains(&label.as_str()))
@@ -62,7 +66,7 @@ fn reserved(template: &PodTemplateSpec) -> Vec<Fault> {
     let lists = [("containers", Some(&spec.containers)), ("initContainers", spec.init_containers.as_ref())];
     for (list, containers) in lists {
         for container in containers.into_iter().flatten() {
-            faults.extend(of_container(&format!("spec.{list}[{}]", container.name), container));
+            faults.extend(of_container(of, &format!("spec.{list}[{}]", container.name), container));
         }
     }
     faults
@@ -113,6 +117,15 @@ fn of_pod(spec: &PodSpec) -> Vec<Fault> {
     faults
 }
 
+/// A pod that is killed while its server drains loses requests that it has taken.
+fn cut_short(server: &ServerConfig, template: &PodTemplateSpec) -> Option<Fault> {
+    let (given, needed) = (template.spec.as_ref()?.termination_grace_period_seconds?, grace_seconds(server));
+    let message = format!(
+        "expected at least {needed}, got {given}: draining takes drain_delay_ms and drain_timeout_ms of spec.server.config, and 5 s more"
+    );
+    (given < needed).then(|| fault("spec.terminationGracePeriodSeconds", message))
+}
+
 /// Not every kubelet starts a pod that has a claim in two volumes, and the others say nothing of it.
 fn claimed_twice(spec: &InferenceModelSpec, template: &PodTemplateSpec) -> Vec<Fault> {
     let mut claims: BTreeMap<&str, String> = BTreeMap::new();
@@ -128,9 +141,7 @@ fn claimed_twice(spec: &InferenceModelSpec, template: &PodTemplateSpec) -> Vec<F
             Entry::Occupied(there) => {
                 let path = format!("spec.volumes[{}].persistentVolumeClaim", volume.name);
                 let (claim, there) = (&claim.claim_name, there.get());
-                let message = format!(
-                    "the volume {there} has the claim {claim} already, and a pod has a claim once: mount {there}"
-                );
+                let message = format!("the claim {claim} is in the pod already: mount its volume {there}");
                 faults.push(fault(&path, message));
             }
         }
@@ -138,7 +149,7 @@ fn claimed_twice(spec: &InferenceModelSpec, template: &PodTemplateSpec) -> Vec<F
     faults
 }
 
-fn of_container(path: &str, container: &Container) -> Vec<Fault> {
+fn of_container(of: &InferenceModelSpec, path: &str, container: &Container) -> Vec<Fault> {
     let mut faults = Vec::new();
     let at = |field: &str| format!("{path}.{field}");
     if let Some(security) = &container.security_context {
@@ -169,9 +180,13 @@ fn of_container(path: &str, container: &Container) -> Vec<Fault> {
             faults.push(fault(&at("ports"), format!("port {} is the server's", port.container_port)));
         }
     }
-    let ours = container.name == names::SERVER_CONTAINER || names::fetched_model(&container.name).is_some();
-    if !ours {
+    let fetches = |model: &Model| config::is_fetched(model) && names::fetch_container(&model.name) == container.name;
+    if container.name != names::SERVER_CONTAINER && !of.models.iter().any(fetches) {
         return faults;
+    }
+    let resources = container.resources.iter().flat_map(|it| [&it.limits, &it.requests]).flatten();
+    for device in resources.flat_map(BTreeMap::keys).filter(|name| config::is_device(of, name)) {
+        faults.push(fault(&at("resources"), format!("{device}: devices go under spec.accelerator")));
     }
     if container.command.is_some() || container.args.is_some() {
         faults.push(fault(&at("command"), "the operator starts the server".to_owned()));

@@ -173,6 +173,10 @@ fn lay_over(template: &mut PodTemplateSpec, mut overlay: PodTemplateSpec) {
         above.map(|spec| (spec.tolerations.take(), spec.node_selector.take())).unwrap_or_default();
     template.merge_from(overlay);
     let Some(spec) = template.spec.as_mut() else { return };
+    // Init containers begin one after the other, and what fetches models may need a proxy beside it.
+    spec.init_containers
+        .iter_mut()
+        .for_each(|before| before.sort_by_key(|it| it.restart_policy.as_deref() != Some("Always")));
     if let Some(tolerations) = tolerations {
         spec.tolerations.get_or_insert_default().extend(tolerations);
     }
@@ -182,22 +186,28 @@ fn lay_over(template: &mut PodTemplateSpec, mut overlay: PodTemplateSpec) {
 }
 
 /// The drain, and five seconds for what comes before and after it.
-fn grace_seconds(server: &ServerConfig) -> i64 {
+pub fn grace_seconds(server: &ServerConfig) -> i64 {
     let drain_ms = server.drain_delay_ms + server.drain_timeout_ms;
     i64::try_from(drain_ms.div_ceil(1000)).unwrap_or(i64::MAX - 5) + 5
 }
 
-/// Those of the spec, and that of the device's taint.
+/// Those of the spec, and those of the device's taints: nodes with slices of NVIDIA's devices have the taint of whole ones.
 fn tolerations(spec: &InferenceModelSpec) -> Vec<Toleration> {
     let accelerator = &spec.accelerator;
-    let device = (accelerator.count > 0).then(|| Toleration {
-        key: Some(accelerator.resource_name.clone()),
+    let whole = config::is_cuda(spec).then_some(NVIDIA);
+    let named = Some(accelerator.resource_name.as_str()).filter(|name| accelerator.count > 0 && whole != Some(*name));
+    // Whatever the taint does.
+    let device = |key: &str| Toleration {
+        key: Some(key.to_owned()),
         operator: Some("Exists".to_owned()),
-        effect: Some("NoSchedule".to_owned()),
         ..Toleration::default()
-    });
-    device.into_iter().chain(accelerator.tolerations.iter().cloned()).collect()
+    };
+    let devices = whole.into_iter().chain(named).map(device);
+    devices.chain(accelerator.tolerations.iter().cloned()).collect()
 }
+
+/// The taint of nodes with NVIDIA's devices.
+const NVIDIA: &str = "nvidia.com/gpu";
 
 fn record(annotations: &BTreeMap<String, String>) -> Record {
     let time = |key: &str| annotations.get(key)?.parse::<Timestamp>().ok();
