@@ -246,3 +246,20 @@ pub(crate) async fn exceeded_quota(space: &Space) -> Outcome {
     space.shows("broken", LOADED).await?;
     Ok(())
 }
+
+/// A quota for the pods that serve and no more is how many namespaces with devices are: a new one can only come when an old one goes.
+pub(crate) async fn quota_without_room_for_two(space: &Space) -> Outcome {
+    space.claim_models().await?;
+    let quota = json!({"metadata": {"name": "tight"}, "spec": {"hard": {"pods": "1"}}});
+    space.create_object::<ResourceQuota>(quota).await?;
+    let model = with(small("lone"), &json!({"rollout": {"surgeTimeout": "3s"}}));
+    space.apply_until_ready(&model).await?;
+    let before = space.active_revision("lone").await?;
+    let changed = with(model, &json!({"server": {"env": [{"name": "COLOUR", "value": "blue"}]}}));
+    let (_, time) = space.apply_until_ready(&changed).await?;
+    tell_time("from a change that a quota has no room for to Ready", time);
+    assert_ne!(space.active_revision("lone").await?, before);
+    let (found, _) = space.shows("lone", yes("RolledOut", "Complete")).await?;
+    assert!(found.message.contains("old pods went first"), "{}", found.message);
+    Ok(())
+}

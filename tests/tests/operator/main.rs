@@ -100,6 +100,7 @@ fn trials(fixture: &'static Fixture) -> Vec<Trial> {
         Others "no-claim" "failures::a_missing_claim_is_told_and_clears" failures::missing_claim,
         Others "no-secret" "failures::a_missing_secret_is_told_and_clears" failures::missing_secret,
         Others "quota" "failures::an_exceeded_quota_is_told_and_clears" failures::exceeded_quota,
+        Others "quota-surge" "failures::a_quota_without_room_for_two_pods_lets_the_old_one_go_first" failures::quota_without_room_for_two,
         Others "several" "serving::several_models_in_one_pod_all_answer" serving::serves_several_models,
         Others "scaled" "serving::kubectl_scale_makes_more_pods_and_fewer" serving::is_scaled,
         Others "removed" "serving::nothing_is_left_of_a_deleted_model" serving::leaves_nothing_behind,
