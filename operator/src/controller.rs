@@ -16,10 +16,7 @@ use std::{
 
 use crds::resource::{InferenceModel, InferenceModelStatus, ScalingMode, conditions::READY};
 use futures::{Stream, StreamExt as _, stream};
-use k8s_openapi::{
-    api::{apps::v1::Deployment, core::v1::Pod},
-    jiff::Timestamp,
-};
+use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{
     Api, ResourceExt as _,
     runtime::{
@@ -550,21 +547,13 @@ fn facts_of(observed: &Observed, revision: &build::Revision) -> rollout::Revisio
         })
         .collect();
     // Those that a quota has no room for are not there to say so.
-    if let Some(since) = deployment.and_then(|deployment| waits_for_quota_since(deployment)) {
+    if let Some(since) = deployment.and_then(|deployment| status::waits_for_quota_since(deployment)) {
         let there = pods.iter().filter(|pod| !pod.terminating).count();
         let missing = (replicas as usize).saturating_sub(there);
         let waiting = PodFacts { ready_since: None, terminating: false, unschedulable_since: Some(since) };
         pods.extend(std::iter::repeat_n(waiting, missing));
     }
     rollout::Revision { replicas, pods, record: revision.record.clone() }
-}
-
-/// Since when a ResourceQuota has had no room for a pod of a Deployment.
-fn waits_for_quota_since(deployment: &Deployment) -> Option<Timestamp> {
-    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
-    let failure = conditions.iter().find(|it| it.type_ == "ReplicaFailure" && it.status == "True")?;
-    failure.message.as_ref().filter(|message| message.contains("exceeded quota"))?;
-    failure.last_transition_time.as_ref().map(|time| time.0)
 }
 
 /// Whether a pod should have been gone for long: its node has been lost, and nobody waits for it.

@@ -10,7 +10,10 @@ use crds::resource::{
     },
 };
 use k8s_openapi::{
-    api::{apps::v1::Deployment, core::v1::Pod},
+    api::{
+        apps::v1::{Deployment, DeploymentCondition},
+        core::v1::Pod,
+    },
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
 };
@@ -149,12 +152,22 @@ fn accepted(facts: &Facts<'_>) -> Verdict {
     }
 }
 
-/// The API server does not let the Deployment make its pods.
-pub(crate) fn refused_pods(deployment: &Deployment) -> Option<Refusal> {
+/// What a Deployment says whose pods cannot be made.
+fn replica_failure(deployment: &Deployment) -> Option<&DeploymentCondition> {
     let is = |text: &Option<String>, wanted: &str| text.as_deref() == Some(wanted);
     let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
-    let failure = conditions.iter().find(|it| is(&it.type_, "ReplicaFailure") && is(&it.status, "True"))?;
-    let message = failure.message.clone().unwrap_or_default();
+    conditions.iter().find(|it| is(&it.type_, "ReplicaFailure") && is(&it.status, "True"))
+}
+
+/// Since when a ResourceQuota has had no room for a pod of a Deployment.
+pub(crate) fn waits_for_quota_since(deployment: &Deployment) -> Option<Timestamp> {
+    refused_pods(deployment).filter(|refusal| refusal.reason == accepted::QUOTA_EXCEEDED)?;
+    replica_failure(deployment)?.last_transition_time.as_ref().map(|time| time.0)
+}
+
+/// The API server does not let the Deployment make its pods.
+pub(crate) fn refused_pods(deployment: &Deployment) -> Option<Refusal> {
+    let message = replica_failure(deployment)?.message.clone().unwrap_or_default();
     let status = kube::core::Status { code: 403, message: message.clone(), ..kube::core::Status::default() };
     let reason = reason_of_refusal(&status).unwrap_or(accepted::ADMISSION_DENIED);
     let remedy = match reason {
