@@ -503,10 +503,15 @@ fn situation(
 ) -> Situation {
     let spec = &observed.model.spec;
     let is_of_target = |pod: &Pod| pod.labels().get(names::REVISION_LABEL).is_some_and(|revision| revision == target);
-    let found = findings.iter().find(|(name, _)| observed.pods.get(*name).is_some_and(|pod| is_of_target(pod)));
+    let found = |ended: bool| {
+        let pod =
+            |name: &String| observed.pods.get(name).is_some_and(|pod| is_of_target(pod) && has_ended(pod) == ended);
+        findings.iter().find(|(name, _)| pod(name)).map(|(_, finding)| finding.message())
+    };
     // Nothing is wrong, but it may take too long.
     let still_at = || {
-        let mut pods = staying(observed).filter(|(_, pod)| is_of_target(pod) && ready_since(pod).is_none());
+        let living = staying(observed).filter(|(_, pod)| !has_ended(pod));
+        let mut pods = living.filter(|(_, pod)| is_of_target(pod) && ready_since(pod).is_none());
         pods.next().map(|(name, pod)| progress(pod).sentence(name))
     };
     let refused = || {
@@ -524,7 +529,7 @@ fn situation(
         strategy: spec.rollout.strategy,
         surge_timeout: spec.rollout.surge_timeout.length(),
         progress_deadline: spec.rollout.progress_deadline.length(),
-        cause: found.map(|(_, finding)| finding.message()).or_else(still_at).or_else(refused),
+        cause: found(false).or_else(still_at).or_else(refused).or_else(|| found(true)),
         led_since: observed.now - led_for,
         now: observed.now,
     }
@@ -546,7 +551,8 @@ fn facts_of(observed: &Observed, revision: &build::Revision) -> rollout::Revisio
             unschedulable_since: waits_for_room_since(pod),
         })
         .collect();
-    // Those that a quota has no room for are not there to say so.
+    // Those that a quota has no room for are not there to say so. A ReplicaSet tries again after ever longer pauses, but at once when its
+    // Deployment changes, as it does where the record of the rollout notes that room was made.
     if let Some(since) = deployment.and_then(|deployment| status::waits_for_quota_since(deployment)) {
         let there = pods.iter().filter(|pod| !pod.terminating).count();
         let missing = (replicas as usize).saturating_sub(there);

@@ -153,10 +153,10 @@ pub fn progress(pod: &Pod) -> Progress {
     if pod.spec.as_ref().is_none_or(|spec| spec.node_name.is_none()) {
         return Progress::Unscheduled;
     }
-    if ours(pod).all(is_untold) {
+    if steps(pod).all(is_untold) {
         return Progress::Preparing;
     }
-    if ours(pod).any(|status| status.name == names::SERVER_CONTAINER && status.ready) {
+    if steps(pod).any(|status| status.name == names::SERVER_CONTAINER && status.ready) {
         return Progress::Withheld { why: why_not_ready(pod) };
     }
     let fetches = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
@@ -175,7 +175,9 @@ fn why_not_ready(pod: &Pod) -> String {
     let mut ready = conditions.filter(|condition| condition.type_ == "Ready" && condition.status != "True");
     let said = ready.next().map(|condition| (condition.reason.as_deref(), condition.message.as_deref()));
     let (reason, message) = said.unwrap_or_default();
-    [reason, message].into_iter().flatten().collect::<Vec<_>>().join(": ")
+    // Of a node that is lost nothing more is said.
+    let said: Vec<&str> = [reason, message].into_iter().flatten().collect();
+    if said.is_empty() { "its node does not answer".to_owned() } else { said.join(": ") }
 }
 
 /// Whether a container neither runs, nor ran, nor says why it does not.
@@ -210,7 +212,9 @@ const KUEUE: &str = "kueue.x-k8s.io/";
 #[must_use]
 pub fn waits_for_room_since(pod: &Pod) -> Option<Timestamp> {
     let verdict = verdict(pod)?;
+    // Where no node has the label at all, no pod that goes makes a place.
     let sentence = verdict.message.as_deref().unwrap_or_default();
+    let sentence = sentence.replace("topology spread constraints (missing required label)", "");
     let mut gates = pod.spec.iter().flat_map(|spec| spec.scheduling_gates.iter().flatten());
     let room_would_help =
         gates.any(|gate| gate.name.starts_with(KUEUE)) || ROOM_WOULD_HELP.iter().any(|words| sentence.contains(words));
@@ -267,10 +271,9 @@ fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     status.flat_map(|status| status.init_container_statuses.iter().chain(&status.container_statuses).flatten())
 }
 
-/// The same of the operator's own: the server, and what fetches models.
-pub fn ours(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
-    let is_ours = |name: &str| name == names::SERVER_CONTAINER || names::fetched_model(name).is_some();
-    containers(pod).filter(move |status| is_ours(&status.name))
+/// The same of the server and of what has to end before it begins: sidecars may run beside both.
+pub fn steps(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+    containers(pod).filter(|status| status.name == names::SERVER_CONTAINER || is_to_end(pod, &status.name))
 }
 
 fn of_container(pod: &Pod, status: &ContainerStatus) -> Option<Finding> {

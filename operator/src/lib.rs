@@ -40,6 +40,7 @@ pub mod observe;
 pub mod operator;
 pub mod process;
 pub mod prometheus;
+pub mod quota;
 pub mod recent;
 pub mod rollout;
 pub mod scaling;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use crds::resource::{
-    InferenceModelStatus, Model, ModelError, ModelState, ModelStatus, RevisionStatus, Toggle,
+    InferenceModelStatus, Model, ModelError, ModelState, ModelStatus, RevisionStatus, RolloutStrategy, Toggle,
     conditions::{
         self, ALL_SERVES, APPLY_FAILED, PENDING, READY, RECONCILING, SETTLED, STALLED, SUMMED_UP, accepted, available,
         model_loaded, monitoring_ready, rolled_out, scheduled,
@@ -27,6 +27,7 @@ use crate::{
     kinds::OptionalKind,
     names,
     observe::{Observed, has_ended, ready_since},
+    quota,
     rollout::{Plan, Stage},
     scaling_active,
     shared::Place,
@@ -143,7 +144,8 @@ fn accepted(facts: &Facts<'_>) -> Verdict {
         let messages: Vec<&str> = same.map(|refusal| refusal.message.as_str()).collect();
         return Verdict::no(first.reason, messages.join("; "));
     }
-    if let Some(refusal) = focus_deployment(facts).and_then(refused_pods) {
+    let refusal = focus_deployment(facts).and_then(refused_pods);
+    if let Some(refusal) = refusal.filter(|_| refused_for_now(facts).is_none()) {
         return Verdict::no(refusal.reason, refusal.message);
     }
     match finding(facts, accepted::TYPE) {
@@ -159,10 +161,29 @@ fn replica_failure(deployment: &Deployment) -> Option<&DeploymentCondition> {
     conditions.iter().find(|it| is(&it.type_, "ReplicaFailure") && is(&it.status, "True"))
 }
 
-/// Since when a ResourceQuota has had no room for a pod of a Deployment.
+/// Since when a ResourceQuota has had no room for a pod of a Deployment, where there would be some if another one went.
 pub(crate) fn waits_for_quota_since(deployment: &Deployment) -> Option<Timestamp> {
-    refused_pods(deployment).filter(|refusal| refusal.reason == accepted::QUOTA_EXCEEDED)?;
-    replica_failure(deployment)?.last_transition_time.as_ref().map(|time| time.0)
+    let failure = replica_failure(deployment)?;
+    let said = failure.message.as_deref().filter(|said| quota::room_would_help(said));
+    failure.last_transition_time.as_ref().filter(|_| said.is_some()).map(|time| time.0)
+}
+
+/// What a quota says that has no room for a pod of the target yet, for another one goes first.
+fn refused_for_now(facts: &Facts<'_>) -> Option<Refusal> {
+    let stage = facts.plan.map(|plan| plan.stage);
+    let makes_room = match facts.observed.model.spec.rollout.strategy {
+        RolloutStrategy::Auto | RolloutStrategy::InPlace | RolloutStrategy::Recreate => {
+            matches!(stage, Some(Stage::WaitingForCapacity | Stage::TerminatingFirst))
+        }
+        RolloutStrategy::Surge => false,
+    };
+    let of_another = |pod: &Pod| pod.labels().get(names::REVISION_LABEL).map(String::as_str) != facts.target;
+    if !makes_room || !facts.observed.pods.values().any(|pod| !has_ended(pod) && of_another(pod)) {
+        return None;
+    }
+    let deployment = focus_deployment(facts)?;
+    waits_for_quota_since(deployment)?;
+    refused_pods(deployment)
 }
 
 /// The API server does not let the Deployment make its pods.
@@ -255,7 +276,7 @@ fn rolled_out(facts: &Facts<'_>) -> Verdict {
     match plan.stage {
         Stage::Complete if record.terminating_first.is_some() => Verdict::yes(
             rolled_out::COMPLETE,
-            format!("all pods are of revision {revision}; old pods went first, since no node had room for both"),
+            format!("all pods are of revision {revision}; old pods went first, since there was no room for both"),
         ),
         Stage::Complete => Verdict::yes(rolled_out::COMPLETE, format!("all pods are of revision {revision}")),
         Stage::Surging => {
@@ -263,7 +284,12 @@ fn rolled_out(facts: &Facts<'_>) -> Verdict {
         }
         Stage::WaitingForCapacity => Verdict::no(
             rolled_out::WAITING_FOR_CAPACITY,
-            format!("a pod of revision {revision} waits for a node with room for it"),
+            match refused_for_now(facts) {
+                Some(refusal) => {
+                    format!("a pod of revision {revision} waits until an old one goes: {}", refusal.message)
+                }
+                None => format!("a pod of revision {revision} waits for a node with room for it"),
+            },
         ),
         Stage::TerminatingFirst => Verdict::no(
             rolled_out::TERMINATING_FIRST,
@@ -476,21 +502,32 @@ fn is_about(finding: &Finding, model: &Model) -> bool {
 
 /// The first finding for a condition among the pods that matter.
 fn finding<'a>(facts: &Facts<'a>, condition: &str) -> Option<&'a Finding> {
-    let pods = focus(facts);
-    let serves = pods.iter().any(|pod| ready_since(pod).is_some());
-    let ended = if serves { Vec::new() } else { ended_last(facts, &pods) };
-    let mut found = pods.into_iter().chain(ended).filter_map(|pod| facts.findings.get(&pod.name_any()));
-    found.find(|finding| finding.condition == condition)
+    let found = |pods: Vec<&'a Pod>| {
+        let mut found = pods.into_iter().filter_map(|pod| facts.findings.get(&pod.name_any()));
+        found.find(|finding| finding.condition == condition)
+    };
+    found(focus(facts)).or_else(|| found(ended_last(facts, condition)))
 }
 
-/// Pods of the target that their nodes have ended, the last first: they say why there is none that serves. Kubernetes keeps such pods for
-/// weeks, so where others live only those count that ended a moment ago.
-fn ended_last<'a>(facts: &Facts<'a>, living: &[&Pod]) -> Vec<&'a Pod> {
-    let is_of_target = |pod: &Pod| pod.labels().get(names::REVISION_LABEL).map(String::as_str) == facts.target;
+/// Pods of the target that their nodes have ended, where none of it serves: they say why. Kubernetes keeps such pods for weeks, so where
+/// others live only those count that ended a moment ago, and they say nothing of nodes once another one has a node. The one that ended
+/// first comes first, so that not each that follows it is news.
+fn ended_last<'a>(facts: &Facts<'a>, condition: &str) -> Vec<&'a Pod> {
+    let Some(target) = facts.target.filter(|target| facts.plan.is_some_and(|plan| plan.active == *target)) else {
+        return Vec::new();
+    };
+    let living: Vec<&Pod> = of_revision(facts.observed, target).collect();
+    let has_node = |pod: &&Pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+    if living.iter().any(|pod| ready_since(pod).is_some())
+        || condition == scheduled::TYPE && living.iter().any(has_node)
+    {
+        return Vec::new();
+    }
+    let is_of_target = |pod: &Pod| pod.labels().get(names::REVISION_LABEL).is_some_and(|hash| hash == target);
     let is_new = |pod: &Pod| ended_at(pod).is_some_and(|at| facts.observed.now < at + ENDED_IS_NEWS);
     let pods = facts.observed.pods.values().map(|pod| &**pod).filter(|pod| has_ended(pod) && is_of_target(pod));
     let mut ended: Vec<&Pod> = pods.filter(|pod| living.is_empty() || is_new(pod)).collect();
-    ended.sort_by_key(|pod| std::cmp::Reverse(ended_at(pod)));
+    ended.sort_by_key(|pod| ended_at(pod));
     ended
 }
 

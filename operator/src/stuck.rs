@@ -119,13 +119,18 @@ impl Stuck {
 
 /// The last warning that still holds, of the Events about a pod that has a node, in their order.
 fn current(events: &[Event], now: Timestamp) -> Option<&Event> {
-    let is = |event: &Event, reason: &str| event.reason.as_deref() == Some(reason);
-    let attached = events.iter().rposition(|event| is(event, "SuccessfulAttachVolume"));
+    // Attach succeeded for volume "pvc-1", Multi-Attach error for volume "pvc-1" …
+    let volume = |event: &Event| event.message.as_deref()?.split('"').nth(1).map(str::to_owned);
+    let is_attached_later = |at: usize, event: &Event| {
+        let of_same =
+            |later: &Event| later.reason.as_deref() == Some("SuccessfulAttachVolume") && volume(later) == volume(event);
+        events[at..].iter().any(of_same)
+    };
     let holds = |at: usize, event: &Event| match event.reason.as_deref() {
         // What the scheduler said is no longer true, and an image may come without its Secrets.
         Some("FailedScheduling" | "FailedToRetrieveImagePullSecret") => false,
         // Told once, however long it lasts.
-        Some("FailedAttachVolume") => attached.is_none_or(|attached| attached < at),
+        Some("FailedAttachVolume") => !is_attached_later(at, event),
         _ => {
             let last =
                 event.last_timestamp.as_ref().map(|time| time.0).or(event.event_time.as_ref().map(|time| time.0));
@@ -153,12 +158,12 @@ pub fn is_stuck(pod: &Pod, now: Timestamp) -> bool {
     is_silent(pod) && started.is_some_and(|started| now.duration_since(started.0).unsigned_abs() >= PATIENCE)
 }
 
-/// Whether a pod has a node, but no container of ours in it runs, ran or says why it does not.
+/// Whether a pod has a node, but neither its server nor what comes before it runs, ran or says why it does not.
 #[must_use]
 pub fn is_silent(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     let has_node = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
-    let untold = diagnose::ours(pod).all(diagnose::is_untold);
+    let untold = diagnose::steps(pod).all(diagnose::is_untold);
     has_node && untold && phase == Some("Pending") && pod.metadata.deletion_timestamp.is_none()
 }
 
@@ -201,6 +206,9 @@ mod tests {
         let attach = event("Warning", "FailedAttachVolume", 30);
         let secrets = event("Warning", "FailedToRetrieveImagePullSecret", 0);
         assert_eq!(told(&[attach.clone(), secrets]).as_deref(), Some("FailedAttachVolume"));
-        assert_eq!(told(&[attach, event("Normal", "SuccessfulAttachVolume", 1)]), None);
+        let of = |event: Event, volume: &str| Event { message: Some(format!("for volume \"{volume}\"")), ..event };
+        let attached = event("Normal", "SuccessfulAttachVolume", 1);
+        assert_eq!(told(&[of(attach.clone(), "a"), of(attached.clone(), "a")]), None);
+        assert_eq!(told(&[of(attach, "a"), of(attached, "b")]).as_deref(), Some("FailedAttachVolume"));
     }
 }

@@ -62,20 +62,28 @@ const MOST_SETTINGS_BYTES: usize = 200 << 10;
 fn too_much(spec: &InferenceModelSpec, config: &str) -> Option<Fault> {
     let environment: usize = spec.server.env.iter().map(|variable| variable.name.len() + variable.value.len()).sum();
     let containers = 1 + spec.models.iter().filter(|model| config::is_fetched(model)).count();
-    let template = spec.pod_template.as_ref().map_or(0, |template| template.to_string().len());
-    let bytes = config.len() + containers * environment + template;
+    let written = |value: Option<serde_json::Value>| value.map_or(0, |value| value.to_string().len());
+    let models = written(serde_json::to_value(&spec.models).ok());
+    let bytes = config.len() + containers * environment + models + written(spec.pod_template.clone());
     let message = format!(
-        "expected settings of at most {MOST_SETTINGS_BYTES} bytes, got {bytes}: the options of the models, spec.server.env for the \
-         server and for each model that is fetched, and spec.podTemplate"
+        "expected settings of at most {MOST_SETTINGS_BYTES} bytes, got {bytes}: the models with their options and files, \
+         spec.server.env for the server and for each model that is fetched, and spec.podTemplate"
     );
     (bytes > MOST_SETTINGS_BYTES).then(|| Fault { path: "spec".to_owned(), origin: String::new(), message })
 }
 
-/// A device that `spec.resources` asks for would be taken from the others, and no model would run on it.
+/// A device that `spec.resources` asks for would be taken from the others, and no model would run on it but where somebody has named
+/// the providers.
 fn misplaced_devices(spec: &InferenceModelSpec) -> Vec<Fault> {
+    if !spec.server.execution_providers.is_empty() {
+        return Vec::new();
+    }
     let resources = spec.resources.iter().flat_map(|it| [("limits", &it.limits), ("requests", &it.requests)]);
-    let named = resources.flat_map(|(list, resources)| resources.iter().flatten().map(move |(name, _)| (list, name)));
-    let device = named.filter(|(_, name)| config::is_device(spec, name));
+    let some = resources.flat_map(|(list, resources)| {
+        let some = resources.iter().flatten().filter(|(_, quantity)| quantity.0 != "0");
+        some.map(move |(name, _)| (list, name))
+    });
+    let device = some.filter(|(_, name)| config::is_device(spec, name));
     device
         .map(|(list, name)| {
             let message = "devices go under spec.accelerator, with count and resourceName";
@@ -87,12 +95,15 @@ fn misplaced_devices(spec: &InferenceModelSpec) -> Vec<Fault> {
 /// A file of the image is not to be seen where a volume is mounted over its folder.
 fn hidden_files(spec: &InferenceModelSpec) -> Vec<Fault> {
     let folder = config::MODELS_FOLDER;
-    let below = format!("file://{folder}/");
-    if !spec.models.iter().any(config::is_fetched) {
-        return Vec::new();
-    }
+    let fetched: Vec<&str> =
+        spec.models.iter().filter(|model| config::is_fetched(model)).map(|model| model.name.as_str()).collect();
+    // Its own folder is there.
+    let is_hidden = |path: &str| match path.strip_prefix(folder).and_then(|rest| rest.split('/').nth(1)) {
+        Some(first) => !fetched.contains(&first),
+        None => path.trim_end_matches('/') == folder,
+    };
     let named = spec.models.iter().filter_map(|model| Some((model, model.source.uri.as_deref()?)));
-    let hidden = named.filter(|(_, uri)| uri.starts_with(&below));
+    let hidden = named.filter(|(_, uri)| !fetched.is_empty() && uri.strip_prefix("file://").is_some_and(is_hidden));
     hidden
         .map(|(model, uri)| Fault {
             path: format!("spec.models[{}].source.uri", model.name),

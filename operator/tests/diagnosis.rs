@@ -195,6 +195,10 @@ fn a_sidecar_that_runs_does_not_hide_that_the_server_waits_for_its_image() {
     }]);
     pod.status.as_mut().unwrap().init_container_statuses = serde_json::from_value(sidecar).unwrap();
     assert_eq!(progress(&pod), Progress::Preparing);
+    // One that has to end first shows that the volumes are there.
+    let first = json!([{"name": "proxy"}, {"name": "fetch-small"}, {"name": "fetch-large"}]);
+    pod.spec.as_mut().unwrap().init_containers = serde_json::from_value(first).unwrap();
+    assert_ne!(progress(&pod), Progress::Preparing);
 }
 
 #[test]

@@ -258,6 +258,10 @@ fn what_a_pod_template_may_not_set_is_refused_with_its_field() {
             "volumes[y].persistentVolumeClaim: the claim a is in the pod already: mount its volume x",
         ),
         (json!({"spec": {"containers": [{"name": "server", "command": ["sh"]}]}}), "containers[server].command"),
+        (
+            json!({"spec": {"initContainers": [{"name": "fetch-it", "image": "a"}]}}),
+            "initContainers[fetch-it]: names that begin so",
+        ),
         (json!({"spec": {"containers": [{"name": "a", "ports": [{"containerPort": 8080}]}]}}), "ports"),
         (
             json!({"spec": {"containers": [{"name": "server", "volumeMounts": [{"name": "x", "mountPath": "/models"}]}]}}),
@@ -315,15 +319,15 @@ fn settings_that_would_do_something_else_than_they_say_are_refused() {
 }
 
 #[test]
-fn a_sidecar_of_the_user_begins_before_what_fetches_models() {
+fn sidecars_that_the_user_has_put_first_begin_before_what_fetches_models() {
     let mut spec = plain();
-    let (sidecar, last) =
-        (json!({"name": "proxy", "image": "proxy:1", "restartPolicy": "Always"}), json!({"name": "last"}));
-    spec["podTemplate"] = json!({"spec": {"initContainers": [last, sidecar]}});
+    let sidecar = |name: &str| json!({"name": name, "image": "proxy:1", "restartPolicy": "Always"});
+    let (sidecar, last, late) = (sidecar("proxy"), json!({"name": "last"}), sidecar("needs-last"));
+    spec["podTemplate"] = json!({"spec": {"initContainers": [sidecar, last, late]}});
     let of = model(spec);
     let template: PodTemplateSpec = serde_json::from_str(&born(&of, &images()).template).unwrap();
     let names: Vec<_> = template.spec.unwrap().init_containers.unwrap().into_iter().map(|it| it.name).collect();
-    assert_eq!(names, ["proxy", "fetch-small", "last"]);
+    assert_eq!(names, ["proxy", "fetch-small", "last", "needs-last"]);
 }
 
 #[test]

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn an_example_comes_after_those_that_ended_before_it() {
+    fn an_example_is_counted_beside_those_that_ended_before_it() {
         let (_, model) = model();
         let at = Instant::now();
         let end = |seconds: u64, latency| {

@@ -98,10 +98,12 @@ pub fn is_cuda(spec: &InferenceModelSpec) -> bool {
     spec.accelerator.count > 0 && spec.accelerator.resource_name.starts_with("nvidia.com/")
 }
 
-/// Whether a resource is a device for models, which `spec.accelerator` has the words for.
+/// Whether a resource is a device that a model runs on. Others of the same maker, such as a share of its memory, are not.
 #[must_use]
 pub fn is_device(spec: &InferenceModelSpec, resource: &str) -> bool {
-    resource.starts_with("nvidia.com/") || resource == spec.accelerator.resource_name
+    let of_nvidia = resource.strip_prefix("nvidia.com/").unwrap_or_default();
+    let is_nvidia = of_nvidia == "gpu" || of_nvidia.starts_with("gpu.") || of_nvidia.starts_with("mig-");
+    is_nvidia || resource == spec.accelerator.resource_name
 }
 
 /// Where the models should run, best first.

@@ -182,6 +182,9 @@ fn of_container(of: &InferenceModelSpec, path: &str, container: &Container) -> V
     }
     let fetches = |model: &Model| config::is_fetched(model) && names::fetch_container(&model.name) == container.name;
     if container.name != names::SERVER_CONTAINER && !of.models.iter().any(fetches) {
+        if names::fetched_model(&container.name).is_some() {
+            faults.push(fault(path, "names that begin so are those of containers that fetch a model".to_owned()));
+        }
         return faults;
     }
     let resources = container.resources.iter().flat_map(|it| [&it.limits, &it.requests]).flatten();

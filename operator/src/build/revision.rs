@@ -168,15 +168,19 @@ fn template(model: &InferenceModel, checked: &Checked<'_>, images: &Images, hash
 /// Lists and maps that Kubernetes replaces as a whole are added to instead: a toleration of the user's must not cost that
 /// of the device.
 fn lay_over(template: &mut PodTemplateSpec, mut overlay: PodTemplateSpec) {
+    // Init containers begin one after the other, and what fetches models may need a proxy beside it: sidecars that the user has put before
+    // all else stay there.
+    let before = overlay.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    let first = before.take_while(|it| it.restart_policy.as_deref() == Some("Always"));
+    let first: Vec<String> = first.map(|it| it.name.clone()).collect();
     let above = overlay.spec.as_mut();
     let (tolerations, selector) =
         above.map(|spec| (spec.tolerations.take(), spec.node_selector.take())).unwrap_or_default();
     template.merge_from(overlay);
     let Some(spec) = template.spec.as_mut() else { return };
-    // Init containers begin one after the other, and what fetches models may need a proxy beside it.
-    spec.init_containers
-        .iter_mut()
-        .for_each(|before| before.sort_by_key(|it| it.restart_policy.as_deref() != Some("Always")));
+    if let Some(before) = &mut spec.init_containers {
+        before.sort_by_key(|it| !first.contains(&it.name));
+    }
     if let Some(tolerations) = tolerations {
         spec.tolerations.get_or_insert_default().extend(tolerations);
     }

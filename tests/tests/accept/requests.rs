@@ -99,9 +99,13 @@ pub(crate) async fn wait_too_long(space: &Space) -> Outcome {
         serve(space, &serving("held", "obedient", &json!({"batching": {"batchSize": 1}}), &json!({}))).await?;
     let patience = Duration::from_secs(90);
     let run = |steps: u32| ask_once(address, &Question::of("obedient", [steps, 0, 0]), patience);
-    let (begun, some) = (Instant::now(), 200_000);
-    run(some).join().map_err(|_| Failure::new("a client panicked"))?;
-    let taken = begun.elapsed();
+    // The quickest of some: others that work beside it make a step look longer than it is.
+    let (some, mut taken) = (200_000, Duration::MAX);
+    for _ in 0..5 {
+        let begun = Instant::now();
+        run(some).join().map_err(|_| Failure::new("a client panicked"))?;
+        taken = taken.min(begun.elapsed());
+    }
     let steps = (HANGING.as_secs_f64() / taken.as_secs_f64() * f64::from(some)) as u32;
     tell(&format!("{some} steps took {taken:.2?}: {steps} should take {HANGING:?}"));
     let quick = Question::of("obedient", [1, 0, 0]);

@@ -256,8 +256,13 @@ pub(crate) async fn quota_without_room_for_two(space: &Space) -> Outcome {
     space.apply_until_ready(&model).await?;
     let before = space.active_revision("lone").await?;
     let changed = with(model, &json!({"server": {"env": [{"name": "COLOUR", "value": "blue"}]}}));
-    let (_, time) = space.apply_until_ready(&changed).await?;
-    tell_time("from a change that a quota has no room for to Ready", time);
+    space.apply(&changed).await?;
+    // It goes on by itself, so nobody is called.
+    let (waits, _) = space.shows("lone", no("RolledOut", "WaitingForCapacity")).await?;
+    assert!(waits.message.contains("exceeded quota"), "{}", waits.message);
+    space.shows("lone", no("Stalled", "Settled")).await?;
+    let (_, time) = space.ready("lone").await?;
+    tell_time("from waiting for room in a quota to Ready", time);
     assert_ne!(space.active_revision("lone").await?, before);
     let (found, _) = space.shows("lone", yes("RolledOut", "Complete")).await?;
     assert!(found.message.contains("old pods went first"), "{}", found.message);
