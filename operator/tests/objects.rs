@@ -310,12 +310,19 @@ fn settings_that_would_do_something_else_than_they_say_are_refused() {
         assert_eq!(refusal.reason, reason, "{}", refusal.message);
         assert!(refusal.message.contains(said), "{}", refusal.message);
     }
-    // Nothing is mounted over it here, and containers of the user's may be called as they like.
-    let mut spec = json!({"models": [file("file:///models/baked.onnx")]});
-    spec["podTemplate"] =
-        json!({"spec": {"initContainers": [{"name": "fetch-config", "image": "busybox", "command": ["sh"]}]}});
-    let fine = model(spec);
-    assert!(validate(&fine.spec, None).is_ok());
+    // Nothing is mounted over it here; that is there once more with other options; and here somebody knows what he does.
+    let nothing_fetched = json!({"models": [file("file:///models/baked.onnx")]});
+    let mut again = plain();
+    again["models"].as_array_mut().unwrap().push(file("file:///models/small/model.onnx"));
+    let mut own = plain();
+    own["resources"] = json!({"limits": {"nvidia.com/gpu": "1"}});
+    own["server"] = json!({"executionProviders": ["cuda"]});
+    let mut none = plain();
+    none["resources"] = json!({"limits": {"nvidia.com/gpu": "0", "nvidia.com/gpumem": "3000"}});
+    for spec in [nothing_fetched, again, own, none] {
+        let fine = model(spec);
+        assert_eq!(validate(&fine.spec, None).err(), None);
+    }
 }
 
 #[test]
