@@ -40,7 +40,7 @@ pub(crate) async fn a_change_ends_by_itself(space: &Space) -> Outcome {
     tell(&waiting.message);
     let (complete, time) = space.shows("only", yes("RolledOut", "Complete")).await?;
     tell_time(&format!("to: {}", complete.message), time);
-    assert!(complete.message.contains("old pods went first, since no node had room for both"), "{}", complete.message);
+    assert!(complete.message.contains("old pods went first, since there was no room for both"), "{}", complete.message);
     assert_ne!(space.active_revision("only").await?, first);
     space.ready("only").await?;
     assert_eq!(space.numbers("only").await?, DOUBLED);
