@@ -1,7 +1,7 @@
 //! Whether a spec can be acted on: all that speaks against it, at once.
 
 use crds::{
-    resource::{InferenceModelSpec, ScalingMode, conditions::accepted, invalid_options, not_implemented},
+    resource::{InferenceModelSpec, Model, ScalingMode, conditions::accepted, invalid_options, not_implemented},
     serving::{self, Fault, Layer, ServerConfig},
 };
 use k8s_openapi::api::core::v1::PodTemplateSpec;
@@ -97,13 +97,14 @@ fn hidden_files(spec: &InferenceModelSpec) -> Vec<Fault> {
     let folder = config::MODELS_FOLDER;
     let fetched: Vec<&str> =
         spec.models.iter().filter(|model| config::is_fetched(model)).map(|model| model.name.as_str()).collect();
-    // Its own folder is there.
-    let is_hidden = |path: &str| match path.strip_prefix(folder).and_then(|rest| rest.split('/').nth(1)) {
-        Some(first) => !fetched.contains(&first),
-        None => path.trim_end_matches('/') == folder,
+    let below = |uri: &str| uri.strip_prefix("file://")?.strip_prefix(folder)?.strip_prefix('/').map(str::to_owned);
+    let is_hidden = |(model, uri): &(&Model, &str)| match below(uri) {
+        // The folder of another model is there.
+        Some(path) => config::is_fetched(model) || !fetched.contains(&path.split('/').next().unwrap_or_default()),
+        None => uri.strip_prefix("file://") == Some(folder),
     };
     let named = spec.models.iter().filter_map(|model| Some((model, model.source.uri.as_deref()?)));
-    let hidden = named.filter(|(_, uri)| !fetched.is_empty() && uri.strip_prefix("file://").is_some_and(is_hidden));
+    let hidden = named.filter(|named| !fetched.is_empty() && is_hidden(named));
     hidden
         .map(|(model, uri)| Fault {
             path: format!("spec.models[{}].source.uri", model.name),

@@ -290,9 +290,14 @@ fn settings_that_would_do_something_else_than_they_say_are_refused() {
         spec["resources"] = resources;
         cases.push((spec, accepted::INVALID_OPTIONS, "devices go under spec.accelerator"));
     }
-    let mut spec = plain();
-    spec["models"].as_array_mut().unwrap().push(file("file:///models/baked.onnx"));
-    cases.push((spec, accepted::INVALID_OPTIONS, "spec.models[baked].source.uri: expected a file outside /models"));
+    for uri in ["file:///models/baked.onnx", "file:///models", "file:///models/"] {
+        let mut spec = plain();
+        spec["models"].as_array_mut().unwrap().push(file(uri));
+        cases.push((spec, accepted::INVALID_OPTIONS, "spec.models[baked].source.uri: expected a file outside /models"));
+    }
+    let mut itself = file("file:///models/baked/model.onnx");
+    itself["sha256"] = SHA256.into();
+    cases.push((json!({"models": [itself]}), accepted::INVALID_OPTIONS, "expected a file outside /models"));
     let mut spec = plain();
     spec["podTemplate"] =
         json!({"spec": {"containers": [{"name": "server", "env": [{"name": "A", "value": "a".repeat(210_000)}]}]}});
@@ -314,12 +319,14 @@ fn settings_that_would_do_something_else_than_they_say_are_refused() {
     let nothing_fetched = json!({"models": [file("file:///models/baked.onnx")]});
     let mut again = plain();
     again["models"].as_array_mut().unwrap().push(file("file:///models/small/model.onnx"));
+    let mut beside = plain();
+    beside["models"].as_array_mut().unwrap().push(file("file:///modelstore/baked.onnx"));
     let mut own = plain();
     own["resources"] = json!({"limits": {"nvidia.com/gpu": "1"}});
     own["server"] = json!({"executionProviders": ["cuda"]});
     let mut none = plain();
     none["resources"] = json!({"limits": {"nvidia.com/gpu": "0", "nvidia.com/gpumem": "3000"}});
-    for spec in [nothing_fetched, again, own, none] {
+    for spec in [nothing_fetched, again, beside, own, none] {
         let fine = model(spec);
         assert_eq!(validate(&fine.spec, None).err(), None);
     }
