@@ -20,7 +20,8 @@ pub fn room_would_help(sentence: &str) -> bool {
 }
 
 /// The number of a quantity as Kubernetes writes it: `1500m`, `2`, `4Gi`, `1e3`.
-fn amount(quantity: &str) -> Option<f64> {
+#[must_use]
+pub fn amount(quantity: &str) -> Option<f64> {
     const SUFFIXES: [(&str, f64); 15] = [
         ("Ki", 1024.0),
         ("Mi", 1_048_576.0),

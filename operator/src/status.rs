@@ -170,13 +170,8 @@ pub(crate) fn waits_for_quota_since(deployment: &Deployment) -> Option<Timestamp
 
 /// What a quota says that has no room for a pod of the target yet, for another one goes first.
 fn refused_for_now(facts: &Facts<'_>) -> Option<Refusal> {
-    let stage = facts.plan.map(|plan| plan.stage);
-    let makes_room = match facts.observed.model.spec.rollout.strategy {
-        RolloutStrategy::Auto | RolloutStrategy::InPlace | RolloutStrategy::Recreate => {
-            matches!(stage, Some(Stage::WaitingForCapacity | Stage::TerminatingFirst))
-        }
-        RolloutStrategy::Surge => false,
-    };
+    let makes_room = facts.observed.model.spec.rollout.strategy != RolloutStrategy::Surge
+        && facts.plan.is_some_and(|plan| matches!(plan.stage, Stage::WaitingForCapacity | Stage::TerminatingFirst));
     let of_another = |pod: &Pod| pod.labels().get(names::REVISION_LABEL).map(String::as_str) != facts.target;
     if !makes_room || !facts.observed.pods.values().any(|pod| !has_ended(pod) && of_another(pod)) {
         return None;

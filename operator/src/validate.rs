@@ -69,27 +69,13 @@ fn too_much(spec: &InferenceModelSpec, config: &str) -> Option<Fault> {
         "expected settings of at most {MOST_SETTINGS_BYTES} bytes, got {bytes}: the models with their options and files, \
          spec.server.env for the server and for each model that is fetched, and spec.podTemplate"
     );
-    (bytes > MOST_SETTINGS_BYTES).then(|| Fault { path: "spec".to_owned(), origin: String::new(), message })
+    (bytes > MOST_SETTINGS_BYTES).then(|| fault("spec", message))
 }
 
-/// A device that `spec.resources` asks for would be taken from the others, and no model would run on it but where somebody has named
-/// the providers.
 fn misplaced_devices(spec: &InferenceModelSpec) -> Vec<Fault> {
-    if !spec.server.execution_providers.is_empty() {
-        return Vec::new();
-    }
-    let resources = spec.resources.iter().flat_map(|it| [("limits", &it.limits), ("requests", &it.requests)]);
-    let some = resources.flat_map(|(list, resources)| {
-        let some = resources.iter().flatten().filter(|(_, quantity)| quantity.0 != "0");
-        some.map(move |(name, _)| (list, name))
-    });
-    let device = some.filter(|(_, name)| config::is_device(spec, name));
-    device
-        .map(|(list, name)| {
-            let message = "devices go under spec.accelerator, with count and resourceName";
-            Fault { path: format!("spec.resources.{list}[{name}]"), origin: String::new(), message: message.to_owned() }
-        })
-        .collect()
+    let devices = config::misplaced_devices(spec, spec.resources.as_ref()).into_iter();
+    let message = "devices go under spec.accelerator, with count and resourceName";
+    devices.map(|(list, name)| fault(&format!("spec.resources.{list}[{name}]"), message.to_owned())).collect()
 }
 
 /// A file of the image is not to be seen where a volume is mounted over its folder.
@@ -106,13 +92,12 @@ fn hidden_files(spec: &InferenceModelSpec) -> Vec<Fault> {
     let named = spec.models.iter().filter_map(|model| Some((model, model.source.uri.as_deref()?)));
     let hidden = named.filter(|named| !fetched.is_empty() && is_hidden(named));
     hidden
-        .map(|(model, uri)| Fault {
-            path: format!("spec.models[{}].source.uri", model.name),
-            origin: String::new(),
-            message: format!(
+        .map(|(model, uri)| {
+            let message = format!(
                 "expected a file outside {folder}, got {uri}: models that are fetched, or checked by sha256, lie in {folder}, which \
                  hides what the image has there"
-            ),
+            );
+            fault(&format!("spec.models[{}].source.uri", model.name), message)
         })
         .collect()
 }
@@ -123,7 +108,11 @@ fn without_prometheus(spec: &InferenceModelSpec, prometheus: Option<&str>) -> Ve
     }
     let message = "mode KEDA needs the address of Prometheus, and this operator was started without one: set the chart's value \
                    prometheus.url, or set the mode to Operator, which needs nothing";
-    vec![Fault { path: "spec.scaling.mode".to_owned(), origin: String::new(), message: message.to_owned() }]
+    vec![fault("spec.scaling.mode", message.to_owned())]
+}
+
+fn fault(path: &str, message: String) -> Fault {
+    Fault { path: path.to_owned(), origin: String::new(), message }
 }
 
 fn refuse(reason: &'static str, faults: Vec<Fault>) -> Result<(), Refusal> {

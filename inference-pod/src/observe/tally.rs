@@ -118,16 +118,17 @@ mod tests {
     }
 
     #[test]
-    fn an_example_is_counted_beside_those_that_ended_before_it() {
+    fn an_example_counts_none_that_ended_before_it_as_of_its_own_time() {
         let (_, model) = model();
-        let at = Instant::now();
-        let end = |seconds: u64, latency| {
-            let at = at + Duration::from_secs(seconds);
-            End { outcome: Outcome::ok, latency, decode_time: None, at }
+        let began = Instant::now();
+        let end = |seconds| {
+            let at = began + Duration::from_secs(seconds);
+            End { outcome: Outcome::ok, latency: MILLIS, decode_time: None, at }
         };
-        (0..3).for_each(|_| model.metrics().ended(end(0, MILLIS), None));
+        (0..3).for_each(|_| model.metrics().ended(end(0), None));
         let redactor = Arc::clone(Events::quiet().redactor());
-        model.metrics().ended(end(1, MILLIS), Some(Example { trace: TraceId(10), request_id: None, redactor }));
+        model.metrics().ended(end(50), Some(Example { trace: TraceId(10), request_id: None, redactor }));
+        assert_eq!(model.seen(began + Duration::from_secs(65)).answered, 1);
         assert_eq!(model.answered(None).total, 4);
     }
 

@@ -4,8 +4,11 @@ use crds::{
     resource::{InferenceModelSpec, Model},
     serving::{ExecutionProvider, ServingConfig},
 };
+use k8s_openapi::api::core::v1::ResourceRequirements;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+
+use crate::quota::amount;
 
 /// Where fetched models are, in the pod.
 pub const MODELS_FOLDER: &str = "/models";
@@ -98,12 +101,25 @@ pub fn is_cuda(spec: &InferenceModelSpec) -> bool {
     spec.accelerator.count > 0 && spec.accelerator.resource_name.starts_with("nvidia.com/")
 }
 
-/// Whether a resource is a device that a model runs on. Others of the same maker, such as a share of its memory, are not.
+/// Devices for models among these resources, each with the list that has it: they would be taken from others, and no model would run on
+/// them but where somebody has named the providers. Resources of the same maker that are none, such as a share of a memory, are let be.
 #[must_use]
-pub fn is_device(spec: &InferenceModelSpec, resource: &str) -> bool {
-    let of_nvidia = resource.strip_prefix("nvidia.com/").unwrap_or_default();
-    let is_nvidia = of_nvidia == "gpu" || of_nvidia.starts_with("gpu.") || of_nvidia.starts_with("mig-");
-    is_nvidia || resource == spec.accelerator.resource_name
+pub fn misplaced_devices<'a>(
+    spec: &InferenceModelSpec,
+    resources: Option<&'a ResourceRequirements>,
+) -> Vec<(&'static str, &'a str)> {
+    if !spec.server.execution_providers.is_empty() {
+        return Vec::new();
+    }
+    let is_device = |resource: &str| {
+        let of_nvidia = resource.strip_prefix("nvidia.com/").unwrap_or_default();
+        let is_nvidia = of_nvidia == "gpu" || of_nvidia.starts_with("gpu.") || of_nvidia.starts_with("mig-");
+        is_nvidia || resource == spec.accelerator.resource_name
+    };
+    let lists = resources.into_iter().flat_map(|it| [("limits", &it.limits), ("requests", &it.requests)]);
+    let named = lists.flat_map(|(list, resources)| resources.iter().flatten().map(move |(name, it)| (list, name, it)));
+    let devices = named.filter(|(_, name, quantity)| quantity.0 != "0" && is_device(name));
+    devices.map(|(list, name, _)| (list, name.as_str())).collect()
 }
 
 /// Where the models should run, best first.
@@ -125,14 +141,9 @@ fn threads(spec: &InferenceModelSpec) -> Option<u32> {
     cpus(&quantity.0)
 }
 
-/// Whole CPUs, rounded up, of a quantity such as `1500m` or `2`. The API server has checked its form; one in an unusual
-/// form (`2e0`) leaves the number to the pod.
+/// Whole CPUs, rounded up, of a quantity such as `1500m` or `2`. The API server has checked its form.
 fn cpus(quantity: &str) -> Option<u32> {
-    let (number, scale) = match quantity.strip_suffix('m') {
-        Some(number) => (number, 1000.0),
-        None => (quantity, 1.0),
-    };
-    let cpus = (number.parse::<f64>().ok()? / scale).ceil();
+    let cpus = amount(quantity)?.ceil();
     // In range, so that nothing is cut off.
     (1.0..=1024.0).contains(&cpus).then_some(cpus as u32)
 }

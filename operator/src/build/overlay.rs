@@ -187,8 +187,7 @@ fn of_container(of: &InferenceModelSpec, path: &str, container: &Container) -> V
         }
         return faults;
     }
-    let resources = container.resources.iter().flat_map(|it| [&it.limits, &it.requests]).flatten();
-    for device in resources.flat_map(BTreeMap::keys).filter(|name| config::is_device(of, name)) {
+    for (_, device) in config::misplaced_devices(of, container.resources.as_ref()) {
         faults.push(fault(&at("resources"), format!("{device}: devices go under spec.accelerator")));
     }
     if container.command.is_some() || container.args.is_some() {
