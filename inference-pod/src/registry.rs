@@ -62,9 +62,9 @@ impl Registry {
     }
 
     /// Ends runs that take too long, and sees overloads end. To be called now and then.
-    pub fn watch_runs(&self, now: Instant) {
+    pub fn watch(&self, now: Instant) {
         for model in self.loaded() {
-            model.shared().watch_runs(now);
+            model.shared().watch(now);
             model.observer.watch(now);
         }
     }

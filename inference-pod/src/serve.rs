@@ -285,7 +285,7 @@ fn start_admin_thread(listener: std::net::TcpListener, app: Arc<App>) -> Result<
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 let now = interval.tick().await;
-                watched.registry.watch_runs(now.into_std());
+                watched.registry.watch(now.into_std());
             }
         });
         tokio::spawn(tell_health(Arc::clone(&app)));

@@ -91,21 +91,21 @@ fn what_would_wait_too_long_to_be_decoded_is_429_too() {
     let ask = || server.post(PATH, "image/png", &picture);
     let alone = ask();
     assert_eq!(alone.status, 200, "{}", alone.text());
-    let answers: Vec<Response> = std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..16).map(|_| scope.spawn(ask)).collect();
-        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    // On a busy machine it may be the model that was slow last, so that its queue is what refuses.
+    eventually("some are refused for what waits to be decoded", || {
+        let answers: Vec<Response> = std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..16).map(|_| scope.spawn(ask)).collect();
+            clients.into_iter().map(|client| client.join().unwrap()).collect()
+        });
+        let (served, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == 200);
+        assert!(served.len() >= 3, "one at work and two that may always wait, got {}", served.len());
+        for answer in &refused {
+            assert_eq!(answer.status, 429, "{}", answer.text());
+            assert!(answer.header("retry-after-ms").unwrap().parse::<u64>().unwrap() >= 1);
+        }
+        let is_told = |error: String| error.starts_with("too much is waiting to be decoded: a request would");
+        refused.iter().map(Response::error).any(is_told)
     });
-    let (served, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == 200);
-    assert!(served.len() >= 3, "one at work and two that may always wait, got {}", served.len());
-    for answer in &refused {
-        assert_eq!(answer.status, 429, "{}", answer.text());
-        assert!(answer.header("retry-after-ms").unwrap().parse::<u64>().unwrap() >= 1);
-    }
-    let said: Vec<String> = refused.iter().map(Response::error).collect();
-    assert!(
-        said.iter().any(|error| error.starts_with("too much is waiting to be decoded: a request would")),
-        "{said:?}"
-    );
     assert_eq!(ask().status, 200, "it serves again");
 }
 

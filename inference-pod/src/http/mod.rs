@@ -31,7 +31,7 @@ use self::{decoders::Decoders, error::ApiError, refusals::Refusals};
 use crate::{
     lifecycle::Lifecycle,
     logging::LogLevel,
-    observe::{Observer, REQUEST_ID, asked::Asked},
+    observe::{Observer, REQUEST_ID, asked::Asked, route::Route},
     registry::Registry,
 };
 
@@ -152,7 +152,7 @@ pub fn name_request(request: &mut Request<Body>) -> HeaderValue {
 
 /// Gives a request and its response their id, and counts the response.
 async fn scope(State(app): State<Arc<App>>, mut request: Request<Body>, next: Next) -> Response {
-    let route = route_label(request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str));
+    let route = Route::of(request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str));
     let id = name_request(&mut request);
     let mut response = match check_host(&request) {
         Ok(()) => next.run(request).await,
@@ -185,40 +185,4 @@ fn request_id(request: &Request<Body>) -> HeaderValue {
         HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)).unwrap_or(HeaderValue::from_static("unknown"))
     };
     request.headers().get(REQUEST_ID).filter(fit).cloned().unwrap_or_else(made)
-}
-
-/// Routes as labels: a closed set, whatever clients send.
-fn route_label(route: &str) -> &'static str {
-    const ROUTES: [&str; 18] = [
-        "/predict/{model}",
-        "/health",
-        "/health/ready",
-        "/health/detailed",
-        "/observability",
-        crds::load::PATH,
-        "/ready",
-        "/info",
-        "/metrics",
-        "/v2",
-        "/v2/health/live",
-        "/v2/health/ready",
-        "/v2/models/{model}",
-        "/v2/models/{model}/ready",
-        "/v2/models/{model}/infer",
-        "/v2/models/{model}/versions/{version}",
-        "/v2/models/{model}/versions/{version}/ready",
-        "/v2/models/{model}/versions/{version}/infer",
-    ];
-    let one = if route == "/v2/" { "/v2" } else { route };
-    ROUTES.into_iter().find(|known| *known == one).unwrap_or("other")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_with_two_ways_to_write_it_is_one_route() {
-        assert_eq!([route_label("/v2/"), route_label("/v2"), route_label("")], ["/v2", "/v2", "other"]);
-    }
 }

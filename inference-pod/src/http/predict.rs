@@ -26,11 +26,7 @@ use super::{
 };
 use crate::{
     model::{Model, PredictError, Predicted},
-    observe::{
-        Caller, Conclusion, ModelObserver, Outcome, Reason,
-        events::{Timings, redact::without_quotes},
-        progress::Progress,
-    },
+    observe::{Caller, Conclusion, ModelObserver, Outcome, Reason, events::redact::without_quotes, progress::Progress},
     registry::Found,
     tensor::Tensor,
     worker::{Due, Reservation},
@@ -124,13 +120,9 @@ struct Counted<'a> {
 }
 
 impl Counted<'_> {
-    fn end(&mut self, conclusion: Conclusion<'_>) {
+    fn end(&mut self, conclusion: &Conclusion<'_>) {
         self.ended = true;
-        let now = Instant::now();
-        let latency = now.saturating_duration_since(self.began);
-        let timings = || self.progress.timings(now);
-        let decode_time = self.progress.decode_time();
-        self.observer.ended(self.caller, &Conclusion { latency, decode_time, timings: &timings, ..conclusion });
+        self.observer.ended(self.caller, conclusion, self.began, &self.progress);
     }
 }
 
@@ -143,17 +135,16 @@ impl Drop for Counted<'_> {
             let failed = conclusion(Outcome::failed, StatusCode::INTERNAL_SERVER_ERROR.as_u16(), &|| {
                 Some("a fault of this server: its handler panicked".to_owned())
             });
-            self.end(Conclusion { reason: Some(Reason::run_failed), ..failed });
+            self.end(&Conclusion { reason: Some(Reason::run_failed), ..failed });
         } else {
             // nginx's status for a client that closed its connection.
-            self.end(conclusion(Outcome::cancelled, 499, &|| None));
+            self.end(&conclusion(Outcome::cancelled, 499, &|| None));
         }
     }
 }
 
 fn conclusion<'a>(outcome: Outcome, status: u16, error: &'a dyn Fn() -> Option<String>) -> Conclusion<'a> {
-    let (latency, decode_time) = (Duration::ZERO, None);
-    Conclusion { outcome, reason: None, status, latency, decode_time, timings: &Timings::default, error }
+    Conclusion { outcome, reason: None, status, error }
 }
 
 /// Holds a place in the queue, runs the request up to its deadline, and tells how it ended; whatever protocol it came by.
@@ -187,12 +178,12 @@ pub async fn measured<T>(
         }
     };
     match &result {
-        Ok(_) => counted.end(conclusion(Outcome::ok, StatusCode::OK.as_u16(), &|| None)),
+        Ok(_) => counted.end(&conclusion(Outcome::ok, StatusCode::OK.as_u16(), &|| None)),
         Err(error) => {
             let (outcome, reason) = error.counted_as();
             let told = || Some(told(error, model));
             let failed = conclusion(outcome, error.status().as_u16(), &told);
-            counted.end(Conclusion { reason: Some(reason), ..failed });
+            counted.end(&Conclusion { reason: Some(reason), ..failed });
             if error.status() == StatusCode::TOO_MANY_REQUESTS {
                 app.refusals.turn(body::on_its_way(caller.headers()), deadline).await;
             }

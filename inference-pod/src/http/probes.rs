@@ -168,9 +168,7 @@ pub fn open_shape(port: &Port) -> Vec<i64> {
 pub async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     let now = Instant::now();
     for model in app.registry.loaded() {
-        let (decoding, oldest) = model.shared().with_queue(|queue| (queue.decoding(), queue.oldest()));
-        let oldest = oldest.map(|since| now.saturating_duration_since(since)).unwrap_or_default();
-        model.metrics().scraped(decoding, oldest, now);
+        model.shared().tell(now);
     }
     let accept: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     let (kind, text) = if accepts_openmetrics(&accept) {

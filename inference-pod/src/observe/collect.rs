@@ -1,12 +1,20 @@
 //! Metrics that are looked up when somebody scrapes: of the process, its GPUs, the consumers of events, and Triton's names.
 
-use std::{fmt, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
 
 use nvml_wrapper::Nvml;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _},
-    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
 use super::{
@@ -14,13 +22,62 @@ use super::{
     events::Events,
     lines::LOST,
     process::process_facts,
+    route::Route,
 };
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResponseLabels {
+    route: &'static str,
+    code: u16,
+}
+
+/// Responses over HTTP. Nearly all are 200: to count one of those is to add to a number that lies at a known place.
+#[derive(Debug, Default)]
+pub struct Responses {
+    good: [AtomicU64; Route::COUNT],
+    others: Mutex<BTreeMap<(Route, u16), u64>>,
+}
+
+impl Responses {
+    /// A response was sent.
+    pub fn count(&self, route: Route, code: u16) {
+        if code == GOOD {
+            self.good[route.index()].fetch_add(1, Ordering::Relaxed);
+        } else {
+            *self.others().entry((route, code)).or_default() += 1;
+        }
+    }
+
+    fn others(&self) -> MutexGuard<'_, BTreeMap<(Route, u16), u64>> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const GOOD: u16 = 200;
+
+/// Responses by route and status.
+#[derive(Debug)]
+pub struct ByRoute(pub Arc<Responses>);
+
+impl Collector for ByRoute {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Encoded {
+        let help = "Responses over HTTP by route and status code";
+        let mut family = encoder.encode_descriptor("http_responses", help, None, MetricType::Counter)?;
+        let good = Route::all().map(|route| ((route, GOOD), self.0.good[route.index()].load(Ordering::Relaxed)));
+        let others = self.0.others().clone();
+        for ((route, code), count) in good.filter(|(_, count)| *count > 0).chain(others) {
+            let labels = ResponseLabels { route: route.label(), code };
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
 
 type Encoded = Result<(), fmt::Error>;
 
 fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> Encoded {
     let gauge = ConstGauge::new(value);
-    gauge.encode(encoder.encode_descriptor(name, help, None, prometheus_client::metrics::MetricType::Gauge)?)
+    gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
 }
 
 /// `process_*`, by the names that all client libraries have for them.
@@ -32,7 +89,7 @@ impl Collector for Process {
         let Some(facts) = process_facts() else { return Ok(()) };
         let cpu = ConstCounter::new(facts.cpu_seconds);
         let help = "Processor time, user and system, in seconds";
-        let kind = prometheus_client::metrics::MetricType::Counter;
+        let kind = MetricType::Counter;
         cpu.encode(encoder.encode_descriptor("process_cpu_seconds", help, None, kind)?)?;
         let e = &mut encoder;
         gauge(e, "process_resident_memory_bytes", "Memory that is really there", facts.resident_bytes as f64)?;
@@ -97,7 +154,7 @@ impl Collector for Gpus {
             ("gpu_utilization_ratio", "Share of the time in which a GPU was busy, by whomever"),
         ];
         for (which, (name, help)) in names.into_iter().enumerate() {
-            let kind = prometheus_client::metrics::MetricType::Gauge;
+            let kind = MetricType::Gauge;
             let mut family = encoder.encode_descriptor(name, help, None, kind)?;
             for (label, numbers) in facts.iter().filter(|(_, numbers)| !numbers[which].is_nan()) {
                 ConstGauge::new(numbers[which]).encode(family.encode_family(label)?)?;
@@ -134,7 +191,7 @@ pub struct Lines;
 impl Collector for Lines {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Encoded {
         let help = "Lines of the log that did not reach standard error: too many waited, or writing failed";
-        let kind = prometheus_client::metrics::MetricType::Counter;
+        let kind = MetricType::Counter;
         let mut family = encoder.encode_descriptor("log_lines_dropped", help, None, kind)?;
         for (reason, count) in [("full", LOST.full()), ("failed", LOST.failed())] {
             ConstCounter::new(count).encode(family.encode_family(&LossLabel { reason })?)?;
@@ -145,7 +202,7 @@ impl Collector for Lines {
 
 impl Collector for Consumers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Encoded {
-        use prometheus_client::metrics::MetricType::{Counter, Gauge};
+        use MetricType::{Counter, Gauge};
         let help = "Events that a consumer did not get";
         let mut family = encoder.encode_descriptor("events_dropped", help, None, Counter)?;
         for (consumer, counts) in self.0.counts() {

@@ -1,47 +1,33 @@
 //! What the pod exports. Closed label sets; a client-sent model name never becomes a label.
 
 use std::{
-    ptr,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
 use crds::exposition::openmetrics_to_prometheus;
 use prometheus_client::{
-    encoding::{
-        EncodeLabelSet,
-        text::{encode_eof, encode_registry},
-    },
-    metrics::{counter::Counter, family::Family, info::Info},
+    encoding::text::{encode_eof, encode_registry},
+    metrics::info::Info,
     registry::Registry,
 };
 
 pub use super::numbers::ModelMetrics;
 use super::{
-    Bounds, collect,
+    Bounds,
+    collect::{self, Responses},
     events::Events,
     numbers::Extras,
     page::{Part, write_together},
+    route::Route,
     triton::Triton,
 };
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ResponseLabels {
-    route: &'static str,
-    code: u16,
-}
-
-/// More than there are routes.
-const ROUTES: usize = 24;
 
 /// All metrics of the process.
 pub struct Metrics {
     /// What is not of one model.
     registry: Registry,
-    responses: Family<ResponseLabels, Counter>,
-    /// Of them those with status 200, by route, as they come: nearly all are, and to find one among few takes less than to hash its
-    /// labels.
-    good: [OnceLock<(&'static str, Counter)>; ROUTES],
+    responses: Arc<Responses>,
     models: RwLock<Vec<OfModel>>,
     /// Where the text is written before it becomes the older form. Kept: for many models it is large.
     page: Mutex<String>,
@@ -71,14 +57,14 @@ impl Metrics {
     #[must_use]
     pub fn new(runtime_version: &str, events: &Arc<Events>, triton_names: bool) -> Self {
         let mut registry = Registry::default();
-        let responses = Family::default();
+        let responses = Arc::new(Responses::default());
         let build = Info::new(vec![
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
             ("onnxruntime", runtime_version.to_owned()),
         ]);
         let ours = registry.sub_registry_with_prefix("ortolan");
         ours.register("build", "Versions of this program", build);
-        ours.register("http_responses", "Responses over HTTP by route and status code", responses.clone());
+        ours.register_collector(Box::new(collect::ByRoute(Arc::clone(&responses))));
         ours.register_collector(Box::new(collect::Consumers(Arc::clone(events))));
         ours.register_collector(Box::new(collect::Lines));
         // Without a thread to ask there are no numbers of GPUs.
@@ -90,8 +76,7 @@ impl Metrics {
         if let Some(triton) = &triton {
             registry.register_collector(Box::new(triton.clone()));
         }
-        let good = [const { OnceLock::new() }; ROUTES];
-        Self { registry, responses, good, models: RwLock::default(), page: Mutex::default(), triton }
+        Self { registry, responses, models: RwLock::default(), page: Mutex::default(), triton }
     }
 
     /// The handles of one model, all present at 0. What health tells of it is of the last `window`; its latency has exemplars where
@@ -109,17 +94,8 @@ impl Metrics {
     }
 
     /// A response was sent on a route of ours.
-    pub fn responded(&self, route: &'static str, code: u16) {
-        let labels = ResponseLabels { route, code };
-        let places = if code == 200 { &self.good[..] } else { &[] };
-        for place in places {
-            let (known, counter) = place.get_or_init(|| (route, self.responses.get_or_create_owned(&labels)));
-            if ptr::eq(*known, route) || *known == route {
-                counter.inc();
-                return;
-            }
-        }
-        self.responses.get_or_create(&labels).inc();
+    pub fn responded(&self, route: Route, code: u16) {
+        self.responses.count(route, code);
     }
 
     /// OpenMetrics 1.0 text.
@@ -158,11 +134,12 @@ mod tests {
 
     use super::*;
     use crate::observe::{
-        End, Example, Memory, OUTCOMES, Observer, Outcome,
+        End, Example, Memory, OUTCOMES, Observer, Outcome, Standing,
         events::{Event, Subscription, consumer::Consumer, redact::Redactor},
         numbers::latency_bounds,
         span::TraceId,
     };
+    use crate::queue::Passed;
 
     const WINDOW: Duration = Duration::from_secs(60);
 
@@ -222,11 +199,12 @@ mod tests {
         let metrics = metrics();
         let (model, now) = (metrics.model("espresso", &bounds(None), WINDOW, false), Instant::now());
         let says = |line: &str| metrics.prometheus_text().lines().any(|seen| seen == line);
-        model.enqueued(7, 7, now);
-        model.scraped(0, Duration::ZERO, now + Duration::from_secs(300));
+        let late = now + Duration::from_secs(300);
+        model.was_deep(9, now);
+        model.was_deep(7, late);
+        model.stands(Standing { waiting: 7, ..Standing::default() }, late);
         assert!(says("ortolan_queue_depth_max{model=\"espresso\"} 7"));
-        model.dequeued(7, 0);
-        model.scraped(0, Duration::ZERO, now + Duration::from_secs(310));
+        model.stands(Standing::default(), late + Duration::from_secs(10));
         assert!(says("ortolan_queue_depth_max{model=\"espresso\"} 7"), "ten seconds ago it was");
     }
 
@@ -288,7 +266,9 @@ mod tests {
     #[test]
     fn the_older_text_form_names_counters_in_full() {
         let metrics = metrics();
-        metrics.model("espresso", &bounds(None), WINDOW, false).received();
+        let passed = Passed { asked: 1, ..Passed::default() };
+        let standing = Standing { passed, ..Standing::default() };
+        metrics.model("espresso", &bounds(None), WINDOW, false).stands(standing, Instant::now());
         let text = metrics.prometheus_text();
         assert!(text.contains("# TYPE ortolan_requests_received_total counter\n"), "{text}");
         assert!(text.contains("# TYPE ortolan_build_info gauge\n"), "{text}");
@@ -334,7 +314,7 @@ mod tests {
         model.objective_feasible(true);
         model.memory(Memory { arena: 0, in_use: 1, peak: 2 });
         model.provider_in_use("cpu", false);
-        metrics.responded("/ready", 200);
+        metrics.responded(Route::of("/ready"), 200);
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/observability.md");
         let page = std::fs::read_to_string(&path).unwrap();
         let wanted = with_table(&page, "metrics", &metrics.openmetrics_text()).unwrap();
@@ -348,7 +328,7 @@ mod tests {
     fn responses_are_counted_by_route_and_status() {
         let metrics = metrics();
         for (route, code) in [("/ready", 200), ("/info", 200), ("/ready", 503), ("/ready", 200), ("/ready", 503)] {
-            metrics.responded(route, code);
+            metrics.responded(Route::of(route), code);
         }
         let text = metrics.openmetrics_text();
         for (route, code, count) in [("/ready", 200, 2), ("/info", 200, 1), ("/ready", 503, 2)] {
@@ -381,12 +361,12 @@ mod tests {
             sorted(&text)
         };
         let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(300));
-        let changes: [&dyn Fn(&ModelMetrics); 6] = [
-            &ModelMetrics::received,
-            &|model| model.enqueued(3, 3, now),
-            &|model| model.scraped(0, Duration::from_secs(1), now),
-            &|model| model.dequeued(3, 0),
-            &|model| model.scraped(0, Duration::ZERO, later),
+        let oldest = Duration::from_secs(1);
+        let changes: [&dyn Fn(&ModelMetrics); 5] = [
+            &|model| model.run_began(3, [oldest].into_iter()),
+            &|model| model.stands(Standing { waiting: 3, oldest, ..Standing::default() }, now),
+            &|model| model.stands(Standing { waiting: 3, oldest: 2 * oldest, ..Standing::default() }, now),
+            &|model| model.stands(Standing::default(), later),
             &|model| model.ended(end(Outcome::ok, 3), None),
         ];
         for change in changes {

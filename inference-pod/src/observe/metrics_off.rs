@@ -6,8 +6,9 @@ use std::{
 };
 
 use super::{
-    Bounds, End, Example, Memory, Reason,
+    Bounds, End, Example, Memory, Reason, Standing,
     events::Events,
+    route::Route,
     window::{Answered, Seen},
 };
 
@@ -30,7 +31,7 @@ impl Metrics {
         ModelMetrics
     }
 
-    pub fn responded(&self, _route: &'static str, _code: u16) {}
+    pub fn responded(&self, _route: Route, _code: u16) {}
 
     #[must_use]
     pub fn openmetrics_text(&self) -> String {
@@ -45,7 +46,6 @@ impl Metrics {
 
 #[expect(missing_docs, reason = "see the build with metrics")]
 impl ModelMetrics {
-    pub fn received(&self) {}
     pub fn provider_in_use(&self, _provider: &'static str, _is_fallback: bool) {}
     pub fn ended(&self, _end: End, _example: Option<Example>) {}
     #[must_use]
@@ -57,14 +57,11 @@ impl ModelMetrics {
         Answered::default()
     }
     pub fn error(&self, _reason: Reason) {}
-    pub fn enqueued(&self, _samples: usize, _depth: usize, _now: Instant) {}
-    pub fn dequeued(&self, _samples: usize, _depth: usize) {}
-    pub fn waited(&self, _times: impl Iterator<Item = Duration>) {}
-    pub fn run_began(&self, _samples: usize) {}
+    pub fn run_began(&self, _samples: usize, _waits: impl Iterator<Item = Duration>) {}
     pub fn run_ended(&self, _samples: usize, _time: Duration) {}
-    pub fn left_run(&self, _samples: usize) {}
     pub fn overloaded(&self, _overloaded: bool) {}
-    pub fn scraped(&self, _decoding: usize, _oldest: Duration, _now: Instant) {}
+    pub fn was_deep(&self, _depth: usize, _now: Instant) {}
+    pub fn stands(&self, _standing: Standing, _now: Instant) {}
     pub fn loaded(&self, _load: Duration, _warmup: Duration, _instances: usize) {}
     pub fn instance_lost(&self) {}
     pub fn instance_broke(&self) {}

@@ -25,6 +25,7 @@ pub mod otel;
 mod page;
 pub mod process;
 pub mod progress;
+pub mod route;
 pub mod span;
 #[cfg(feature = "metrics")]
 mod tally;
@@ -48,12 +49,14 @@ use smallvec::SmallVec;
 
 pub use self::metrics::Metrics;
 use self::{
-    events::{Batch, Detail, Ended, Event, Events, Kind, Timings, Who, redact::Redactor},
+    events::{Batch, Detail, Ended, Event, Events, Kind, Who, redact::Redactor},
     health::Check,
     metrics::ModelMetrics,
+    progress::Progress,
     span::{Sampler, Span, TraceId, trace_id},
     window::{Answered, Seen},
 };
+use crate::queue::Passed;
 
 /// How a request ended. Closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -135,6 +138,21 @@ pub struct Bounds {
     pub max_wait: Duration,
     /// The latency that the choice of batches is to keep.
     pub latency_objective: Option<Duration>,
+}
+
+/// What the queue of a model and its instances hold at a moment, and what has come to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// What has come to the queue.
+    pub passed: Passed,
+    /// Samples that wait.
+    pub waiting: usize,
+    /// Requests that are being decoded, or wait for it.
+    pub decoding: usize,
+    /// Age of the sample that has waited longest.
+    pub oldest: Duration,
+    /// Samples that run.
+    pub running: usize,
 }
 
 /// Memory that an arena of ONNX Runtime holds for a session, in bytes.
@@ -357,12 +375,6 @@ pub struct Conclusion<'a> {
     pub reason: Option<Reason>,
     /// The HTTP status, or what would be it.
     pub status: u16,
-    /// From its headers to its answer.
-    pub latency: Duration,
-    /// From body bytes to samples, where it got so far.
-    pub decode_time: Option<Duration>,
-    /// Where the time went, as far as it got.
-    pub timings: &'a dyn Fn() -> Timings,
     /// The whole chain of errors; only called where somebody wants to know.
     pub error: &'a dyn Fn() -> Option<String>,
 }
@@ -464,32 +476,25 @@ impl ModelObserver {
 
     /// A prediction request came in.
     pub fn received(&self, caller: &Caller<'_>) {
-        self.0.metrics.received();
         self.emit(Kind::RequestReceived, false, || Detail::Received(caller.who()));
     }
 
-    /// A prediction request ended.
-    pub fn ended(&self, caller: &Caller<'_>, conclusion: &Conclusion<'_>) {
-        let Conclusion { outcome, reason, status, latency, decode_time, timings, error } = conclusion;
+    /// A prediction request that began then ended now.
+    pub fn ended(&self, caller: &Caller<'_>, conclusion: &Conclusion<'_>, began: Instant, progress: &Progress) {
+        let &Conclusion { outcome, reason, status, error } = conclusion;
         let now = Instant::now();
-        let example = if *outcome == Outcome::ok { caller.example(&self.0.events) } else { None };
-        let end = End { outcome: *outcome, latency: *latency, decode_time: *decode_time, at: now };
-        self.0.metrics.ended(end, example);
+        let latency = now.saturating_duration_since(began);
+        let example = if outcome == Outcome::ok { caller.example(&self.0.events) } else { None };
+        self.0.metrics.ended(End { outcome, latency, decode_time: progress.decode_time(), at: now }, example);
         if let Some(reason) = reason {
-            self.0.metrics.error(*reason);
+            self.0.metrics.error(reason);
         }
-        if *reason == Some(Reason::queue_full) {
+        if reason == Some(Reason::queue_full) {
             self.refused(now);
         }
-        self.emit(Kind::of(*outcome), caller.span.is_some(), || {
-            Detail::Ended(Box::new(Ended {
-                who: caller.who(),
-                outcome: *outcome,
-                status: *status,
-                total: *latency,
-                timings: timings(),
-                error: error(),
-            }))
+        self.emit(Kind::of(outcome), caller.span.is_some(), || {
+            let (who, timings, error) = (caller.who(), progress.timings(now), error());
+            Detail::Ended(Box::new(Ended { who, outcome, status, total: latency, timings, error }))
         });
     }
 

@@ -2,10 +2,7 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
@@ -23,7 +20,7 @@ use prometheus_client::{
 };
 
 use super::{
-    Bounds, End, Example, Memory, OUTCOMES, Outcome, REASONS, Reason,
+    Bounds, End, Example, Memory, OUTCOMES, Outcome, REASONS, Reason, Standing,
     buckets::Buckets,
     page::{Part, Watched},
     tally::Tally,
@@ -81,21 +78,13 @@ impl EncodeLabelSet for Example {
 
 type Seconds = Gauge<f64, AtomicU64>;
 
-/// What requests and samples change as they come and go. Side by side, for apart each would have a line of the cache of its own.
-#[derive(Debug, Default)]
-#[repr(align(64))]
-struct Passing {
-    received: AtomicU64,
-    /// These three are changed under the lock of the queue only, so no change of them needs one of its own.
-    enqueued: AtomicU64,
-    dequeued: AtomicU64,
-    depth: AtomicU64,
-    inflight: AtomicU64,
-}
-
-/// Changes a number that nobody else changes meanwhile.
-fn add_guarded(number: &AtomicU64, by: usize) {
-    number.store(number.load(Ordering::Relaxed) + by as u64, Ordering::Relaxed);
+/// What was looked up when somebody scraped.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+struct Found {
+    standing: Standing,
+    /// Most samples that waited.
+    deepest: usize,
+    longest_latency: Duration,
 }
 
 /// What the ends of requests change.
@@ -191,10 +180,6 @@ fn locked<T>(kept: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Default)]
 struct Families {
     errors: Family<ReasonLabels, Counter>,
-    latency_max: Family<ModelLabel, Seconds>,
-    queue_depth_max: Family<ModelLabel, Gauge>,
-    decoding: Family<ModelLabel, Gauge>,
-    oldest_age: Family<ModelLabel, Seconds>,
     queue_limit: Family<ModelLabel, Seconds>,
     batch_size_limit: Family<ModelLabel, Gauge>,
     load_seconds: Family<ModelLabel, Seconds>,
@@ -249,14 +234,16 @@ fn encode_outcomes(tally: &Tally, label: &ModelLabel, mut encoder: MetricEncoder
     })
 }
 
-fn encode_counter(number: &AtomicU64, label: &ModelLabel, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-    ConstCounter::new(number.load(Ordering::Relaxed)).encode(encoder.encode_family(label)?)
+fn encode_counter(count: u64, label: &ModelLabel, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+    ConstCounter::new(count).encode(encoder.encode_family(label)?)
 }
 
-fn encode_gauge(number: &AtomicU64, label: &ModelLabel, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-    // One that was lowered before it was raised is below 0 meanwhile.
-    let number = number.load(Ordering::Relaxed).cast_signed();
-    ConstGauge::new(number).encode(encoder.encode_family(label)?)
+fn encode_gauge(count: usize, label: &ModelLabel, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+    ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX)).encode(encoder.encode_family(label)?)
+}
+
+fn encode_seconds(time: Duration, label: &ModelLabel, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+    ConstGauge::new(time.as_secs_f64()).encode(encoder.encode_family(label)?)
 }
 
 impl Families {
@@ -267,12 +254,14 @@ impl Families {
             let (label, kept) = (handles.label.clone(), Arc::clone(&handles.runs));
             Shown { label, kept, kind: MetricType::Histogram, encode }
         };
-        let passing =
-            |kind, encode| Shown { label: handles.label.clone(), kept: Arc::clone(&handles.passing), kind, encode };
+        let found =
+            |kind, encode| Shown { label: handles.label.clone(), kept: Arc::clone(&handles.found), kind, encode };
+        let counter = |encode| found(MetricType::Counter, encode);
+        let gauge = |encode| found(MetricType::Gauge, encode);
         r.register(
             "requests_received",
             "Prediction requests that named a model we serve",
-            passing(MetricType::Counter, |passing, label, encoder| encode_counter(&passing.received, label, encoder)),
+            counter(|found, label, encoder| encode_counter(locked(found).standing.passed.asked, label, encoder)),
         );
         r.register("requests", "Prediction requests by how they ended", of_ends(MetricType::Counter, encode_outcomes));
         r.register("errors", "Prediction requests that were not answered, by reason", self.errors.clone());
@@ -286,7 +275,7 @@ impl Families {
         r.register(
             "request_latency_max_seconds",
             "The longest from the headers of a request to its answer, in the last minute",
-            self.latency_max.clone(),
+            gauge(|found, label, encoder| encode_seconds(locked(found).longest_latency, label, encoder)),
         );
         r.register(
             "queue_time_seconds",
@@ -314,9 +303,13 @@ impl Families {
         r.register(
             "queue_depth",
             "Samples that wait",
-            passing(MetricType::Gauge, |passing, label, encoder| encode_gauge(&passing.depth, label, encoder)),
+            gauge(|found, label, encoder| encode_gauge(locked(found).standing.waiting, label, encoder)),
         );
-        r.register("queue_depth_max", "Most samples that waited in the last minute", self.queue_depth_max.clone());
+        r.register(
+            "queue_depth_max",
+            "Most samples that waited in the last minute",
+            gauge(|found, label, encoder| encode_gauge(locked(found).deepest, label, encoder)),
+        );
         r.register(
             "queue_limit_seconds",
             "Longest predicted wait that is let in (max_queue_ms)",
@@ -325,23 +318,27 @@ impl Families {
         r.register(
             "decoding_requests",
             "Requests that have come in whole and are being decoded, or wait for it",
-            self.decoding.clone(),
+            gauge(|found, label, encoder| encode_gauge(locked(found).standing.decoding, label, encoder)),
         );
         r.register(
             "inflight_samples",
             "Samples that run",
-            passing(MetricType::Gauge, |passing, label, encoder| encode_gauge(&passing.inflight, label, encoder)),
+            gauge(|found, label, encoder| encode_gauge(locked(found).standing.running, label, encoder)),
         );
-        r.register("queue_oldest_age_seconds", "Age of the sample that has waited longest", self.oldest_age.clone());
+        r.register(
+            "queue_oldest_age_seconds",
+            "Age of the sample that has waited longest",
+            gauge(|found, label, encoder| encode_seconds(locked(found).standing.oldest, label, encoder)),
+        );
         r.register(
             "samples_enqueued",
             "Samples let into the queue",
-            passing(MetricType::Counter, |passing, label, encoder| encode_counter(&passing.enqueued, label, encoder)),
+            counter(|found, label, encoder| encode_counter(locked(found).standing.passed.entered, label, encoder)),
         );
         r.register(
             "samples_dequeued",
             "Samples that left the queue, whatever the reason",
-            passing(MetricType::Counter, |passing, label, encoder| encode_counter(&passing.dequeued, label, encoder)),
+            counter(|found, label, encoder| encode_counter(locked(found).standing.passed.left, label, encoder)),
         );
         r.register(
             "overloaded",
@@ -397,14 +394,11 @@ impl Families {
             batch_size: batch_buckets(bounds.batch_size),
         };
         Handles {
-            passing: Arc::default(),
+            found: Arc::default(),
+            depth_max: Maximum::new(now),
             tally: Arc::new(Tally::new(ends, Window::new(window, now))),
             runs: Arc::new(Mutex::new(runs)),
             errors: REASONS.map(error),
-            latency_max: self.latency_max.get_or_create_owned(&label),
-            queue_depth_max: (Maximum::new(now), self.queue_depth_max.get_or_create_owned(&label)),
-            decoding: self.decoding.get_or_create_owned(&label),
-            oldest_age: self.oldest_age.get_or_create_owned(&label),
             overloaded: self.overloaded.get_or_create_owned(&label),
             load_seconds: self.load_seconds.get_or_create_owned(&label),
             warmup_seconds: self.warmup_seconds.get_or_create_owned(&label),
@@ -435,14 +429,11 @@ pub struct Extras {
 }
 
 struct Handles {
-    passing: Arc<Passing>,
+    found: Arc<Mutex<Found>>,
+    depth_max: Maximum,
     tally: Arc<Tally>,
     runs: Arc<Mutex<Runs>>,
     errors: [Counter; REASONS.len()],
-    latency_max: Seconds,
-    queue_depth_max: (Maximum, Gauge),
-    decoding: Gauge,
-    oldest_age: Seconds,
     overloaded: Gauge,
     load_seconds: Seconds,
     warmup_seconds: Seconds,
@@ -488,14 +479,9 @@ impl ModelMetrics {
         part.update(&self.0, registry)
     }
 
-    /// A prediction request came in.
-    pub fn received(&self) {
-        self.0.passing.received.fetch_add(1, Ordering::Relaxed);
-    }
-
     /// A prediction request ended.
     pub fn ended(&self, end: End, example: Option<Example>) {
-        self.0.tally.ended(end, example);
+        self.0.peek().tally.ended(end, example);
         // The page may have been written since the numbers were reached for.
         self.0.touch();
     }
@@ -515,7 +501,7 @@ impl ModelMetrics {
     }
 
     fn in_tritons_words(&self, tell: impl FnOnce(&Totals)) {
-        if let Some(triton) = &self.0.triton {
+        if let Some(triton) = &self.0.peek().triton {
             tell(triton);
         }
     }
@@ -525,37 +511,14 @@ impl ModelMetrics {
         self.0.errors[reason as usize].inc();
     }
 
-    /// Samples came into the queue; `depth` wait now. To be called under the queue's lock.
-    pub fn enqueued(&self, samples: usize, depth: usize, now: Instant) {
-        add_guarded(&self.0.passing.enqueued, samples);
-        self.0.queue_depth_max.0.record(depth as u64, now);
-        self.depth(depth);
-    }
-
-    /// Samples left the queue; `depth` wait now. To be called under the queue's lock.
-    pub fn dequeued(&self, samples: usize, depth: usize) {
-        add_guarded(&self.0.passing.dequeued, samples);
-        self.depth(depth);
-    }
-
-    fn depth(&self, depth: usize) {
-        self.0.passing.depth.store(depth as u64, Ordering::Relaxed);
-        self.in_tritons_words(|triton| triton.pending(depth));
-    }
-
-    /// The jobs of a batch had waited that long when their run began.
-    pub fn waited(&self, times: impl Iterator<Item = Duration>) {
+    /// A run of that many samples began, for which its jobs have waited that long.
+    pub fn run_began(&self, samples: usize, waits: impl Iterator<Item = Duration>) {
         let mut runs = locked(&self.0.runs);
-        for time in times {
+        runs.batch_size.observe(samples as f64);
+        for time in waits {
             runs.queue_time.observe(time.as_secs_f64());
             self.in_tritons_words(|triton| triton.waited(time));
         }
-    }
-
-    /// A run of that many samples began.
-    pub fn run_began(&self, samples: usize) {
-        locked(&self.0.runs).batch_size.observe(samples as f64);
-        self.0.passing.inflight.fetch_add(samples as u64, Ordering::Relaxed);
     }
 
     /// A run of that many samples came back.
@@ -564,31 +527,28 @@ impl ModelMetrics {
         self.in_tritons_words(|triton| triton.ran(samples, time));
     }
 
-    /// So many samples run no more: their run ended, or was given up.
-    pub fn left_run(&self, samples: usize) {
-        self.0.passing.inflight.fetch_sub(samples as u64, Ordering::Relaxed);
-    }
-
     /// Requests are refused from now on, or are not any more.
     pub fn overloaded(&self, overloaded: bool) {
         self.0.overloaded.set(i64::from(overloaded));
     }
 
-    /// What is looked up at each scrape: how many requests are being decoded, and the age of the sample that has waited longest.
-    pub fn scraped(&self, decoding: usize, oldest: Duration, now: Instant) {
+    /// So many samples have waited at once, a moment ago.
+    pub fn was_deep(&self, depth: usize, now: Instant) {
+        self.0.peek().depth_max.record(depth as u64, now);
+    }
+
+    /// What is looked up at each scrape.
+    pub fn stands(&self, standing: Standing, now: Instant) {
         let seen = self.0.peek();
-        let decoding = i64::try_from(decoding).unwrap_or(i64::MAX);
-        let oldest = oldest.as_secs_f64();
-        let longest = Duration::from_micros(seen.tally.counted().ends.latency_max.get(now)).as_secs_f64();
-        // What stands still was recorded when it came, which may be long ago.
-        seen.queue_depth_max.0.record(seen.passing.depth.load(Ordering::Relaxed), now);
-        let deepest = i64::try_from(seen.queue_depth_max.0.get(now)).unwrap_or(i64::MAX);
-        let told = (seen.decoding.get(), seen.oldest_age.get(), seen.latency_max.get(), seen.queue_depth_max.1.get());
-        if told != (decoding, oldest, longest, deepest) {
-            self.0.decoding.set(decoding);
-            self.0.oldest_age.set(oldest);
-            self.0.latency_max.set(longest);
-            self.0.queue_depth_max.1.set(deepest);
+        let longest_latency = Duration::from_micros(seen.tally.counted().ends.latency_max.get(now));
+        let deepest = usize::try_from(seen.depth_max.get(now)).unwrap_or(usize::MAX);
+        self.in_tritons_words(|triton| triton.pending(standing.waiting));
+        let now_found = Found { standing, deepest, longest_latency };
+        let mut found = locked(&seen.found);
+        if *found != now_found {
+            *found = now_found;
+            // Before anybody else finds nothing new.
+            self.0.touch();
         }
     }
 

@@ -87,7 +87,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::observe::{Bounds, ModelObserver, Observer, Outcome, events::Events, span::TraceId};
+    use crate::observe::{Bounds, ModelObserver, Observer, Outcome, Standing, events::Events, span::TraceId};
 
     fn model() -> (Observer, ModelObserver) {
         let observer = Observer::quiet("1.31.1");
@@ -140,7 +140,7 @@ mod tests {
         let later = at + Duration::from_secs(400);
         assert_eq!((model.seen(later).answered, model.answered(None).total), (0, 1));
         let longest = |now, seconds: &str| {
-            model.metrics().scraped(0, Duration::ZERO, now);
+            model.metrics().stands(Standing::default(), now);
             let line = format!("ortolan_request_latency_max_seconds{{model=\"espresso\"}} {seconds}");
             let text = observer.metrics.prometheus_text();
             assert!(text.lines().any(|seen| seen == line), "expected {line} in\n{text}");

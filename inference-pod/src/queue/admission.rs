@@ -83,11 +83,30 @@ pub(super) struct Admitted {
     held: usize,
     /// How many were refused.
     refused: u32,
+    /// Requests that asked for a place since it began.
+    asked: u64,
+    /// Samples that came in since it began.
+    entered: u64,
+    /// Most samples that waited since somebody looked.
+    deepest: usize,
+}
+
+/// What has come to a queue since it began. None of it ever falls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Passed {
+    /// Requests that asked for a place.
+    pub asked: u64,
+    /// Samples that were let in.
+    pub entered: u64,
+    /// Samples that left, whatever the reason.
+    pub left: u64,
 }
 
 impl Admitted {
     pub(super) fn enter(&mut self, samples: usize, bytes: usize, cost: Duration, now: Instant) {
         self.samples.set(self.samples.level() + samples, now);
+        self.entered += samples as u64;
+        self.deepest = self.deepest.max(self.samples.level());
         self.bytes += bytes;
         self.work += cost;
     }
@@ -106,6 +125,18 @@ impl Admitted {
 }
 
 impl<T> Queue<T> {
+    /// What has come to it since it began.
+    #[must_use]
+    pub fn passed(&self) -> Passed {
+        let Admitted { asked, entered, ref samples, .. } = self.admitted;
+        Passed { asked, entered, left: entered - samples.level() as u64 }
+    }
+
+    /// Most samples that waited at once since this was asked last.
+    pub fn take_deepest(&mut self) -> usize {
+        std::mem::replace(&mut self.admitted.deepest, self.admitted.samples.level())
+    }
+
     /// How long a job that came now would wait, by the measured times.
     #[must_use]
     pub fn predicted_wait(&self, now: Instant) -> Duration {
@@ -121,6 +152,7 @@ impl<T> Queue<T> {
     /// # Errors
     /// [`Refused`] where the predicted wait, the number of samples or that of bodies on their way is over its bound.
     pub fn reserve(&mut self, now: Instant) -> Result<(), Refused> {
+        self.admitted.asked += 1;
         self.admit_wait(0, now)?;
         self.admit_samples(1)?;
         let limit = self.limits.samples.saturating_mul(INCOMING_PER_PLACE);

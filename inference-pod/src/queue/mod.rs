@@ -25,7 +25,7 @@ use std::{
 
 use smallvec::SmallVec;
 
-pub use self::admission::{Bound, Limits, Refused};
+pub use self::admission::{Bound, Limits, Passed, Refused};
 use self::{admission::Admitted, arrivals::Arrivals, choice::Choice, pace::Pace};
 use crate::{
     integral::Reading,

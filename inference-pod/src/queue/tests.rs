@@ -288,6 +288,22 @@ fn what_is_being_decoded_is_counted_over_time() {
 }
 
 #[test]
+fn what_came_and_left_is_counted_and_so_is_the_most_that_waited() {
+    let now = Instant::now();
+    let mut queue: Queue<&'static str> = Queue::new(limits(), Times::default(), 1);
+    (0..2).for_each(|_| queue.reserve(now).unwrap());
+    let first = push(&mut queue, job("first", 8, now), now);
+    push(&mut queue, job("second", 3, now), now);
+    assert_eq!(queue.passed(), Passed { asked: 2, entered: 11, left: 0 });
+    queue.remove(first, now).unwrap();
+    assert_eq!(queue.passed(), Passed { asked: 2, entered: 11, left: 8 });
+    assert_eq!((queue.take_deepest(), queue.take_deepest()), (11, 3));
+    queue.clear(now);
+    assert_eq!((queue.take_deepest(), queue.take_deepest()), (3, 0), "three were there when it was asked before");
+    assert_eq!(queue.passed(), Passed { asked: 2, entered: 11, left: 11 });
+}
+
+#[test]
 fn a_wait_for_something_else_has_the_bound_of_waits() {
     let mut queue: Queue<&'static str> = Queue::new(limits(), measured_times(), 1);
     assert!(queue.admit_after(Duration::from_millis(80)).is_ok());

@@ -277,6 +277,12 @@ impl Session {
         Ok(outputs)
     }
 
+    /// Whether shapes have come often that it is not prepared for.
+    #[must_use]
+    pub fn is_to_tend(&self) -> bool {
+        self.common.due.is_some()
+    }
+
     /// Prepares for shapes that have come often. Between two runs: those who wait for the last one have their answers.
     pub fn tend(&mut self) {
         let Some(shapes) = self.common.due.take() else { return };

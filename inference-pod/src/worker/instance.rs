@@ -12,6 +12,7 @@
 
 use std::{
     collections::VecDeque,
+    iter,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -82,7 +83,12 @@ pub trait Runner: Send {
         Ok(())
     }
 
-    /// Does what is better done between two runs than in one.
+    /// Whether there is something that is better done between two runs than in one.
+    fn is_to_tend(&self) -> bool {
+        false
+    }
+
+    /// Does it.
     fn tend(&mut self) {}
 
     /// What ends its current run from another thread.
@@ -168,7 +174,6 @@ impl Instance {
         let is_given_up = overdue > TERMINATION_GRACE && !self.lost.swap(true, Ordering::AcqRel);
         if is_given_up {
             shared.observer.instance_lost(self.index);
-            shared.observer.metrics().left_run(samples.level());
             samples.set(0, now);
             for reply in running.replies.drain(..).chain(aside.drain(..)) {
                 let _ = reply.send(Err(JobError::TooLong(shared.run_timeout)));
@@ -203,10 +208,10 @@ impl Instance {
     }
 
     /// Does what nobody waits for, but what may hang like a run, where others can see and end it.
-    fn watched<R>(&self, shared: &Shared, act: impl FnOnce() -> R) -> R {
+    fn watched<R>(&self, act: impl FnOnce() -> R) -> R {
         self.begin(0, Vec::new());
         let result = act();
-        self.end(shared, Instant::now());
+        self.end(Instant::now());
         result
     }
 
@@ -229,10 +234,8 @@ impl Instance {
     }
 
     /// The run is over: who waits for it, and whether it was ended from outside.
-    fn end(&self, shared: &Shared, now: Instant) -> (Vec<Reply>, bool) {
+    fn end(&self, now: Instant) -> (Vec<Reply>, bool) {
         let mut runs = lock(&self.runs);
-        // None where the instance was given up meanwhile.
-        shared.observer.metrics().left_run(runs.samples.level());
         runs.samples.set(0, now);
         runs.current.take().map_or((Vec::new(), false), |running| (running.replies, running.terminated.is_some()))
     }
@@ -276,10 +279,12 @@ pub(super) fn work(shared: &Shared, index: usize, mut runner: Box<dyn Runner>, s
         let broken = match ended {
             _ if is_over() => None,
             Ended::Well => {
-                instance.watched(shared, || runner.tend());
+                if runner.is_to_tend() {
+                    instance.watched(|| runner.tend());
+                }
                 None
             }
-            Ended::Badly => instance.watched(shared, || what_is_broken(&mut *runner, &mut tried)),
+            Ended::Badly => instance.watched(|| what_is_broken(&mut *runner, &mut tried)),
             Ended::Panicked => Some("a run panicked".to_owned()),
         };
         if is_over() {
@@ -320,9 +325,9 @@ fn run(shared: &Shared, index: usize, runner: &mut dyn Runner, batch: Vec<Waitin
         replies.push(reply);
         inputs.push(own);
     }
-    shared.observer.metrics().waited(ways.iter().map(|way| way.queue_time));
     let jobs: Vec<&[Tensor]> = inputs.iter().map(Vec::as_slice).collect();
-    let Ran { result, replies, run, ended } = run_together(shared, index, runner, &jobs, &ways, replies);
+    let waits = ways.iter().map(|way| way.queue_time);
+    let Ran { result, replies, run, ended } = run_together(shared, index, runner, &jobs, (&ways, waits), replies);
     match &result {
         Ok(_) => {
             let samples = samples_of(&ways) + run.padding;
@@ -363,7 +368,8 @@ fn run_apart(
             continue;
         }
         let way = [way];
-        let Ran { result, replies, run, ended } = run_together(shared, index, runner, &[job], &way, vec![reply]);
+        let told = (&way[..], iter::empty());
+        let Ran { result, replies, run, ended } = run_together(shared, index, runner, &[job], told, vec![reply]);
         all = match (ended, &result) {
             (Ended::Panicked, _) => Ended::Panicked,
             (_, Ok(_)) => Ended::Well,
@@ -383,23 +389,23 @@ struct Ran {
     ended: Ended,
 }
 
-/// One run, where others can see and end it.
+/// One run, where others can see and end it; with the waits before it that are not told yet.
 fn run_together(
     shared: &Shared,
     index: usize,
     runner: &mut dyn Runner,
     jobs: &[&[Tensor]],
-    ways: &[Way],
+    (ways, waits): (&[Way], impl Iterator<Item = Duration>),
     replies: Vec<Reply>,
 ) -> Ran {
     let (instance, samples) = (&shared.instances[index], samples_of(ways));
     let began = instance.begin(samples, replies);
     ways.iter().for_each(|way| way.progress.run_began(samples, began));
-    shared.observer.metrics().run_began(samples);
+    shared.observer.metrics().run_began(samples, waits);
     let padding = shared.padding(samples);
     let (result, ended) = run_caught(runner, jobs, padding);
     let ended_at = Instant::now();
-    let (replies, terminated) = instance.end(shared, ended_at);
+    let (replies, terminated) = instance.end(ended_at);
     let time = ended_at.saturating_duration_since(began);
     shared.observer.metrics().run_ended(samples, time);
     // It was told to end, and it did.
@@ -530,6 +536,10 @@ impl Runner for Warmed {
 
     fn settle(&mut self) -> Result<(), SessionError> {
         crate::probe::settle(&mut self.session, &self.shapes, &self.buckets)
+    }
+
+    fn is_to_tend(&self) -> bool {
+        self.session.is_to_tend()
     }
 
     fn tend(&mut self) {

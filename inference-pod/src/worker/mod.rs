@@ -29,7 +29,7 @@ use self::{
 };
 use crate::{
     integral::Reading,
-    observe::{ModelObserver, progress::Progress, span::Span},
+    observe::{ModelObserver, Standing, progress::Progress, span::Span},
     queue::{Key, NewJob, Queue, Refused, Run, Shape, Taken},
     session::{Session, SessionError},
     tensor::{Tensor, elements},
@@ -235,11 +235,9 @@ impl Drop for Ticket {
         if self.is_answered {
             return;
         }
-        self.shared.meeting.with(|queue| {
-            if let Some(job) = queue.remove(self.key, Instant::now()) {
-                self.shared.observer.metrics().dequeued(job.samples, queue.samples());
-            }
-        });
+        let removed = self.shared.meeting.with(|queue| queue.remove(self.key, Instant::now()));
+        // Not under the lock: what it holds may take long to be given back.
+        drop(removed);
     }
 }
 
@@ -296,7 +294,6 @@ impl Shared {
         now: Instant,
     ) -> Result<Vec<Ticket>, PushError> {
         let (jobs, answers): (Vec<_>, Vec<_>) = jobs.into_iter().map(|job| new_job(job, due)).unzip();
-        let samples = jobs.iter().map(|job| job.samples).sum();
         // The place is given back here, in one step with the push.
         reservation.shared = None;
         let pushed = self.meeting.bring(|queue| {
@@ -304,7 +301,6 @@ impl Shared {
             queue.release(reservation.held, reservation.complete, now);
             let keys = queue.push(jobs, now).map_err(|(refused, _)| PushError::Refused(refused))?;
             due.progress.entered(keys.len(), now);
-            self.observer.metrics().enqueued(samples, queue.samples(), now);
             Ok(keys)
         });
         let keys = pushed.unwrap_or(Err(PushError::Stopped))?;
@@ -319,7 +315,6 @@ impl Shared {
             let before = queue.samples();
             let taken = queue.take(instance, Instant::now());
             if before > queue.samples() {
-                self.observer.metrics().dequeued(before - queue.samples(), queue.samples());
                 return Found::Work(taken, queue.jobs() > 0);
             }
             taken.wait_until.map_or(Found::Nothing, Found::NothingUntil)
@@ -376,20 +371,34 @@ impl Shared {
         if self.works() {
             return;
         }
-        let cleared = self.meeting.with(|queue| {
-            let cleared = queue.clear(Instant::now());
-            self.observer.metrics().dequeued(cleared.iter().map(|job| job.samples).sum(), queue.samples());
-            cleared
-        });
-        for job in cleared {
+        for job in self.meeting.with(|queue| queue.clear(Instant::now())) {
             let _ = job.payload.reply.send(Err(JobError::NoInstance));
         }
     }
 
-    /// Ends runs that take too long, and gives an instance up whose run does not come back. To be called now and then.
-    pub fn watch_runs(&self, now: Instant) {
+    /// Ends runs that take too long, and gives an instance up whose run does not come back; tells how deep the queue was meanwhile. To
+    /// be called now and then.
+    pub fn watch(&self, now: Instant) {
         self.instances.iter().for_each(|instance| instance.watch(self, now));
         self.nobody_left();
+        self.observer.metrics().was_deep(self.meeting.with(Queue::take_deepest), now);
+    }
+
+    /// Tells what there is at the moment, and what has come since it began.
+    pub fn tell(&self, now: Instant) {
+        let (standing, deepest) = self.meeting.with(|queue| {
+            let oldest = queue.oldest().map(|since| now.saturating_duration_since(since));
+            let standing = Standing {
+                passed: queue.passed(),
+                waiting: queue.samples(),
+                decoding: queue.decoding(),
+                oldest: oldest.unwrap_or_default(),
+                running: 0,
+            };
+            (standing, queue.take_deepest())
+        });
+        self.observer.metrics().was_deep(deepest, now);
+        self.observer.metrics().stands(Standing { running: self.running(now).level, ..standing }, now);
     }
 
     /// Instances that still work, and those of them that run.

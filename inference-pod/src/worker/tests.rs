@@ -201,6 +201,7 @@ impl World {
     }
 
     fn says(&self, line: &str) -> bool {
+        self.shared.tell(Instant::now());
         self.observer.metrics.prometheus_text().lines().any(|seen| seen == line)
     }
 }
@@ -264,7 +265,7 @@ fn watch(world: &World) -> JoinHandle<()> {
     let watched = Arc::clone(&world.shared);
     std::thread::spawn(move || {
         while !watched.meeting.is_over() {
-            watched.watch_runs(Instant::now());
+            watched.watch(Instant::now());
             std::thread::sleep(Duration::from_millis(5));
         }
     })
@@ -332,9 +333,9 @@ fn samples_of_a_run_that_is_given_up_run_no_more_and_are_not_taken_off_twice() {
         std::thread::yield_now();
     }
     let now = Instant::now();
-    world.shared.watch_runs(now + 2 * LONG);
+    world.shared.watch(now + 2 * LONG);
     assert!(world.shared.healthy(), "it is terminated just now, for nobody has looked before");
-    world.shared.watch_runs(now + 3 * LONG);
+    world.shared.watch(now + 3 * LONG);
     assert!(!world.shared.healthy());
     world.comes_back();
     while world.shared.instances[0].is_running() {
@@ -353,8 +354,8 @@ fn where_a_job_hangs_that_runs_by_itself_those_after_it_are_told_too() {
         std::thread::yield_now();
     }
     let now = Instant::now();
-    world.shared.watch_runs(now + 2 * LONG);
-    world.shared.watch_runs(now + 3 * LONG);
+    world.shared.watch(now + 2 * LONG);
+    world.shared.watch(now + 3 * LONG);
     let runtime = runtime::Builder::new_current_thread().build().unwrap();
     let failed: Vec<_> = tickets.iter_mut().map(|ticket| runtime.block_on(ticket.answer()).unwrap_err()).collect();
     assert!(matches!(failed[0], JobError::Failed(_)), "{failed:?}");
@@ -370,9 +371,9 @@ fn an_instance_whose_session_does_not_come_to_be_opened_is_given_up() {
         std::thread::yield_now();
     }
     let mut tickets = world.push(&[2.0]);
-    world.shared.watch_runs(Instant::now());
+    world.shared.watch(Instant::now());
     assert!(world.shared.healthy());
-    world.shared.watch_runs(Instant::now() + 2 * LONG);
+    world.shared.watch(Instant::now() + 2 * LONG);
     let runtime = runtime::Builder::new_current_thread().build().unwrap();
     assert_eq!(runtime.block_on(tickets[0].answer()).unwrap_err(), JobError::NoInstance);
     assert!(!world.shared.works());
