@@ -24,12 +24,13 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use crate::{
+    autoscalers::is_model,
     build::{Objects, Scaler},
     digest::{digest, says_nothing},
     leader::{Leadership, NotLeading},
     metrics::{Metrics, WriteResult},
     names,
-    observe::{Observed, is_owned_by},
+    observe::{Observed, is_left_to, is_owned_by},
     validate::Refusal,
 };
 
@@ -135,13 +136,14 @@ impl Writer {
     /// but part of the answer.
     pub async fn apply(&self, objects: Objects, observed: &Observed) -> Result<Applied, ApplyError> {
         // No `..`: a kind that is added and forgotten here does not compile.
-        let Objects { config_maps, services, deployments, without_first, dashboards, scaler } = objects;
+        let Objects { config_maps, services, deployments, without_first, dashboards, as_they_are, scaler } = objects;
         let mut applied = Applied::default();
         let owner = Owner::Model(&observed.model);
         let wanted = Wanted {
-            config_maps: names(&config_maps).into_iter().chain(names(&dashboards)).collect(),
-            services: names(&services),
-            deployments: names(&deployments),
+            config_maps: names(&config_maps).into_iter().chain(names(&dashboards)).chain(as_they_are.clone()).collect(),
+            services: names(&services).into_iter().chain(as_they_are.clone()).collect(),
+            // A revision's Deployment and ConfigMap have one name.
+            deployments: names(&deployments).into_iter().chain(as_they_are).collect(),
         };
         // Pods mount the config, so it goes first. Services are there before the first pod is ready.
         let mut without_config = HashSet::new();
@@ -161,7 +163,7 @@ impl Writer {
             if first_is_refused && let Some(replicas) = without_first.get(&deployment.name_any()) {
                 deployment.spec.replicas = Some(*replicas);
             }
-            // A revision's ConfigMap and Deployment have one name. No pod runs with a config that somebody else wrote.
+            // No pod runs with a config that somebody else wrote.
             let has_config = !without_config.contains(&deployment.name_any());
             if has_config {
                 self.put(deployment, &observed.deployments, owner, &mut applied).await?;
@@ -352,16 +354,47 @@ impl Writer {
         let name = patch["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let apply = Patch::Apply(&patch);
         let stored = match api.patch(&name, &params, &apply).await {
-            Err(kube::Error::Api(status))
-                if status.code == 422 && known.is_some() && !wanted.object["spec"].is_null() =>
-            {
+            Err(kube::Error::Api(status)) if known.is_some() && is_about_spec(&status) => {
                 self.take_over(&api, &patch).await?;
                 self.permit()?;
-                api.patch(&name, &params, &apply).await?
+                let stored = api.patch(&name, &params, &apply).await?;
+                self.metrics.wrote(&K::kind(&()), WriteResult::ok);
+                self.own_alone(&api, stored).await?
             }
             answer => answer?,
         };
         self.metrics.wrote(&K::kind(&()), WriteResult::ok);
+        Ok(stored)
+    }
+
+    /// Where nobody is known to own a field, the API server lets a manager of its own have all that is there as soon as one applies: what
+    /// we no longer name would stay for ever as that manager's. It is taken off again.
+    async fn own_alone<K>(&self, api: &Api<K>, mut stored: K) -> Result<K, kube::Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        const BEFORE: &str = "before-first-apply";
+        // Others write meanwhile; they may stand in front of it then.
+        for _ in 0..TRIES {
+            let managers = stored.meta().managed_fields.iter().flatten();
+            let Some(place) = managers.clone().position(|entry| entry.manager.as_deref() == Some(BEFORE)) else {
+                return Ok(stored);
+            };
+            let path = format!("/metadata/managedFields/{place}");
+            let is_same = json!([
+                {"op": "test", "path": "/metadata/uid", "value": stored.uid()},
+                {"op": "test", "path": format!("{path}/manager"), "value": BEFORE},
+                {"op": "remove", "path": path},
+            ]);
+            let patch = serde_json::from_value(is_same).map(Patch::Json::<()>).map_err(kube::Error::SerdeError)?;
+            self.permit()?;
+            match api.patch(&stored.name_any(), &PatchParams::default(), &patch).await {
+                Err(kube::Error::Api(status)) if is_another(&status) => {
+                    stored = api.get(&stored.name_any()).await?;
+                }
+                answer => return answer,
+            }
+        }
         Ok(stored)
     }
 
@@ -462,6 +495,9 @@ impl Writer {
     }
 }
 
+/// So often a thing is tried that another writer may come in between of.
+const TRIES: u32 = 3;
+
 struct Wanted {
     config_maps: HashSet<String>,
     services: HashSet<String>,
@@ -543,8 +579,10 @@ impl Owner<'_> {
         match self {
             Self::Model(model) if is_owned_by(found.meta(), &model.uid().unwrap_or_default()) => true,
             // One that we wrote and that nobody owns: the reference was taken off, or its InferenceModel was deleted and its
-            // children kept.
-            Self::Model(_) => controller(found).is_none() && was_written_by_us(found),
+            // children kept. Out of a cache it does not say who wrote it.
+            Self::Model(model) => {
+                is_left_to(found, &model.name_any()) || (controller(found).is_none() && was_written_by_us(found))
+            }
             Self::Namespace(_) => is_uncontrolled(found) || (controller(found).is_none() && was_written_by_us(found)),
         }
     }
@@ -552,7 +590,8 @@ impl Owner<'_> {
     /// Whether it belongs to an InferenceModel that had this name.
     fn had<K: Resource>(&self, found: &K) -> bool {
         let Self::Model(model) = self else { return false };
-        controller(found).is_some_and(|owner| owner.kind == InferenceModel::kind(&()) && owner.name == model.name_any())
+        controller(found)
+            .is_some_and(|owner| is_model(&owner.api_version, &owner.kind) && owner.name == model.name_any())
     }
 
     fn belongs_to_another<K: Resource>(&self, kind: &str, found: &K) -> Refusal {
@@ -586,6 +625,12 @@ pub fn is_uncontrolled<K: Resource>(found: &K) -> bool {
 
 fn controller<K: Resource>(found: &K) -> Option<&OwnerReference> {
     found.meta().owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
+}
+
+/// Whether the API server finds a fault in the spec of an object, which what somebody else has put there may be the reason of.
+fn is_about_spec(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 422 && causes.clone().any(|cause| cause.field.starts_with("spec."))
 }
 
 /// Whether nothing can be made because the namespace is about to go, or has gone.

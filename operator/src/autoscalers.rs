@@ -52,6 +52,8 @@ pub struct Autoscaler {
     pub is_left: bool,
     /// The InferenceModel of its label. KEDA gives its autoscalers the labels of the ScaledObject.
     pub label: Option<String>,
+    /// Whether it has a tolerance of its own, which older clusters drop.
+    pub has_tolerance: bool,
     /// Replicas that it decided on.
     pub desired: i32,
     /// When it last changed them.
@@ -104,6 +106,7 @@ impl Autoscaler {
             owner: controller(object).cloned(),
             is_left: is_uncontrolled(object),
             label: object.labels().get(names::MODEL_LABEL).cloned(),
+            has_tolerance: object.spec.behavior.iter().flat_map(|it| &it.scale_up).any(|up| up.tolerance.is_some()),
             desired: status.map(|status| status.desired_replicas).unwrap_or_default(),
             last_scale_time: status.and_then(|status| status.last_scale_time.clone()),
             conditions: status.iter().flat_map(|it| it.conditions.iter().flatten()).map(Told::of).collect(),
@@ -176,7 +179,9 @@ fn group(api_version: &str) -> &str {
     api_version.split_once('/').map(|(group, _)| group).unwrap_or_default()
 }
 
-fn is_model(api_version: &str, kind: &str) -> bool {
+/// Whether this is the kind InferenceModel, and not that of another group.
+#[must_use]
+pub fn is_model(api_version: &str, kind: &str) -> bool {
     group(api_version) == InferenceModel::group(&()) && kind == InferenceModel::kind(&())
 }
 
@@ -217,6 +222,12 @@ pub fn is_clear(observed: &Observed) -> bool {
 pub fn is_off(observed: &Observed) -> bool {
     let replicas = observed.model.spec.replicas;
     replicas == 0 && matches!(mode(observed), Some(ScalingMode::Operator | ScalingMode::Hpa | ScalingMode::Keda))
+}
+
+/// Whether a person has KEDA's scaling paused, perhaps at a number of theirs: it stays as it is until they go on.
+#[must_use]
+pub fn is_paused(observed: &Observed) -> bool {
+    mode(observed) == Some(ScalingMode::Keda) && observed.scaled_objects.values().any(|it| it.is_paused())
 }
 
 /// The autoscaler that the spec wants, if it is there.

@@ -379,6 +379,7 @@ async fn bring_about(
     let scaler = build::autoscaler::scaler(&observed, checked.as_ref().ok());
     let objects = plan.as_ref().map(|plan| build::build(&observed.model, &revisions, plan));
     let objects = objects.map(|objects| Objects { scaler, ..objects });
+    let objects = if checked.is_err() { objects.map(|it| it.of_refused(&observed)) } else { objects };
     let kept = kept(&revisions, objects.as_ref());
     steps.ended(Step::build);
     let applied = match objects {

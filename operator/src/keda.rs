@@ -22,6 +22,20 @@ pub const FALLBACK: &str = "Fallback";
 /// The type of its condition that is True while a person has it paused.
 pub const PAUSED: &str = "Paused";
 
+/// The annotations by which a person pauses it, as it is or at a number.
+const PAUSING: [&str; 2] = ["autoscaling.keda.sh/paused", "autoscaling.keda.sh/paused-replicas"];
+
+impl ScaledObject {
+    /// Whether a person has it paused: KEDA, which has no autoscaler for it then, writes the number that was asked for at the most.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        // Only `false` stands for nothing.
+        PAUSING
+            .iter()
+            .any(|key| self.metadata.annotations.iter().flatten().any(|(name, to)| name == key && to != "false"))
+    }
+}
+
 /// What is scaled, between which bounds, and by what.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, CustomResource)]
 #[kube(

@@ -37,7 +37,7 @@ pub struct Observed {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// ConfigMaps that it owns, by name.
+    /// ConfigMaps that it owns, by name. What one of its name has left is its own here, and in all that follows.
     pub config_maps: BTreeMap<String, Arc<ConfigMap>>,
     /// Deployments that it owns, by name.
     pub deployments: BTreeMap<String, Arc<Deployment>>,
@@ -128,7 +128,7 @@ impl Sources {
 pub fn observe(model: Arc<InferenceModel>, sources: &Sources, now: Timestamp) -> Observed {
     let (name, namespace) = (model.name_any(), model.namespace().unwrap_or_default());
     let uid = model.uid().unwrap_or_default();
-    let deployments = owned(sources.deployments.of(&namespace, &name), &uid);
+    let deployments = owned(sources.deployments.of(&namespace, &name), &uid, &name);
     let pods = of_this_life(sources.pods.of(&namespace, &name), &model, &deployments);
     let reference = ObjectRef::from_obj(&*model);
     let ready = pods.iter().filter(|(_, pod)| ready_since(pod).is_some());
@@ -140,11 +140,11 @@ pub fn observe(model: Arc<InferenceModel>, sources: &Sources, now: Timestamp) ->
     Observed {
         autoscalers: concerning(sources.autoscalers.of(&namespace, &name), &name, &deployments),
         horizontal_pod_autoscalers: sources.autoscalers.owned(&namespace, &name, &uid),
-        scaled_objects: owned_or_left(scaled_objects, &uid, &name),
+        scaled_objects: owned(scaled_objects, &uid, &name),
         has_keda,
-        config_maps: owned(sources.config_maps.of(&namespace, &name), &uid),
+        config_maps: owned(sources.config_maps.of(&namespace, &name), &uid, &name),
         deployments,
-        services: owned(sources.services.of(&namespace, &name), &uid),
+        services: owned(sources.services.of(&namespace, &name), &uid, &name),
         pods,
         infos,
         warnings,
@@ -185,17 +185,9 @@ fn concerning(
     autoscalers.into_iter().filter(concerns).collect()
 }
 
-/// What carries our label but belongs to somebody else is none of our business.
-fn owned<K: kube::Resource>(objects: BTreeMap<String, Arc<K>>, uid: &str) -> BTreeMap<String, Arc<K>> {
-    objects.into_iter().filter(|(_, object)| is_owned_by(object.meta(), uid)).collect()
-}
-
-/// The same, with what one of this name has left.
-fn owned_or_left<K: kube::Resource>(
-    objects: BTreeMap<String, Arc<K>>,
-    uid: &str,
-    model: &str,
-) -> BTreeMap<String, Arc<K>> {
+/// What the InferenceModel owns, with what one of its name has left: were that not seen, revisions that nobody knows went on serving
+/// beside its own, and for ever. What carries our label but belongs to somebody else is none of our business.
+fn owned<K: kube::Resource>(objects: BTreeMap<String, Arc<K>>, uid: &str, model: &str) -> BTreeMap<String, Arc<K>> {
     let is_ours = |object: &K| is_owned_by(object.meta(), uid) || is_left_to(object, model);
     objects.into_iter().filter(|(_, object)| is_ours(object)).collect()
 }
@@ -206,12 +198,17 @@ pub fn is_owned_by(metadata: &ObjectMeta, uid: &str) -> bool {
     metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.uid == uid)
 }
 
-/// Whether one that we wrote for an InferenceModel of this name has outlived it. What only waits for its new owner need not be told
-/// from what is to be made; but of autoscalers one that is wanted no more must go.
+/// Whether one that we wrote for an InferenceModel of this name has no owner any more: its InferenceModel was deleted and its children
+/// kept, or somebody took the reference off. A copy under a name that we give nothing is its maker's.
 #[must_use]
 pub fn is_left_to<K: kube::Resource>(object: &K, model: &str) -> bool {
+    let (name, revision) = (object.name_any(), object.labels().get(names::REVISION_LABEL));
+    let has_name_of_ours = match revision {
+        Some(hash) => name == names::revision(model, hash),
+        None => name == model || name == names::headless(model) || name == names::dashboard(model),
+    };
     is_uncontrolled(object)
-        && object.name_any() == model
+        && has_name_of_ours
         && object.labels().get(names::MODEL_LABEL).is_some_and(|label| label == model)
 }
 

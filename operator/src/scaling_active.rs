@@ -65,9 +65,10 @@ pub(crate) fn decision(facts: &Facts<'_>) -> Option<ScalingStatus> {
     })
 }
 
-/// The last step of ours, of whatever process.
+/// The last step of ours, of whatever process. What was said of another's is over with it.
 fn last_step(observed: &Observed) -> Option<ScalingStatus> {
     let before = || observed.model.status.as_ref().and_then(|status| status.scaling.clone());
+    let before = || before().filter(|before| !before.reason.starts_with(autoscalers::KIND));
     observed.scaling.as_ref().and_then(|outcome| outcome.step.clone()).or_else(before)
 }
 
@@ -267,19 +268,13 @@ fn standing(observed: &Observed, autoscaler: &Autoscaler) -> Verdict {
             message(&format!("more replicas are wanted than maxReplicas, {most}, allows")),
         );
     }
-    Verdict::yes(ACTIVE, format!("{autoscaler} scales{}", ignored_tolerance(observed)))
+    Verdict::yes(ACTIVE, format!("{autoscaler} scales{}", ignored_tolerance(observed, autoscaler)))
 }
 
 /// A cluster that does not know the field drops it without a word.
-fn ignored_tolerance(observed: &Observed) -> &'static str {
-    let wanted = spec(observed).scaling.behavior.as_ref().and_then(|behavior| behavior.tolerance_percent);
-    let has_it = |rules: Option<&k8s_openapi::api::autoscaling::v2::HPAScalingRules>| {
-        rules.is_some_and(|rules| rules.tolerance.is_some())
-    };
-    let ours = observed.horizontal_pod_autoscalers.get(&observed.name);
-    let behavior = ours.and_then(|ours| ours.spec.behavior.as_ref());
-    match behavior {
-        Some(behavior) if wanted.is_some() && !has_it(behavior.scale_up.as_ref()) => {
+fn ignored_tolerance(observed: &Observed, autoscaler: &Autoscaler) -> &'static str {
+    match spec(observed).scaling.behavior.as_ref().and_then(|behavior| behavior.tolerance_percent) {
+        Some(_) if !autoscaler.has_tolerance => {
             "; this cluster has one tolerance for all, so spec.scaling.behavior.tolerancePercent has no effect"
         }
         _ => "",

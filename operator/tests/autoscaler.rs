@@ -92,6 +92,7 @@ fn autoscaler(name: &str, owner: Option<(&str, &str, &str)>) -> Autoscaler {
         target: Target::Model("espresso".to_owned()),
         owner,
         label: None,
+        has_tolerance: false,
         desired: 4,
         last_scale_time: None,
         conditions: Vec::new(),
@@ -390,15 +391,15 @@ fn the_status_has_the_decision_and_nothing_that_changes_while_it_stays() {
 
 #[test]
 fn a_tolerance_that_the_cluster_drops_is_told() {
-    let scaling = everything("HPA");
-    let mut dropped = observed(scaling.clone()).with(telling(ours(), &[WORKS]));
-    assert!(!told(&dropped).2.contains("tolerance"), "{}", told(&dropped).2);
-    let mut object = horizontal_pod_autoscaler(&dropped.model);
-    for rules in object.spec.behavior.iter_mut().flat_map(|it| [&mut it.scale_up, &mut it.scale_down]).flatten() {
-        rules.tolerance = None;
+    for (mode, autoscaler) in [("HPA", ours()), ("KEDA", kedas())] {
+        let of = |autoscaler| {
+            let observed = observed(everything(mode)).with(telling(autoscaler, &[WORKS]));
+            if mode == "KEDA" { observed.with_scaled_object(json!([])) } else { observed }
+        };
+        let kept = of(Autoscaler { has_tolerance: true, ..autoscaler.clone() });
+        assert!(!told(&kept).2.contains("tolerance"), "{}", told(&kept).2);
+        is(&of(autoscaler), "True", "Active", &["spec.scaling.behavior.tolerancePercent has no effect"]);
     }
-    dropped.horizontal_pod_autoscalers.insert("espresso".to_owned(), Arc::new(object));
-    is(&dropped, "True", "Active", &["spec.scaling.behavior.tolerancePercent has no effect"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
-{{- /* The name of all that belongs to the operator. */ -}}
+{{- /* The name of all that belongs to the operator. Releases may have dots and begin with a digit, which Services may not. */ -}}
 {{- define "ortolan.name" -}}
-{{ .Release.Name | trunc 44 | trimSuffix "-" }}-operator
+{{ regexReplaceAll "^([0-9])" (.Release.Name | replace "." "-") "ortolan-${1}" | trunc 44 | trimSuffix "-" }}-operator
 {{- end }}
 
 {{- define "ortolan.selector" -}}

@@ -73,8 +73,8 @@ pub fn scaler(observed: &Observed, checked: Option<&Checked<'_>>) -> Scaler {
     let Some(checked) = checked else { return Scaler::AsBefore };
     let model = &observed.model;
     let is_clear = autoscalers::is_clear(observed);
-    // KEDA brings a number below its smallest back to that, 0 as well. A HorizontalPodAutoscaler lets 0 be.
-    let is_off = autoscalers::is_off(observed);
+    // KEDA brings a number below its smallest back to that, 0 as well, unless it is paused. A HorizontalPodAutoscaler lets 0 be.
+    let is_off = autoscalers::is_off(observed) && !autoscalers::is_paused(observed);
     match (checked.spec.scaling.effective_mode(), checked.prometheus) {
         (Some(ScalingMode::Hpa), _) if is_clear || !observed.horizontal_pod_autoscalers.is_empty() => {
             Scaler::Hpa(Box::new(horizontal_pod_autoscaler(model)))

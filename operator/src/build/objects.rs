@@ -1,6 +1,6 @@
 //! All objects of an InferenceModel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crds::resource::{InferenceModel, Toggle};
 use k8s_openapi::{
@@ -16,7 +16,7 @@ use k8s_openapi::{
 use kube::{Resource as _, ResourceExt as _};
 
 use super::{Revision, Revisions, Scaler, monitoring, revision, unit};
-use crate::{names, rollout::Plan};
+use crate::{names, observe::Observed, rollout::Plan};
 
 /// Everything that should be there, in the order in which it is needed.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -31,6 +31,8 @@ pub struct Objects {
     pub without_first: BTreeMap<String, i32>,
     /// What Grafana shows of it, if that is wanted. No pod needs it, so it goes last.
     pub dashboards: Vec<ConfigMap>,
+    /// Services and ConfigMaps that are there and stay as they are, by name: what the spec says of them now cannot be acted on.
+    pub as_they_are: BTreeSet<String>,
     /// What scales it, besides the operator.
     pub scaler: Scaler,
 }
@@ -52,7 +54,30 @@ pub fn build(model: &InferenceModel, revisions: &Revisions, plan: &Plan) -> Obje
             })
             .collect(),
         dashboards: model.spec.monitoring.dashboard.then(|| monitoring::dashboard(model)).into_iter().collect(),
+        as_they_are: BTreeSet::new(),
         scaler: Scaler::AsBefore,
+    }
+}
+
+impl Objects {
+    /// The same for a spec that cannot be acted on: of what is there only the revisions go on as planned, and no revision is let go of.
+    /// What the spec would open to the world stays closed, and a Service that is lost comes back as one inside the cluster.
+    #[must_use]
+    pub fn of_refused(self, observed: &Observed) -> Self {
+        let there = |name: &String| observed.services.contains_key(name) || observed.config_maps.contains_key(name);
+        let mut closed = InferenceModel::clone(&observed.model);
+        closed.spec.service = crds::resource::Service::default();
+        let services = [service(&closed), headless_service(&closed)];
+        let lost = services.into_iter().filter(|service| !there(&service.name_any()));
+        let others = [names::headless(&observed.name), names::dashboard(&observed.name), observed.name.clone()];
+        let history = observed.config_maps.values().filter(|it| it.labels().contains_key(names::REVISION_LABEL));
+        let history = history.map(|it| it.name_any());
+        Self {
+            services: lost.collect(),
+            dashboards: Vec::new(),
+            as_they_are: others.into_iter().chain(history).filter(there).collect(),
+            ..self
+        }
     }
 }
 

@@ -208,6 +208,13 @@ impl Scaler {
         }
     }
 
+    /// Whether it scales the model, and not a former one of the name.
+    #[must_use]
+    pub fn scales(&self, key: &Key, uid: &str) -> bool {
+        let followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        followed.get(key).is_some_and(|task| task.is_current() && task.target.borrow().uid == uid)
+    }
+
     /// Lets go of models that are gone.
     pub fn keep_only(&self, is_there: impl Fn(&Key) -> bool) {
         let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);

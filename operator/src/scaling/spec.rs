@@ -11,16 +11,19 @@ use crate::{
     rollout::{Plan, Stage},
 };
 
-/// Tells the scaler what the spec says. While that is not acted on, which no field of mode Operator can be the reason of, the model
-/// is scaled all the same; and where the mode is no more Operator, but its autoscaler is not made either, by what it was before.
+/// Tells the scaler what the spec says. While that is not acted on, the model is scaled by what it was before, also where the mode is
+/// no more Operator, but its autoscaler is not made either. Where that is not known, as after a restart, it is scaled by what the spec
+/// says: no field of mode Operator can be the reason.
 pub fn follow(scaler: &Scaler, observed: &Observed, plan: Option<&Plan>, is_refused: bool) {
     let key = (observed.namespace.clone(), observed.name.clone());
     let target = plan.and_then(|plan| scaled(observed, plan));
-    let mode = observed.model.spec.scaling.effective_mode();
+    let goes_on = match observed.model.spec.scaling.effective_mode() {
+        Some(ScalingMode::Operator) => scaler.scales(&key, &observed.model.uid().unwrap_or_default()),
+        Some(ScalingMode::Hpa | ScalingMode::Keda) => true,
+        Some(ScalingMode::External) | None => false,
+    };
     match plan {
-        Some(plan)
-            if is_refused && may_scale(observed) && matches!(mode, Some(ScalingMode::Hpa | ScalingMode::Keda)) =>
-        {
+        Some(plan) if is_refused && may_scale(observed) && goes_on => {
             scaler.goes_on(&key, wanted(observed), is_rolling_out(plan));
         }
         _ => scaler.follow(&key, target),
@@ -64,7 +67,7 @@ pub async fn raise_to_min(observed: &Observed, writer: &Writer) -> Result<(), Ap
     let to = u32::try_from(spec.scaling.at_least_min(spec.replicas)).unwrap_or_default();
     let from = wanted(observed);
     let is_alone = spec.scaling.effective_mode() == Some(ScalingMode::Keda) && autoscalers::wanted(observed).is_none();
-    if to > from && is_alone && may_scale(observed) {
+    if to > from && is_alone && may_scale(observed) && !autoscalers::is_paused(observed) {
         writer.write_scale(&observed.namespace, &observed.name, &Scale { uid: &uid, from, to }).await?;
     }
     Ok(())

@@ -44,6 +44,7 @@ fn trials() -> Vec<Trial> {
             rendered::has_the_rules_of_the_repository,
         ),
         trial("of_traces_the_share_may_be_left_to_the_environment", rendered::traces_as_told),
+        trial("whatever_helm_takes_for_a_release_is_installed", rendered::takes_any_release),
         trial("the_versions_are_those_of_the_workspace", rendered::has_our_version),
         trial("the_operator_may_do_little", rendered::permits_little),
         trial("bad_values_are_refused_with_a_sentence", refused::values),
@@ -95,8 +96,13 @@ fn helm(arguments: &[&str]) -> Result<String, String> {
 
 /// What the chart renders with these arguments added.
 fn template(arguments: &[&str]) -> Result<String, String> {
+    template_as("ortolan", arguments)
+}
+
+/// The same for another release.
+fn template_as(release: &str, arguments: &[&str]) -> Result<String, String> {
     let chart = chart().display().to_string();
-    let fixed = ["template", "ortolan", &chart, "--namespace", "ortolan-system", "--kube-version", OLDEST_KUBERNETES];
+    let fixed = ["template", release, &chart, "--namespace", "ortolan-system", "--kube-version", OLDEST_KUBERNETES];
     helm(&[&fixed[..], arguments].concat())
 }
 

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::{OLDEST_KUBERNETES, chart, crds_chart, helm, is_update, objects, of_kind, repository, template};
+use crate::{
+    OLDEST_KUBERNETES, chart, crds_chart, helm, is_update, objects, of_kind, repository, template, template_as,
+};
 
 /// The most that the operator may ever be allowed: each counts once for its group, resource and verb.
 const MOST_PERMISSIONS: usize = 75;
@@ -70,6 +72,15 @@ pub(crate) fn traces_as_told() {
     assert!(flags("tracing.sample=0").contains("- --tracing-sample=0\n"));
     let left_open = flags("tracing.sample=null");
     assert!(left_open.contains("--tracing-endpoint=http://collector:4318") && !left_open.contains("--tracing-sample"));
+}
+
+/// A Service is named by RFC 1035, which neither allows dots nor a digit in front, and Helm allows both.
+pub(crate) fn takes_any_release() {
+    for (release, name) in [("my.ortolan", "my-ortolan-operator"), ("1st.one", "ortolan-1st-one-operator")] {
+        let objects = objects(&template_as(release, &[]).unwrap());
+        let names = ["Deployment", "Service"].map(|kind| of_kind(&objects, kind)[0]["metadata"]["name"].as_str());
+        assert_eq!(names, [Some(name), Some(format!("{name}-metrics").as_str())]);
+    }
 }
 
 pub(crate) fn has_our_version() {

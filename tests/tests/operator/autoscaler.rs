@@ -108,6 +108,14 @@ pub(crate) async fn follows_the_mode(space: &Space) -> Outcome {
     };
     let ((), time) = wait::until("the edited HorizontalPodAutoscaler to be repaired", LIMIT, repaired).await?;
     tell_time("until the edited HorizontalPodAutoscaler is repaired", time);
+    let nobodys = json!({"metadata": {"ownerReferences": null}});
+    autoscalers.patch("espresso", &PatchParams::default(), &Patch::Merge(nobodys)).await?;
+    let owned = async || match autoscalers.get("espresso").await {
+        Ok(found) if !found.owner_references().is_empty() => Ok(()),
+        Ok(_) => Err("it has no owner".to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    wait::until("the HorizontalPodAutoscaler to have its owner again", LIMIT, owned).await?;
     space.delete::<HorizontalPodAutoscaler>("espresso").await?;
     let (remade, _) = until_ours(space, "espresso").await?;
     assert_ne!(remade.uid(), ours.uid());
@@ -282,6 +290,29 @@ pub(crate) async fn picks_keda_up(space: &Space) -> Outcome {
         })
         .await?;
     tell(&found);
+
+    let nobodys = json!({"metadata": {"ownerReferences": null}});
+    objects.patch("espresso", &PatchParams::default(), &Patch::Merge(nobodys)).await?;
+    let owned = async || match objects.get("espresso").await {
+        Ok(found) if !found.owner_references().is_empty() => Ok(()),
+        Ok(_) => Err("it has no owner".to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    wait::until("the ScaledObject to have its owner again", LIMIT, owned).await?;
+    // A person has it paused at none: KEDA writes that, and nobody undoes it or loses that it is paused.
+    let pause = |number: Value| json!({"metadata": {"annotations": {"autoscaling.keda.sh/paused-replicas": number}}});
+    objects.patch("espresso", &PatchParams::default(), &Patch::Merge(pause(json!("0")))).await?;
+    for number in [1, 0] {
+        space.kubectl(&["scale", "infm/espresso", &format!("--replicas={number}")]).await?;
+        // 3 s: it would be raised, or the object deleted, at once.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(replicas(space, "espresso").await?, number);
+        assert!(objects.get("espresso").await?.annotations().contains_key("autoscaling.keda.sh/paused-replicas"));
+    }
+    objects.patch("espresso", &PatchParams::default(), &Patch::Merge(pause(Value::Null))).await?;
+    until_gone(space, &objects, "espresso").await?;
+    space.kubectl(&["scale", "infm/espresso", "--replicas=2"]).await?;
+    wait::until("the ScaledObject again", LIMIT, there).await?;
 
     // As KEDA does: who deletes it waits until KEDA has let go of it.
     let hold = json!({"metadata": {"finalizers": ["finalizer.keda.sh/held"]}});

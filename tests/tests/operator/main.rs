@@ -103,6 +103,7 @@ fn trials(fixture: &'static Fixture) -> Vec<Trial> {
         Others "quota-surge" "failures::a_quota_without_room_for_two_pods_lets_the_old_one_go_first" failures::quota_without_room_for_two,
         Others "several" "serving::several_models_in_one_pod_all_answer" serving::serves_several_models,
         Others "scaled" "serving::kubectl_scale_makes_more_pods_and_fewer" serving::is_scaled,
+        Others "heirs" "repair::what_outlives_its_model_is_the_next_one_s" repair::takes_over_what_is_left,
         Others "removed" "serving::nothing_is_left_of_a_deleted_model" serving::leaves_nothing_behind,
         Others "phoenix" "serving::a_model_comes_back_right_after_its_deletion" serving::comes_back_after_deletion,
         Others "suspended" "serving::a_suspended_model_has_no_pods_until_it_is_resumed" serving::is_suspended,

@@ -1,6 +1,6 @@
 //! What the API server refuses, and what the operator does.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use serde_json::{Value, json};
 
 use crate::fixture::{Outcome, tell, tell_time};
@@ -83,8 +83,16 @@ pub(crate) async fn what_serves_goes_on(space: &Space) -> Outcome {
     space.claim_models().await?;
     space.apply_until_ready(&small("firm")).await?;
     let (revision, pods) = (space.active_revision("firm").await?, space.pods("firm").await?);
-    space.apply(&with(small("firm"), &json!({"availability": {"pdb": "Enabled"}}))).await?;
+    let refused = json!({"availability": {"pdb": "Enabled"}, "service": {"type": "NodePort"}});
+    space.apply(&with(small("firm"), &refused)).await?;
     space.shows("firm", no("Accepted", "NotImplemented")).await?;
+    let kind =
+        async || -> Outcome<_> { Ok(space.api::<Service>().get("firm").await?.spec.and_then(|spec| spec.type_)) };
+    assert_eq!(kind().await?.as_deref(), Some("ClusterIP"), "a part of the spec is acted on");
+    space.delete::<Service>("firm").await?;
+    let there = async || kind().await.map_err(|error| error.to_string());
+    let (again, _) = ortolan_tests::cluster::wait::until("the deleted Service", crate::fixture::LIMIT, there).await?;
+    assert_eq!(again.as_deref(), Some("ClusterIP"));
     assert_eq!(space.active_revision("firm").await?, revision);
     assert_eq!(space.numbers("firm").await?, crate::models::DOUBLED);
     let names = |pods: &[Pod]| pods.iter().map(|pod| pod.metadata.name.clone()).collect::<Vec<_>>();

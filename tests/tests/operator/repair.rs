@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
+use crds::resource::InferenceModel;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
@@ -15,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::fixture::{LIMIT, Outcome, tell, tell_time};
-use crate::models::{DOUBLED, small};
+use crate::models::{DOUBLED, small, with};
 use crate::space::{MODEL_LABEL, REVISION_LABEL, Space, as_wanted};
 
 pub(crate) async fn remakes_the_deleted(space: &Space) -> Outcome {
@@ -133,6 +134,30 @@ pub(crate) async fn undoes_edits_of_services(space: &Space) -> Outcome {
     failures.iter().for_each(|failure| tell(&failure.to_string()));
     assert!(failures.is_empty(), "{} edits are not undone", failures.len());
     assert_eq!(space.numbers("whole").await?, DOUBLED);
+
+    // To undo the edit of a port all owners of fields were forgotten. What is wanted no more goes all the same.
+    let annotated = json!({"service": {"annotations": {"example.com/name": "whole"}}});
+    space.apply(&with(small("whole"), &annotated)).await?;
+    until_annotated(space, Some("whole")).await?;
+    let before = as_wanted(&space.api::<Service>().get("whole").await?)?;
+    undone::<Service>(space, &before, "the port once more", Patch::Merge(json!({"spec": {"ports": ports(82)}})))
+        .await?;
+    space.apply(&small("whole")).await?;
+    until_annotated(space, None).await
+}
+
+async fn until_annotated(space: &Space, wanted: Option<&str>) -> Outcome {
+    let services = space.api::<Service>();
+    let look = async || {
+        let service = services.get("whole").await.map_err(|error| error.to_string())?;
+        let found = service.annotations().get("example.com/name").map(String::as_str);
+        if found == wanted {
+            Ok(())
+        } else {
+            Err(format!("it is {found:?}, managed by {:?}", service.managed_fields()))
+        }
+    };
+    wait::until(&format!("the annotation of the Service to be {wanted:?}"), LIMIT, look).await?;
     Ok(())
 }
 
@@ -192,6 +217,53 @@ pub(crate) async fn undoes_edits_of_config_maps(space: &Space) -> Outcome {
     }
     assert_eq!(lives(space).await?, pods, "no pod is restarted");
     assert_eq!(space.active_revision("whole").await?, revision);
+    Ok(())
+}
+
+/// `kubectl delete --cascade=orphan`, as those do it who move to another cluster or another tool, and the same name once more, with
+/// another spec: what was left serves on, makes way by a rollout, and is gone with its new owner.
+pub(crate) async fn takes_over_what_is_left(space: &Space) -> Outcome {
+    space.claim_models().await?;
+    space.apply_until_ready(&small("heir")).await?;
+    let left = space.active_revision("heir").await?;
+    let pods = space.of::<Pod>("heir").await?;
+    let uids = |pods: &[Pod]| pods.iter().map(Pod::uid).collect::<Vec<_>>();
+    space.kubectl(&["delete", "infm/heir", "--cascade=orphan"]).await?;
+    // 2 s: what follows a deletion is done.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(uids(&space.of::<Pod>("heir").await?), uids(&pods), "they were to be kept");
+
+    let (model, time) = space.apply_until_ready(&small("heir")).await?;
+    tell_time("from the apply of the same to Ready", time);
+    assert_eq!(
+        (space.active_revision("heir").await?, uids(&space.of::<Pod>("heir").await?)),
+        (left.clone(), uids(&pods))
+    );
+    let owners =
+        |object: &Deployment| object.owner_references().iter().map(|it| Some(it.uid.clone())).collect::<Vec<_>>();
+    assert_eq!(owners(&space.api::<Deployment>().get(&left).await?), [model.uid()]);
+
+    space.kubectl(&["delete", "infm/heir", "--cascade=orphan"]).await?;
+    space
+        .apply_until_ready(&with(
+            small("heir"),
+            &json!({"server": {"logLevel": "debug"}, "rollout": {"historyLimit": 0}}),
+        ))
+        .await?;
+    let gone = async || match space.of::<Pod>("heir").await {
+        Ok(now) if now.len() == 1 && uids(&now) != uids(&pods) => Ok(()),
+        Ok(now) => Err(format!("there are {:?}", now.iter().map(Pod::name_any).collect::<Vec<_>>())),
+        Err(error) => Err(error.to_string()),
+    };
+    let ((), time) = wait::until("the pods of the revision that was left to go", LIMIT, gone).await?;
+    tell_time("until the revision that was left has made way", time);
+    assert_eq!(space.numbers("heir").await?, DOUBLED);
+    space.delete::<InferenceModel>("heir").await?;
+    let look = async || {
+        let left = space.children("heir").await.map_err(|error| error.to_string())?;
+        if left.is_empty() { Ok(()) } else { Err(format!("{:?} are there", left.keys())) }
+    };
+    wait::until("all children to be gone with their new owner", LIMIT, look).await?;
     Ok(())
 }
 
