@@ -124,6 +124,8 @@ MODELS: dict[str, dict[str, File]] = {
     "slow": {"model.onnx": converted("fixtures", "slow")},
     "batch-mixing": {"model.onnx": converted("fixtures", "batch-mixing")},
     "similarity": {"model.onnx": converted("fixtures", "similarity")},
+    "running-sum": {"model.onnx": converted("fixtures", "running-sum")},
+    "best-match": {"model.onnx": converted("fixtures", "best-match")},
     "obedient": {"model.onnx": converted("fixtures", "obedient")},
     "worn-out": {"model.onnx": converted("fixtures", "worn-out")},
     "fixed-batch": {

@@ -52,7 +52,7 @@ fn main() {
 /// Takes what EfficientNet-Lite0 takes.
 fn classifier() -> ImageInput {
     let dims = vec![None, Some(3), Some(224), Some(224)];
-    let port = Port { name: "input".to_owned(), element: ElementType::F32, dims };
+    let port = Port { name: "input".to_owned(), element: ElementType::F32, dims, batch_name: None };
     ImageInput::new(&port, &ImageOptions::default(), 50_000_000).expect("the options fit")
 }
 

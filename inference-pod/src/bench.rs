@@ -290,8 +290,12 @@ fn simulated(file: &Path, buckets: &[(usize, f64)], instances: usize) -> Result<
     })
 }
 
+/// A year.
+const LONGEST_OFFSET: Duration = Duration::from_secs(366 * 24 * 3600);
+
 fn arrival(line: &str) -> io::Result<Duration> {
     let seconds = line.trim().parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let seconds = seconds.filter(|offset| *offset <= LONGEST_OFFSET);
     let wrong = || io::Error::new(io::ErrorKind::InvalidData, format!("expected seconds in each line, got `{line}`"));
     seconds.ok_or_else(wrong)
 }
@@ -494,7 +498,7 @@ mod tests {
     use super::*;
 
     fn port(name: &str, element: ElementType, dims: &[Option<usize>]) -> Port {
-        Port { name: name.to_owned(), element, dims: dims.to_vec() }
+        Port { name: name.to_owned(), element, dims: dims.to_vec(), batch_name: None }
     }
 
     #[test]

@@ -152,7 +152,7 @@ fn shape(text: &str) -> Result<(String, Vec<usize>), String> {
 fn batch_time(text: &str) -> Result<(usize, f64), String> {
     let wrong = || format!("expected SAMPLES=MS, for example 8=12.5, got `{text}`");
     let (samples, millis) = text.split_once('=').ok_or_else(wrong)?;
-    let millis = millis.parse().ok().filter(|millis: &f64| millis.is_finite() && *millis > 0.0).ok_or_else(wrong)?;
+    let millis = millis.parse().ok().filter(|millis: &f64| (1e-6..1e9).contains(millis)).ok_or_else(wrong)?;
     Ok((size(samples)?, millis))
 }
 

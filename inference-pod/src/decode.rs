@@ -373,7 +373,7 @@ mod tests {
     const MAX_PIXELS: u64 = 1_000_000;
 
     fn port(dims: [Option<usize>; 4]) -> Port {
-        Port { name: "pixels".to_owned(), element: ElementType::F32, dims: dims.to_vec() }
+        Port { name: "pixels".to_owned(), element: ElementType::F32, dims: dims.to_vec(), batch_name: None }
     }
 
     /// No resize beyond the crop and no scaling but to 0..1, so that what comes out can be said by hand.

@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     fn ports() -> Vec<Port> {
-        let port = |name: &str, element| Port { name: name.to_owned(), element, dims: vec![None] };
+        let port = |name: &str, element| Port { name: name.to_owned(), element, dims: vec![None], batch_name: None };
         vec![port("ids", ElementType::I64), port("mask", ElementType::U8)]
     }
 

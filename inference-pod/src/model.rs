@@ -284,9 +284,9 @@ impl Model {
             opening_timeout: run_timeout + SLOWER_OPENING * (load_time + began.elapsed()),
             padded_to,
             observer: observer.clone(),
-            open: Box::new(move || {
+            open: Box::new(move |broke| {
                 // What broke may be what was shared.
-                open.factory.part();
+                open.factory.part(broke);
                 open.open()
             }),
         };
@@ -462,6 +462,10 @@ impl Model {
         for (port, tensor) in ports.iter().zip(inputs) {
             check_port(port, tensor)?;
             let rows = tensor.shape().first().copied().unwrap_or(1);
+            if matches!(self.batching, Batching::Off(_)) {
+                // What comes together runs together, whatever the sizes say: of nothing there may be an answer, too.
+                continue;
+            }
             if tensor.shape().contains(&0) {
                 return Err(InvalidInput(format!(
                     "input `{}`: expected at least one sample and no size of 0, got shape {:?}",
@@ -469,7 +473,7 @@ impl Model {
                     tensor.shape()
                 )));
             }
-            if matches!(self.batching, Batching::On(_)) && *samples.get_or_insert(rows) != rows {
+            if *samples.get_or_insert(rows) != rows {
                 let first = samples.unwrap_or_default();
                 let name = &port.name;
                 return Err(InvalidInput(format!(

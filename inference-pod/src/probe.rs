@@ -136,66 +136,123 @@ fn batching(
             _ => format!("input `{}` has no batch dimension", port.name),
         });
     }
-    if let Some(reason) = batch_dimension_lost(session, single, 1) {
+    if let Some(reason) = named_apart(ports).or_else(|| batch_dimension_lost(session, single, 1)) {
         return Batching::Off(reason);
     }
     if batch_size == 1 {
         return Batching::Off("batch_size is 1".to_owned());
     }
-    match run_zeros(session, ports, shapes, 2) {
-        Err(error) => Batching::Off(format!("a run of 2 samples failed: {}", error_chain(&error))),
-        Ok(pair) => {
-            let lost = batch_dimension_lost(session, &pair, 2);
-            let again = |session: &mut Session| run_zeros(session, ports, shapes, 1).ok();
-            let reason = lost.or_else(|| company_shows(session, single, &pair, again));
-            reason.map_or(Batching::On(batch_size), Batching::Off)
+    let mut failure = String::new();
+    // Whole numbers may be places in a table of one row, or sizes; and some models take nothing but zeros.
+    for fill in [Fill::Numbers, Fill::Floats, Fill::Zeros] {
+        match company_shows(session, ports, shapes, fill) {
+            Ok(reason) => return reason.map_or(Batching::On(batch_size), Batching::Off),
+            Err(error) => failure = error_chain(&error),
         }
     }
+    Batching::Off(format!("a run of 2 samples failed: {failure}"))
 }
 
-/// Whether the output of a sample is another one where a second sample like it is in the run: in its shape, as that of a
-/// matrix of similarities between all samples, or in its numbers, as that of a softmax over the batch.
+/// Why the first dimensions of inputs are no batch: by their names they are several things, as queries and documents.
+fn named_apart(ports: &[Port]) -> Option<String> {
+    let mut named = ports.iter().filter_map(|port| Some((port, port.batch_name.as_ref()?)));
+    let (first, name) = named.next()?;
+    let (other, other_name) = named.find(|(_, other)| *other != name)?;
+    Some(format!(
+        "the first dimensions of the inputs `{}` and `{}` have different names, `{name}` and `{other_name}`",
+        first.name, other.name
+    ))
+}
+
+/// What samples hold in a trial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fill {
+    /// Floats from 0 to below 1; whole numbers and truth values of 0 and 1.
+    Numbers,
+    /// The same, but for whole numbers, which are 0.
+    Floats,
+    /// Zeros.
+    Zeros,
+}
+
+/// Where inputs are put together, as queries and documents are, chance may hide that; so often it is tried.
+const DRAWS: u64 = 4;
+
+/// Whether the output of a sample is another one where a second sample is in the run: in its shape, as that of a matrix of similarities
+/// between all samples, or in its values, as that of a softmax or a sum over the batch. The samples are not alike, else what is made of
+/// both may look like what is made of one.
 fn company_shows(
     session: &mut Session,
-    single: &[Tensor],
-    pair: &[Tensor],
-    again: impl FnOnce(&mut Session) -> Option<Vec<Tensor>>,
-) -> Option<String> {
-    let name = |session: &Session, at: usize| session.signature().outputs[at].name.clone();
-    let changed = |(one, two): (&Tensor, &Tensor)| one.shape().get(1..) != two.shape().get(1..);
-    if let Some(at) = single.iter().zip(pair).position(changed) {
-        let (name, one, two) = (name(session, at), single[at].shape(), pair[at].shape());
-        return Some(format!(
-            "output `{name}` changes more than its first dimension with the batch: 1 sample gave shape {one:?}, 2 gave {two:?}"
-        ));
+    ports: &[Port],
+    shapes: &BTreeMap<String, Vec<usize>>,
+    fill: Fill,
+) -> Result<Option<String>, SessionError> {
+    let began = Instant::now();
+    let draws = if ports.len() > 1 && fill != Fill::Zeros { DRAWS } else { 1 };
+    for draw in 0..draws {
+        if draw > 0 && began.elapsed() > TIMING_BUDGET {
+            break;
+        }
+        let run = |session: &mut Session, rows: &[u64]| on(ports, shapes, (fill, draw), rows, |it| session.run(it));
+        let alone = [run(session, &[0])?, run(session, &[1])?];
+        // In both orders: one that sorts its rows changes nothing of those that are sorted.
+        for order in [[0, 1], [1, 0]] {
+            let both = run(session, &order.map(|row| row as u64))?;
+            if let Some(reason) = alone.iter().find_map(|alone| shape_shows(session, alone, &both)) {
+                return Ok(Some(reason));
+            }
+            for (at, both) in both.iter().enumerate() {
+                let differs = |(row, sample): (usize, &usize)| differ(&alone[*sample][at], &both.rows(row, 1));
+                let Some(sample) = order.iter().enumerate().find(|it| differs(*it)).map(|(_, sample)| *sample) else {
+                    continue;
+                };
+                // One that draws numbers is another one each time.
+                let again = run(session, &[sample as u64])?;
+                if !differ(&alone[sample][at], &again[at]) {
+                    let name = &session.signature().outputs[at].name;
+                    return Ok(Some(format!("output `{name}` of a sample depends on the other samples of the batch")));
+                }
+            }
+        }
     }
-    let differs = |(alone, both): (&Tensor, &Tensor)| {
-        let alone = alone.to_f32();
-        (0..2).any(|row| differ(&alone, &both.rows(row, 1).to_f32()))
-    };
-    let is_float = |tensor: &Tensor| {
-        matches!(tensor.element(), ElementType::F16 | ElementType::BF16 | ElementType::F32 | ElementType::F64)
-    };
-    let at = single.iter().zip(pair).position(|(alone, both)| is_float(alone) && differs((alone, both)))?;
-    // One that draws numbers is another one each time.
-    let again = again(session)?;
-    let is_random = differ(&single[at].to_f32(), &again[at].to_f32());
-    let name = name(session, at);
-    (!is_random).then(|| format!("output `{name}` of a sample depends on the other samples of the batch"))
+    Ok(None)
 }
 
-/// Whether numbers are others altogether: kernels for several samples add in another order than those for one, and single
+fn shape_shows(session: &Session, alone: &[Tensor], both: &[Tensor]) -> Option<String> {
+    let lost = batch_dimension_lost(session, alone, 1).or_else(|| batch_dimension_lost(session, both, 2));
+    lost.or_else(|| {
+        let changed = |(one, two): (&Tensor, &Tensor)| one.shape().get(1..) != two.shape().get(1..);
+        let at = alone.iter().zip(both).position(changed)?;
+        let (name, one, two) = (&session.signature().outputs[at].name, alone[at].shape(), both[at].shape());
+        Some(format!(
+            "output `{name}` changes more than its first dimension with the batch: 1 sample gave shape {one:?}, 2 gave {two:?}"
+        ))
+    })
+}
+
+/// Whether values are others altogether: kernels for several samples add in another order than those for one, and single
 /// numbers may fall on the other side of a bound by that.
-fn differ(alone: &[f32], in_company: &[f32]) -> bool {
+fn differ(alone: &Tensor, in_company: &Tensor) -> bool {
+    let is_float =
+        matches!(alone.element(), ElementType::F16 | ElementType::BF16 | ElementType::F32 | ElementType::F64);
+    are_others(&alone.to_f32(), &in_company.to_f32(), is_float)
+}
+
+fn are_others(alone: &[f32], in_company: &[f32], is_float: bool) -> bool {
     const SHARE: f64 = 0.1;
-    const NOISE: f64 = 1e-3;
-    let finite = alone.iter().zip(in_company).filter(|(one, other)| one.is_finite() && other.is_finite());
-    let (mut size, mut off) = (0.0, 0.0);
-    for (one, other) in finite {
-        size += f64::from(one.abs());
-        off += f64::from((one - other).abs());
+    // Of probabilities of ten thousand classes each is about this times a hundred.
+    const NOISE: f64 = 1e-6;
+    let (mut size, mut off, mut others) = (0.0, 0.0, 0.0);
+    for (one, other) in alone.iter().zip(in_company) {
+        if one.is_finite() && other.is_finite() {
+            size += f64::from(one.abs());
+            off += f64::from((one - other).abs());
+        }
+        let same = if is_float { one.is_finite() == other.is_finite() } else { one == other };
+        others += f64::from(u8::from(!same));
     }
-    off > SHARE * size && off > NOISE * alone.len() as f64
+    let count = alone.len() as f64;
+    others > SHARE * count || is_float && off > SHARE * size && off > NOISE * count
 }
 
 fn batch_dimension_lost(session: &Session, outputs: &[Tensor], samples: usize) -> Option<String> {
@@ -231,6 +288,55 @@ fn run_zeros(
     samples: usize,
 ) -> Result<Vec<Tensor>, SessionError> {
     on_zeros(ports, shapes, samples, |stacked| session.run(stacked))
+}
+
+/// Does something with inputs of these samples.
+fn on<R>(
+    ports: &[Port],
+    shapes: &BTreeMap<String, Vec<usize>>,
+    (fill, draw): (Fill, u64),
+    rows: &[u64],
+    act: impl FnOnce(&[Stacked<'_>]) -> R,
+) -> R {
+    let shape = |port: &Port, samples| shape_of(port, shapes.get(&port.name).map(Vec::as_slice), samples);
+    let inputs: Vec<(&Port, Vec<Vec<u8>>)> = (0..)
+        .zip(ports)
+        .map(|(at, port)| {
+            let count = elements(&shape(port, 1));
+            let row = |row: &u64| sample(port.element, count, fill, [draw, at, *row]);
+            (port, rows.iter().map(row).collect())
+        })
+        .collect();
+    let stacked: Vec<Stacked<'_>> = inputs
+        .iter()
+        .map(|(port, data)| Stacked {
+            element: port.element,
+            shape: shape(port, rows.len()),
+            parts: data.iter().map(Vec::as_slice).collect(),
+        })
+        .collect();
+    act(&stacked)
+}
+
+/// An input of a sample, the same each time: of whole numbers each is another one in the next row.
+fn sample(element: ElementType, count: usize, fill: Fill, [draw, input, row]: [u64; 3]) -> Vec<u8> {
+    let mut of_row = fastrand::Rng::with_seed(draw << 32 | input << 8 | row);
+    let mut of_all = fastrand::Rng::with_seed(draw << 32 | input << 8);
+    let mut data = Vec::with_capacity(count * element.size_bytes());
+    for _ in 0..count {
+        let (unit, bit) = (of_row.f32(), of_all.u8(..2) ^ (row & 1) as u8);
+        let bit = if fill == Fill::Numbers { bit } else { 0 };
+        let unit = if fill == Fill::Zeros { 0.0 } else { unit };
+        match element {
+            ElementType::F16 => data.extend(half::f16::from_f32(unit).to_le_bytes()),
+            ElementType::BF16 => data.extend(half::bf16::from_f32(unit).to_le_bytes()),
+            ElementType::F32 => data.extend(unit.to_le_bytes()),
+            ElementType::F64 => data.extend(f64::from(unit).to_le_bytes()),
+            // Little-endian all of them, as the tensors are.
+            whole => data.extend((0..whole.size_bytes()).map(|byte| if byte == 0 { bit } else { 0 })),
+        }
+    }
+    data
 }
 
 /// Does something with inputs of so many samples, all zeros.
@@ -272,13 +378,18 @@ mod tests {
 
     #[test]
     fn numbers_differ_where_they_are_others_altogether() {
+        let differ = |alone: &[f32], in_company: &[f32]| are_others(alone, in_company, true);
         assert!(differ(&[1.0, 1.0], &[0.5, 0.5]), "a softmax over two equal samples");
         assert!(differ(&[0.0, 0.0], &[0.1, 0.0]), "nothing, and something");
+        assert!(differ(&[0.000_2; 5000], &[0.000_1; 5000]), "of many classes each is little");
         assert!(!differ(&[1.0, -2.0, 3.0], &[1.01, -2.01, 3.0]), "added in another order");
         let flipped: Vec<f32> = (0..100).map(|at| if at == 7 { 0.0 } else { 1.0 }).collect();
         assert!(!differ(&[1.0; 100], &flipped), "one on the other side of a bound");
-        assert!(!differ(&[0.0; 100], &[1e-4; 100]), "rounded");
+        assert!(!differ(&[0.0; 100], &[1e-7; 100]), "rounded");
         assert!(differ(&[f32::NAN, f32::NEG_INFINITY, 1.0], &[f32::NAN, f32::NEG_INFINITY, 5.0]), "the last of them");
+        assert!(differ(&[f32::NAN; 4], &[1.0; 4]), "none, and some");
         assert!(!differ(&[], &[]));
+        assert!(are_others(&[1.0], &[2.0], false), "places in a row");
+        assert!(!are_others(&[7.0; 20], &[7.0; 20], false));
     }
 }

@@ -15,7 +15,8 @@ static SHARED: SharedServer = SharedServer::new(|| {
         "minilm",
         "options: {warmup: {shapes: {input_ids: [16], attention_mask: [16], token_type_ids: [16]}}}",
     );
-    Server::start(&(item("tiny", "tiny", "") + &mixing + &similarity + &mini))
+    let sequences = item("sum", "running-sum", "") + &item("match", "best-match", "");
+    Server::start(&(item("tiny", "tiny", "") + &mixing + &similarity + &sequences + &mini))
 });
 
 fn tiny(shape: &Value, data: &Value) -> Value {
@@ -47,12 +48,70 @@ fn a_request_larger_than_a_batch_is_cut_and_joined() {
     assert_eq!(answer["outputs"][0]["data"], json!(expected));
 }
 
+/// A first dimension may be time, or there may be several: then a request is neither cut nor joined with others.
+#[test]
+fn what_is_no_batch_is_run_as_it_comes() {
+    let server = SHARED.get();
+    let ones = tiny(&json!([20, 4]), &json!(vec![1; 80]));
+    let answer = server.post_json("/v2/models/sum/infer", &ones).json();
+    let expected: Vec<u32> = (1..=20).flat_map(|step| [step; 4]).collect();
+    let numbers = |at: usize| -> Vec<f64> { serde_json::from_value(answer["outputs"][at]["data"].clone()).unwrap() };
+    assert_eq!(numbers(0), expected.iter().copied().map(f64::from).collect::<Vec<_>>());
+    assert_eq!(numbers(1), numbers(0));
+
+    let input = |name: &str, rows: &[[f32; 4]]| json!({"name": name, "shape": [rows.len(), 4], "datatype": "FP32", "data": rows});
+    let documents = [[1.0, 0.0, 0.0, 0.0], [0.0, 3.0, 0.0, 0.0], [0.0, 2.0, 5.0, 0.0]];
+    let asked = json!({"inputs": [input("query", &[[0.0, 1.0, 0.0, 0.0]]), input("documents", &documents)]});
+    let answer = server.post_json("/v2/models/match/infer", &asked);
+    assert_eq!((answer.status, &answer.json()["outputs"][0]["data"]), (200, &json!([3.0])), "{}", answer.text());
+    // Of nothing there is an answer as well.
+    let nothing = json!({"inputs": [input("query", &[]), input("documents", &documents)]});
+    let answer = server.post_json("/v2/models/match/infer", &nothing);
+    assert_eq!((answer.status, &answer.json()["outputs"][0]["shape"]), (200, &json!([0, 1])), "{}", answer.text());
+}
+
+/// Python's json writes them so, and Protocol Buffers' in quotes.
+#[test]
+fn numbers_that_are_not_finite_come_and_go_by_name() {
+    let server = SHARED.get();
+    let ask = |data: &str| {
+        let body = format!(
+            r#"{{"id": "NaN, \"Infinity", "inputs": [{{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": {data}}}]}}"#
+        );
+        server.post("/v2/models/tiny/infer", "application/json", body.as_bytes())
+    };
+    for data in
+        ["[NaN, Infinity,-Infinity, 1.5]", r#"[null, "Infinity", "-Infinity", 1.5]"#, r#"["NaN", 1e38, -1e39, 1]"#]
+    {
+        let answer = ask(data);
+        if data.contains("e39") {
+            assert_eq!(answer.status, 400, "{}", answer.text());
+            continue;
+        }
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let answer = answer.json();
+        assert_eq!(answer["outputs"][0]["data"], json!([null, "Infinity", "-Infinity", 3.0]), "{data}");
+        assert_eq!(answer["id"], "NaN, \"Infinity");
+    }
+    assert!(ask("[1, 2, 3, NaN").error().contains("expected `,` or `]`"), "{}", ask("[1, 2, 3, NaN").error());
+}
+
 #[test]
 fn a_model_that_mixes_its_batch_is_found_out_and_its_requests_are_kept_apart() {
     let server = SHARED.get();
     let lost = "does not keep the batch dimension";
     let changed = "changes more than its first dimension with the batch: 1 sample gave shape [1, 1], 2 gave [2, 2]";
-    for (name, reason) in [("mixing", lost), ("mixing-alone", "batch_size is 1"), ("similarity", changed)] {
+    let reasons = [
+        ("mixing", lost),
+        ("mixing-alone", "batch_size is 1"),
+        ("similarity", changed),
+        ("sum", "output `sum` of a sample depends on the other samples of the batch"),
+        (
+            "match",
+            "the first dimensions of the inputs `query` and `documents` have different names, `queries` and `texts`",
+        ),
+    ];
+    for (name, reason) in reasons {
         let info = server.get("/info").json();
         let model = info["models"].as_array().unwrap().iter().find(|model| model["name"] == name).unwrap().clone();
         assert_eq!(model["batching"]["enabled"], false, "{model}");

@@ -48,6 +48,26 @@ def similarity() -> onnx.ModelProto:
     return graph.model("similarity", [floats("input", "batch", WIDTH)], [floats("scores", "batch", "others")])
 
 
+def running_sum() -> onnx.ModelProto:
+    """Sums up from sample to sample, and counts: a sequence that looks like a batch. Rows of zeros are all the same to it."""
+    graph = Graph()
+    axis = graph.constant("axis", np.array(0, np.int64))
+    graph.output("sum", "CumSum", "input", axis)
+    ones = graph.op("Cast", graph.op("GreaterOrEqual", "input", graph.constant("least", np.array(0, np.float32))), to=TensorProto.INT64)
+    graph.output("count", "CumSum", ones, axis)
+    count = helper.make_tensor_value_info("count", TensorProto.INT64, ["time", WIDTH])
+    return graph.model("running-sum", [floats("input", "time", WIDTH)], [floats("sum", "time", WIDTH), count])
+
+
+def best_match() -> onnx.ModelProto:
+    """The likeness of each query to the document that is most like it: two first dimensions that are no batch."""
+    graph = Graph()
+    scores = graph.op("MatMul", "query", graph.op("Transpose", "documents", perm=[1, 0]))
+    graph.output("best", "ReduceMax", scores, axes=[1], keepdims=1)
+    inputs = [floats("query", "queries", WIDTH), floats("documents", "texts", WIDTH)]
+    return graph.model("best-match", inputs, [floats("best", "queries", 1)])
+
+
 def slow() -> onnx.ModelProto:
     """Returns its input after a loop of many small steps.
 
@@ -126,6 +146,8 @@ FIXTURES = {
     "slow": slow,
     "batch-mixing": batch_mixing,
     "similarity": similarity,
+    "running-sum": running_sum,
+    "best-match": best_match,
     "obedient": obedient,
     "worn-out": worn_out,
 }

@@ -142,12 +142,10 @@ impl GrpcInferenceService for Calls {
 
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Result<Response<ModelReadyResponse>, Status> {
         let ModelReadyRequest { name, version } = request.into_inner();
+        // As Triton answers: clients ask until it is true, and take an error for the end.
         let is_there = version.is_empty() || version == MODEL_VERSION;
-        if is_there && matches!(self.0.registry.find(&name), Found::Loading) {
-            return Ok(Response::new(ModelReadyResponse { ready: false }));
-        }
-        let model = self.find(name, version)?;
-        Ok(Response::new(ModelReadyResponse { ready: model.shared().works() }))
+        let works = |found| matches!(found, Found::Ready(model) if model.shared().works());
+        Ok(Response::new(ModelReadyResponse { ready: is_there && works(self.0.registry.find(&name)) }))
     }
 
     async fn server_metadata(

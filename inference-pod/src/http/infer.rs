@@ -247,7 +247,16 @@ impl InferRequest {
         model: &Model,
         reservation: Option<&mut Reservation>,
     ) -> Result<Self, ApiError> {
-        let Object::<Request<'_>>(request) = serde_json::from_slice(without_mark(json)).map_err(|error| {
+        let json = without_mark(json);
+        let quoted;
+        let parsed = match serde_json::from_slice(json) {
+            Err(error) if error.is_syntax() => {
+                quoted = numbers::quoted(json);
+                quoted.as_ref().map_or(Err(error), |json| serde_json::from_slice(json))
+            }
+            parsed => parsed,
+        };
+        let Object::<Request<'_>>(request) = parsed.map_err(|error| {
             ApiError::bad_input(format!(r#"expected {{"inputs": [{{"name", "shape", "datatype", "data"}}]}}; {error}"#))
         })?;
         request.parameters.refuse_sequence().map_err(ApiError::bad_input)?;

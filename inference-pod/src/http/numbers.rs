@@ -71,6 +71,18 @@ impl Flat<'_> {
         fits.ok_or_else(|| E::custom(format!("expected {}, got {number}", self.element.datatype())))
     }
 
+    /// A number that is not finite, and says so.
+    fn special<E: serde::de::Error>(&mut self, text: &str, number: f64) -> Result<(), E> {
+        match self.element {
+            ElementType::F16 => self.bytes.extend(half::f16::from_f64(number).to_le_bytes()),
+            ElementType::BF16 => self.bytes.extend(half::bf16::from_f64(number).to_le_bytes()),
+            ElementType::F32 => self.bytes.extend((number as f32).to_le_bytes()),
+            ElementType::F64 => self.bytes.extend(number.to_le_bytes()),
+            whole => return Err(E::custom(format!("expected {}, got {text}", whole.datatype()))),
+        }
+        Ok(())
+    }
+
     fn real<E: serde::de::Error>(&mut self, number: f64) -> Result<(), E> {
         fn put<const N: usize>(bytes: &mut Vec<u8>, is_finite: bool, number: [u8; N]) -> bool {
             bytes.extend_from_slice(&number);
@@ -138,6 +150,50 @@ impl<'de> Visitor<'de> for Flat<'_> {
     fn visit_f64<E: serde::de::Error>(mut self, number: f64) -> Result<(), E> {
         self.real(number)
     }
+
+    /// Not a number, as it is written here.
+    fn visit_unit<E: serde::de::Error>(mut self) -> Result<(), E> {
+        self.special("null", f64::NAN)
+    }
+
+    fn visit_str<E: serde::de::Error>(mut self, text: &str) -> Result<(), E> {
+        match SPECIAL.iter().find(|(known, _)| *known == text) {
+            Some((_, number)) => self.special(text, *number),
+            None => Err(E::invalid_type(serde::de::Unexpected::Str(text), &self)),
+        }
+    }
+}
+
+/// What JSON has no word for, as JSON of Protocol Buffers writes it: as strings.
+const SPECIAL: [(&str, f64); 3] = [("NaN", f64::NAN), ("Infinity", f64::INFINITY), ("-Infinity", f64::NEG_INFINITY)];
+
+/// Puts the names of numbers that are not finite in quotes, where a text has any: Python's json writes them as they are, which is no JSON.
+#[must_use]
+pub fn quoted(text: &[u8]) -> Option<Vec<u8>> {
+    let mut quoted = Vec::new();
+    let (mut rest, mut begin) = (text, 0);
+    let (mut in_string, mut found) = (false, false);
+    while begin < rest.len() {
+        match rest[begin] {
+            b'"' => in_string = !in_string,
+            b'\\' if in_string => begin += 1,
+            b'N' | b'I' | b'-' if !in_string => {
+                let name = SPECIAL.iter().map(|(name, _)| name.as_bytes()).find(|name| rest[begin..].starts_with(name));
+                if let Some(name) = name {
+                    quoted.extend_from_slice(&rest[..begin]);
+                    quoted.push(b'"');
+                    quoted.extend_from_slice(name);
+                    quoted.push(b'"');
+                    (rest, begin, found) = (&rest[begin + name.len()..], 0, true);
+                    continue;
+                }
+            }
+            _ => {}
+        }
+        begin += 1;
+    }
+    quoted.extend_from_slice(rest);
+    found.then_some(quoted)
 }
 
 /// Writes the elements of a tensor as a flat list of JSON numbers.
@@ -218,9 +274,18 @@ macro_rules! reals {
         impl Number for $real {
             type Buffer = zmij::Buffer;
 
-            /// JSON has no word for what is not a finite number.
+            /// JSON has no word for what is not a finite number. What is none at all is `null`, as everywhere; but that of an
+            /// infinite one would be read as none.
             fn text(self, buffer: &mut zmij::Buffer) -> &str {
-                if self.is_finite() { buffer.format_finite(self) } else { "null" }
+                if self.is_finite() {
+                    buffer.format_finite(self)
+                } else if self.is_nan() {
+                    "null"
+                } else if self > 0.0 {
+                    "\"Infinity\""
+                } else {
+                    "\"-Infinity\""
+                }
             }
         }
     )*};
@@ -377,7 +442,7 @@ mod tests {
         let data: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
         assert_eq!(written(&Tensor::new(ElementType::F64, vec![1003], Bytes::from(data)).unwrap()), json!(numbers));
         let strange = Tensor::from_f32(vec![5], &[2.5, f32::NAN, f32::INFINITY, 1.5, f32::NAN]).unwrap();
-        assert_eq!(written(&strange), json!([2.5, null, null, 1.5, null]));
+        assert_eq!(written(&strange), json!([2.5, null, "Infinity", 1.5, null]));
         let empty = Tensor::new(ElementType::I64, vec![0], Bytes::new()).unwrap();
         assert_eq!(written(&empty), json!([]));
     }

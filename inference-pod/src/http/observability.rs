@@ -14,7 +14,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{App, error::ApiError};
+use super::{App, error::ApiError, object::Object};
 use crate::{
     connection::Peer,
     logging::{LevelError, LogLevel},
@@ -80,7 +80,7 @@ pub async fn change(
         return Err(ApiError::forbidden("changes are taken from this machine only: use kubectl port-forward, or exec"));
     }
     let body = whole(request.into_body(), PATIENCE).await?;
-    let change: Change = serde_json::from_slice(&body)
+    let Object::<Change>(change) = serde_json::from_slice(&body)
         .map_err(|error| ApiError::bad_input(format!("expected level, log, audit or trace_sample: {error}")))?;
     check(&app, &change)?;
     // By the rules that still hold: they may be about to leave it out.

@@ -132,10 +132,11 @@ impl Layout {
     /// # Errors
     /// What ONNX Runtime or CUDA said.
     pub fn run(&self, graph: &Graph, stream: &Stream) -> ort::Result<Vec<Tensor>> {
-        let queued = self.queue(graph, stream);
+        let mut outputs = Vec::with_capacity(self.outputs.len());
+        let queued = self.queue(graph, stream, &mut outputs);
         // Also after a failure: what was queued reads and writes memory of ours.
         let waited = stream.wait();
-        let outputs = queued?;
+        queued?;
         waited?;
         let tensor = |(output, memory): (&Output, PinnedMemory)| {
             let lent = Lent { memory: Some(memory), length: output.length, pool: Arc::downgrade(&self.pool.0) };
@@ -144,19 +145,19 @@ impl Layout {
         self.outputs.iter().zip(outputs).map(tensor).collect()
     }
 
-    fn queue(&self, graph: &Graph, stream: &Stream) -> ort::Result<Vec<PinnedMemory>> {
+    /// What is copied to stays in `outputs`, also after a failure.
+    fn queue(&self, graph: &Graph, stream: &Stream, outputs: &mut Vec<PinnedMemory>) -> ort::Result<()> {
         for input in &self.inputs {
             stream.upload(&input.device, &input.host, input.length)?;
         }
         graph.run_bound(&self.options, &self.binding)?;
-        let mut outputs = Vec::with_capacity(self.outputs.len());
         for output in &self.outputs {
             let memory = self.pool.take(output.length)?;
             let copied = stream.download(&memory, &output.device, output.length);
             outputs.push(memory);
             copied?;
         }
-        Ok(outputs)
+        Ok(())
     }
 }
 

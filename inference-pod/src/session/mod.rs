@@ -100,10 +100,12 @@ pub enum SessionError {
 /// capture with it, whichever model and stream it is of.
 static CAPTURES: RwLock<()> = RwLock::new(());
 
-/// How long a capture waits for runs to end, and keeps others from beginning: while models are loaded, and while they serve.
-/// A run that hangs must not stop those of others.
-const LONGEST_WAIT_AT_START: Duration = Duration::from_secs(60);
+/// How long a capture waits for runs to end, and keeps others from beginning. A run that hangs must not stop those of others.
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
+
+/// While a session is opened it is tried so often, with pauses in which the others go on.
+const TRIES_AT_START: u32 = 30;
+const PAUSE_AT_START: Duration = Duration::from_millis(1500);
 
 /// Ends a run from another thread.
 #[derive(Clone)]
@@ -222,25 +224,35 @@ impl Session {
     }
 
     /// Prepares for inputs of these shapes, which will come again and again: on a GPU, runs like this one are bound and
-    /// captured. To be called on the thread that will run them. Does nothing where there is nothing to prepare.
+    /// captured. To be called on the thread that will run them. Does nothing where there is nothing to prepare, and where the others
+    /// never pause: then it may be done when these shapes have come often.
     ///
     /// # Errors
     /// [`SessionError::Run`] where that fails. The session is of no more use then; the next one that is opened asks for
     /// less.
     pub fn settle(&mut self, inputs: &[Stacked<'_>]) -> Result<(), SessionError> {
-        self.settle_within(LONGEST_WAIT_AT_START, inputs)
+        for attempt in 0..TRIES_AT_START {
+            if attempt > 0 {
+                std::thread::sleep(PAUSE_AT_START);
+            }
+            if self.settle_now(inputs)? {
+                return Ok(());
+            }
+        }
+        tracing::warn!("runs are not captured yet: those of other sessions do not end");
+        Ok(())
     }
 
-    fn settle_within(&mut self, wait: Duration, inputs: &[Stacked<'_>]) -> Result<(), SessionError> {
+    /// Whether that is done. Not where a run of another session does not end.
+    fn settle_now(&mut self, inputs: &[Stacked<'_>]) -> Result<bool, SessionError> {
         if !self.settles() || self.layouts.iter().any(|layout| layout.fits(inputs)) {
-            return Ok(());
+            return Ok(true);
         }
         stand_captures_of_others().map_err(SessionError::Run)?;
         let outputs = self.run(inputs)?;
-        let alone =
-            CAPTURES.try_write_for(wait).ok_or_else(|| ort::Error::new("a run of another session does not end"));
-        let _alone = alone.map_err(SessionError::Run)?;
-        self.keep(inputs, &outputs).map_err(SessionError::Run)
+        let Some(_alone) = CAPTURES.try_write_for(LONGEST_WAIT) else { return Ok(false) };
+        self.keep(inputs, &outputs).map_err(SessionError::Run)?;
+        Ok(true)
     }
 
     /// Runs the model. The parts of each input are copied once, into memory that the session keeps and ONNX Runtime
@@ -290,8 +302,11 @@ impl Session {
             shapes.iter().map(|(element, shape)| vec![0; elements(shape) * element.size_bytes()]).collect();
         let of = |((element, shape), zeros)| Stacked { element, shape, parts: vec![zeros] };
         let inputs: Vec<Stacked<'_>> = shapes.into_iter().zip(zeros.iter().map(Vec::as_slice)).map(of).collect();
-        if let Err(error) = self.settle_within(LONGEST_WAIT, &inputs) {
-            tracing::warn!(error = error_chain(&error), "runs of further shapes are not captured");
+        let done = self.settle_now(&inputs).map_err(|error| error_chain(&error));
+        let why_not =
+            done.and_then(|done| done.then_some(()).ok_or_else(|| "runs of other sessions do not end".to_owned()));
+        if let Err(error) = why_not {
+            tracing::warn!(error, "runs of further shapes are not captured");
             self.common = Common { left: 0, ..Common::default() };
         }
     }

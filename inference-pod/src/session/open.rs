@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU8, Ordering},
     },
+    time::Instant,
 };
 
 use crds::serving::{CudaOptions, ExecutionProvider};
@@ -101,7 +102,13 @@ pub struct SessionFactory {
     settling: Settling,
     /// Whether sessions have to be where the first one is.
     is_kept: bool,
-    shared: Arc<Mutex<Weak<Graph>>>,
+    shared: Arc<Mutex<Option<Latest>>>,
+}
+
+/// The graph that was loaded last.
+struct Latest {
+    graph: Weak<Graph>,
+    loaded: Instant,
 }
 
 impl SessionFactory {
@@ -127,20 +134,21 @@ impl SessionFactory {
     pub fn open(&self) -> Result<Session, SessionError> {
         // Held while loading: of two that come at once, the second finds what the first has loaded.
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(graph) = shared.upgrade() {
+        if let Some(graph) = shared.as_ref().and_then(|latest| latest.graph.upgrade()) {
             return Session::over(graph, self.settling.clone());
         }
         let graph = Arc::new(self.load()?);
         if self.settings.may_share(graph.provider) {
-            *shared = Arc::downgrade(&graph);
+            *shared = Some(Latest { graph: Arc::downgrade(&graph), loaded: Instant::now() });
         }
         Session::over(graph, self.settling.clone())
     }
 
-    /// Shares nothing any more with the sessions opened so far: the next one loads the model again. For when a run hangs
-    /// and what it shares cannot be relied on.
-    pub fn part(&self) {
-        *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = Weak::new();
+    /// Shares nothing any more with the sessions of a graph that was loaded before then: the next one loads the model again. For when
+    /// a session breaks and what it shares cannot be relied on. Of several that break together the first loads for all of them.
+    pub fn part(&self, broke: Instant) {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.take_if(|latest| latest.loaded < broke);
     }
 
     /// Opens no session with another provider from now on, be it a better one.

@@ -14,6 +14,8 @@ pub struct Port {
     pub element: ElementType,
     /// Its dimensions; `None` where the model leaves one open.
     pub dims: Vec<Option<usize>>,
+    /// What its author calls the first dimension, where that is open.
+    pub batch_name: Option<String>,
 }
 
 /// What goes into a model and what comes out, in the graph's order.
@@ -41,10 +43,18 @@ impl Signature {
 fn port(side: &'static str, outlet: &Outlet) -> Result<Port, SessionError> {
     let unsupported =
         || SessionError::UnsupportedType { side, name: outlet.name().to_owned(), found: outlet.dtype().to_string() };
-    let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else { return Err(unsupported()) };
+    let ValueType::Tensor { ty, shape, dimension_symbols } = outlet.dtype() else { return Err(unsupported()) };
     let element = element_of(*ty).ok_or_else(unsupported)?;
     let dims = shape.iter().map(|size| usize::try_from(*size).ok()).collect();
-    Ok(Port { name: outlet.name().to_owned(), element, dims })
+    let batch_name = dimension_symbols.first().filter(|name| is_given(name)).cloned();
+    Ok(Port { name: outlet.name().to_owned(), element, dims, batch_name })
+}
+
+/// Whether an author has given a dimension this name. Exporters that are told none make one up for each dimension, also where all are
+/// the same batch: PyTorch `input_dynamic_axes_1`, tf2onnx `unk__7`, Paddle `DynamicDimension.0`.
+fn is_given(name: &str) -> bool {
+    const MADE_UP: [&str; 4] = ["_dynamic_axes_", "unk__", "DynamicDimension", "?"];
+    !name.is_empty() && !MADE_UP.iter().any(|part| name.contains(part))
 }
 
 /// Our name of a type; `None` for types that are not served.

@@ -278,12 +278,11 @@ pub(super) fn work(shared: &Shared, index: usize, mut runner: Box<dyn Runner>, s
         let is_over = || instance.is_lost() || shared.meeting.is_over();
         let broken = match ended {
             _ if is_over() => None,
-            Ended::Well => {
-                if runner.is_to_tend() {
-                    instance.watched(|| runner.tend());
-                }
-                None
+            Ended::Well if runner.is_to_tend() => {
+                let tended = instance.watched(|| catch_unwind(AssertUnwindSafe(|| runner.tend())));
+                tended.err().map(|_| "it panicked between two runs".to_owned())
             }
+            Ended::Well => None,
             Ended::Badly => instance.watched(|| what_is_broken(&mut *runner, &mut tried)),
             Ended::Panicked => Some("a run panicked".to_owned()),
         };
@@ -476,13 +475,13 @@ fn settled_or_another(shared: &Shared, mut runner: Box<dyn Runner>) -> Result<Bo
         tracing::warn!(cause, "a session cannot prepare its runs; another is opened, which prepares less");
         // Two of a large model may not fit.
         drop(runner);
-        runner = opened(shared)?;
+        runner = opened(shared, Instant::now())?;
     }
     Err("no session can prepare its runs".to_owned())
 }
 
-fn opened(shared: &Shared) -> Result<Box<dyn Runner>, String> {
-    match catch_unwind(AssertUnwindSafe(|| (shared.open)())) {
+fn opened(shared: &Shared, broke: Instant) -> Result<Box<dyn Runner>, String> {
+    match catch_unwind(AssertUnwindSafe(|| (shared.open)(broke))) {
         Ok(opened) => opened.map_err(|error| error_chain(&error)),
         Err(_) => Err("opening a session panicked".to_owned()),
     }
@@ -491,7 +490,7 @@ fn opened(shared: &Shared) -> Result<Box<dyn Runner>, String> {
 /// Opens a session in place of a broken one. `None` where that does not succeed, or the server stops.
 fn open_anew(shared: &Shared, index: usize, cause: &str) -> Option<Box<dyn Runner>> {
     shared.observer.instance_broke(index, cause);
-    let mut wait = FIRST_WAIT;
+    let (mut wait, mut broke) = (FIRST_WAIT, Instant::now());
     for attempt in 1..=TRIES {
         shared.meeting.with(|queue| queue.away(index, Instant::now() + wait));
         tracing::warn!(attempt, wait_ms = wait.as_millis(), "opening a session in place of a broken one");
@@ -499,7 +498,7 @@ fn open_anew(shared: &Shared, index: usize, cause: &str) -> Option<Box<dyn Runne
             return None;
         }
         let instance = &shared.instances[index];
-        let open = || opened(shared).and_then(|runner| settled_or_another(shared, runner));
+        let open = || opened(shared, broke).and_then(|runner| settled_or_another(shared, runner));
         match instance.opening(open)? {
             Ok(runner) => {
                 *lock(&shared.instances[index].canceller) = runner.canceller();
@@ -509,6 +508,7 @@ fn open_anew(shared: &Shared, index: usize, cause: &str) -> Option<Box<dyn Runne
             }
             Err(error) => tracing::error!(error, "cannot open a session"),
         }
+        broke = Instant::now();
         wait = (wait * 2).min(LONGEST_WAIT);
     }
     shared.instances[index].lost.store(true, Ordering::Release);

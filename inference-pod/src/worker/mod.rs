@@ -124,8 +124,8 @@ pub struct Warmed {
     pub failed_in_a_row: u32,
 }
 
-/// Opens what runs in an instance; called again where one broke.
-pub type Open = dyn Fn() -> Result<Box<dyn Runner>, SessionError> + Send + Sync;
+/// Opens what runs in an instance, in place of one that broke by then; called again where that breaks too.
+pub type Open = dyn Fn(Instant) -> Result<Box<dyn Runner>, SessionError> + Send + Sync;
 
 /// How the instances of a model work.
 pub struct Terms {

@@ -155,7 +155,7 @@ fn world_with(
     let of_model = observer.model("m", &bounds);
     let open = {
         let fate = Arc::clone(&fate);
-        move || -> Result<Box<dyn Runner>, SessionError> {
+        move |_| -> Result<Box<dyn Runner>, SessionError> {
             fate.opened.fetch_add(1, Ordering::SeqCst);
             if fate.opening_hangs {
                 return Err(fate.hang());
