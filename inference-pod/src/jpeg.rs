@@ -81,6 +81,13 @@ impl<'a> Jpeg<'a> {
         Ok((picture.into_rgb8(), factor(scale)))
     }
 
+    /// Bytes of the pixels that it is decoded to, and as many where it is turned.
+    pub fn bytes(&self, wanted: (f64, f64)) -> u64 {
+        let DecompressHeader { width, height, .. } = self.header.scaled(self.scale(wanted));
+        let copies = if self.orientation == Orientation::NoTransforms { 1 } else { 2 };
+        copies * 3 * width as u64 * height as u64
+    }
+
     fn scale(&self, wanted: (f64, f64)) -> ScalingFactor {
         let (width, height) = self.size();
         let is_enough = |scale: &ScalingFactor| {

@@ -14,13 +14,16 @@ use std::{
 
 use http_body_util::BodyExt as _;
 use hyper::{
-    Request,
+    Request, Version,
     body::{Body, Bytes, Frame, Incoming, SizeHint},
     header::EXPECT,
 };
 
 /// A rest up to here is read: about as much as a connection's buffers hold anyway.
 const SMALL_REST_BYTES: u64 = 1 << 20;
+
+/// On HTTP/2, where a client that loses the answer to a large tensor asks again at once: as much as the rate of refusals reckons with.
+const SMALL_REST_BYTES_HTTP2: u64 = 16 << 20;
 
 /// A sender who takes longer for a small rest is not waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -32,6 +35,7 @@ pub struct Leftover {
     place: Place,
     /// The client asked whether to send its body before it did; were it read now, it would be told to.
     asks_first: bool,
+    is_http2: bool,
 }
 
 impl Leftover {
@@ -39,8 +43,9 @@ impl Leftover {
     pub fn watch(request: Request<Incoming>) -> (Request<Watched>, Self) {
         let place = Place::default();
         let asks_first = request.headers().contains_key(EXPECT);
+        let is_http2 = request.version() == Version::HTTP_2;
         let watched = request.map(|body| Watched { body: Some(body), place: Arc::clone(&place) });
-        (watched, Self { place, asks_first })
+        (watched, Self { place, asks_first, is_http2 })
     }
 
     /// Whether the body was read to its end.
@@ -52,7 +57,8 @@ impl Leftover {
     pub async fn read(self) -> bool {
         let body = self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut body) = body else { return true };
-        if self.asks_first || body.size_hint().lower() > SMALL_REST_BYTES {
+        let most = if self.is_http2 { SMALL_REST_BYTES_HTTP2 } else { SMALL_REST_BYTES };
+        if self.asks_first || body.size_hint().lower() > most {
             return false;
         }
         let rest = async {
@@ -60,7 +66,7 @@ impl Leftover {
             while let Some(frame) = body.frame().await {
                 let Ok(frame) = frame else { return false };
                 came += frame.data_ref().map_or(0, |data| data.len() as u64);
-                if came > SMALL_REST_BYTES {
+                if came > most {
                     return false;
                 }
             }

@@ -1,6 +1,9 @@
 //! From an image file's bytes to a picture, upright, with every part of the file held to a bound.
 
-use std::io::Cursor;
+use std::{
+    io::Cursor,
+    sync::{Condvar, Mutex, PoisonError},
+};
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
@@ -77,7 +80,9 @@ pub fn read(
             let jpeg = Jpeg::open(bytes).map_err(damaged)?;
             let size = jpeg.size();
             check_pixels(size, max_pixels)?;
-            let (pixels, scale) = jpeg.decode(wanted(size.0, size.1), spare).map_err(damaged)?;
+            let wanted = wanted(size.0, size.1);
+            let _room = Room::take(jpeg.bytes(wanted));
+            let (pixels, scale) = jpeg.decode(wanted, spare).map_err(damaged)?;
             Ok(Picture { pixels, size, scale })
         }
         (format, name) => {
@@ -101,9 +106,55 @@ fn read_whole(bytes: &[u8], format: ImageFormat, name: &'static str, max_pixels:
     limits.max_alloc = Some(pixels.saturating_mul(16).saturating_add(1 << 20));
     decoder.set_limits(limits).map_err(damaged)?;
     let orientation = decoder.orientation().map_err(damaged)?;
+    // As it is in the file, and as it is wanted.
+    let _room = Room::take(decoder.total_bytes().saturating_add(3 * pixels));
     let mut picture = DynamicImage::from_decoder(decoder).map_err(damaged)?;
     picture.apply_orientation(orientation);
     Ok(picture.into_rgb8())
+}
+
+/// What all pictures that are being decoded take together, unless one alone takes more: a file of some kilobytes may hold 50 million
+/// pixels of eight bytes, and each thread could be at one of those.
+const ROOM_BYTES: u64 = 256 << 20;
+
+/// What is taken of it, and who waits for some.
+static ROOM: (Mutex<Taken>, Condvar) = (Mutex::new(Taken { bytes: 0, came: 0, begun: 0 }), Condvar::new());
+
+struct Taken {
+    bytes: u64,
+    /// Pictures that came so far, and those that have got their part: first come, first served, else a large one would wait for ever
+    /// beside many small ones.
+    came: u64,
+    begun: u64,
+}
+
+/// A part of the room for pixels, until it is dropped.
+struct Room(u64);
+
+impl Room {
+    /// Waits until there is as much; all of it for what is larger.
+    fn take(bytes: u64) -> Self {
+        let bytes = bytes.min(ROOM_BYTES);
+        let (taken, freed) = &ROOM;
+        let mut taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = taken.came;
+        taken.came += 1;
+        let waits = |taken: &mut Taken| taken.begun < turn || taken.bytes + bytes > ROOM_BYTES;
+        let mut taken = freed.wait_while(taken, waits).unwrap_or_else(PoisonError::into_inner);
+        taken.begun += 1;
+        taken.bytes += bytes;
+        drop(taken);
+        // There may be room for the next one, too.
+        freed.notify_all();
+        Self(bytes)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        ROOM.0.lock().unwrap_or_else(PoisonError::into_inner).bytes -= self.0;
+        ROOM.1.notify_all();
+    }
 }
 
 /// How many pixels there are, which is within the limit.

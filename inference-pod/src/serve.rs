@@ -294,6 +294,7 @@ fn start_admin_thread(listener: std::net::TcpListener, app: Arc<App>) -> Result<
             lifecycle: Arc::default(),
             max_age: Duration::ZERO,
             max_connections: ADMIN_CONNECTIONS,
+            makes_room: true,
             tells_peer: true,
         };
         connection::serve(listener, admin_router(app), terms).await;
@@ -347,6 +348,7 @@ async fn run(
         lifecycle: Arc::clone(&app.lifecycle),
         max_age: Duration::from_millis(app.server.max_connection_age_ms),
         max_connections: max_connections.max(16),
+        makes_room: false,
         tells_peer: false,
     };
     // A gRPC connection carries many calls at a time; HTTP/1 takes one for each.

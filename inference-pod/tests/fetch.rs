@@ -242,6 +242,29 @@ fn trying_ends_and_says_how_often_it_was_tried() {
     contains(&said, &[&url, "given up after 1 try:", "Connection refused"]);
 }
 
+/// A server may give a part of the part that it is asked for: RFC 9110, section 15.3.7.
+#[test]
+fn parts_that_are_smaller_than_asked_for_are_gone_on_from() {
+    const PIECE: usize = 2_000_000;
+    let file = large();
+    let served = file.clone();
+    let site = Site::new(move |asked, before| match asked.header("range") {
+        None => Answer::file(asked, &served, "\"v1\"").cut_at(1_000_000),
+        Some(range) => {
+            assert!(before < 20, "it does not end");
+            let start: usize = range.strip_prefix("bytes=").unwrap().strip_suffix('-').unwrap().parse().unwrap();
+            let end = served.len().min(start + PIECE);
+            let range = format!("bytes {start}-{}/{}", end - 1, served.len());
+            Answer::new(206, &served[start..end]).with("content-range", &range).with("etag", "\"v1\"")
+        }
+    });
+    let bench = Bench::new();
+    bench.fetch_file(&site.url("/model.onnx"), &file).report();
+    assert!(bench.read("model.onnx") == file);
+    assert_eq!(site.seen().len(), 1 + (file.len() - 1_000_000).div_ceil(PIECE));
+    assert_eq!(site.sent(), file.len() as u64, "no byte was sent twice");
+}
+
 #[test]
 fn a_broken_connection_is_gone_on_with_where_it_broke() {
     let file = large();

@@ -133,6 +133,24 @@ fn senders_who_stall_shut_nobody_out_and_too_many_are_refused_on_their_headers()
     eventually("they are gone", || at_once(&server, 1)[0].status == 200);
 }
 
+/// The admin port is for probes, whoever else keeps connections to it.
+#[test]
+fn idle_connections_keep_no_probe_out() {
+    let server = Server::start(&item("tiny", "tiny", ""));
+    let mut idle: Vec<Connection> = Vec::new();
+    for number in 0..600 {
+        let mut connection = Connection::open(server.admin);
+        // Some have asked, some say nothing at all.
+        if number % 2 == 0 {
+            connection.write(&request("GET", "/health", &[], &[])).unwrap();
+            assert_eq!(connection.read().unwrap().status, 200, "{number}");
+        }
+        idle.push(connection);
+    }
+    assert_eq!(get(server.admin, "/health").status, 200);
+    drop(idle);
+}
+
 #[test]
 fn a_request_that_passes_its_deadline_is_504() {
     let server = Server::start(&item("slow", "slow", "batch_size: 1, max_queue_ms: 60000, request_timeout_ms: 40"));

@@ -3,13 +3,18 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
 };
 
-use socket2::{SockFilter, SockRef, Socket};
+use socket2::{SockFilter, SockRef, Socket, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Connections that the kernel holds while we are busy.
 const BACKLOG: i32 = 1024;
+
+/// A peer that has been silent for a minute is asked whether it is there, four times.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
 
 /// Opens a listening socket. On 0.0.0.0 it takes what comes to any address, of IPv6 too where the system has that: a pod of a
 /// cluster with IPv6 may have no other.
@@ -33,6 +38,8 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
         socket.set_only_v6(false)?;
     }
     socket.set_reuse_address(true)?;
+    // Its connections inherit it: of a peer that is gone without a word nobody else would tell.
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

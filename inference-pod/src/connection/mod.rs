@@ -11,11 +11,12 @@
 
 mod lingering;
 mod listener;
+mod untaken;
 
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -40,8 +41,8 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use self::lingering::Lingering;
 pub use self::listener::listen;
+use self::{lingering::Lingering, untaken::Untaken};
 use crate::{
     leftover::Leftover,
     lifecycle::{Lifecycle, Phase},
@@ -58,8 +59,10 @@ struct Patience {
     pause: Duration,
     /// And no longer than this.
     linger: Duration,
-    /// A client that is to leave and takes nothing of what it is sent for so long is left.
+    /// A client that takes nothing of what it is sent for so long is left.
     unread: Duration,
+    /// The same while answers that nobody takes fill the memory.
+    unread_when_full: Duration,
     /// And one that is still there so long after it was told and its last request ended, whatever it takes: on HTTP/2 it may leave
     /// its answers where they are and go on saying other things.
     leaving: Duration,
@@ -75,6 +78,8 @@ const PATIENCE: Patience = Patience {
     linger: Duration::from_secs(30),
     // Half of what draining may take, unless that is set.
     unread: Duration::from_secs(15),
+    // A few round trips to the other side of the world.
+    unread_when_full: Duration::from_secs(1),
     // Enough for a large answer on a slow link.
     leaving: Duration::from_secs(600),
 };
@@ -102,6 +107,8 @@ pub struct Terms {
     pub max_age: Duration,
     /// Connections at a time. Further ones wait in the kernel, so that there are files left for everything else.
     pub max_connections: usize,
+    /// Whether none ever waits: the one that has rested longest is closed for it.
+    pub makes_room: bool,
     /// Whether handlers are told where a connection comes from ([`Peer`]).
     pub tells_peer: bool,
 }
@@ -114,12 +121,24 @@ pub struct Peer(pub SocketAddr);
 pub async fn serve(listener: TcpListener, router: Router, terms: Terms) {
     let mut phases = terms.lifecycle.subscribe();
     let mut connections = JoinSet::new();
+    let mut open: Vec<Weak<Shared>> = Vec::new();
     loop {
         let has_room = connections.len() < terms.max_connections;
+        if !has_room && terms.makes_room {
+            open.retain(|one| one.strong_count() > 0);
+            let resting = open.iter().filter_map(Weak::upgrade).filter(|one| one.is_at_rest());
+            if let Some(longest) = resting.min_by_key(|one| one.still_at(Duration::ZERO)) {
+                longest.make_room.notify_one();
+            }
+        }
         tokio::select! {
             accepted = listener.accept(), if has_room => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(connection(stream, router.clone(), terms.clone()));
+                    let shared = Arc::new(Shared::new());
+                    if terms.makes_room {
+                        open.push(Arc::downgrade(&shared));
+                    }
+                    connections.spawn(connection(stream, router.clone(), terms.clone(), shared));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -127,11 +146,13 @@ pub async fn serve(listener: TcpListener, router: Router, terms: Terms) {
                 }
             },
             Some(_) = connections.join_next() => {}
+            // All of them are busy, and may not be for long.
+            () = sleep(IDLE_BEFORE_CLOSE), if !has_room && terms.makes_room => {}
             () = reached(&mut phases, Phase::Closing) => break,
         }
     }
     for stream in listener::close(listener) {
-        connections.spawn(connection(stream, router.clone(), terms.clone()));
+        connections.spawn(connection(stream, router.clone(), terms.clone(), Arc::new(Shared::new())));
     }
     while connections.join_next().await.is_some() {}
 }
@@ -156,10 +177,15 @@ struct Shared {
     is_http2: AtomicBool,
     /// A request has begun.
     is_used: AtomicBool,
-    /// An HTTP/2 connection learns here that it should leave, where its first request comes when all others know already.
-    leave: Notify,
+    /// Something is to be looked at now: an HTTP/2 connection should leave whose first request came when all others knew already, or
+    /// there is a large answer.
+    news: Notify,
     /// The connection is old: its next answer asks the client to open another.
     is_old: AtomicBool,
+    /// Another is to have its place.
+    make_room: Notify,
+    /// Answers that the client has not taken all of.
+    untaken: AtomicUsize,
 }
 
 impl Shared {
@@ -172,8 +198,10 @@ impl Shared {
             heard: AtomicU64::new(0),
             is_http2: AtomicBool::new(false),
             is_used: AtomicBool::new(false),
-            leave: Notify::new(),
+            news: Notify::new(),
             is_old: AtomicBool::new(false),
+            make_room: Notify::new(),
+            untaken: AtomicUsize::new(0),
         }
     }
 
@@ -204,6 +232,12 @@ impl Shared {
 
     fn is_still(&self, time: Duration) -> bool {
         self.is_at_rest() && self.still_at(time) <= Instant::now()
+    }
+
+    /// Whether the client takes nothing of an answer, and has not for too long.
+    fn is_stuck(&self, patience: &Patience) -> bool {
+        let patience = if untaken::are_too_many() { patience.unread_when_full } else { patience.unread };
+        self.untaken.load(Ordering::Acquire) > 0 && self.still_at(patience) <= Instant::now()
     }
 
     /// No request is under way.
@@ -249,7 +283,7 @@ impl Drop for Underway {
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, terms: Terms) {
+async fn connection(stream: TcpStream, router: Router, terms: Terms, shared: Arc<Shared>) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot switch delays off");
     }
@@ -257,14 +291,13 @@ async fn connection(stream: TcpStream, router: Router, terms: Terms) {
         Ok(address) if terms.tells_peer => router.layer(Extension(Peer(address))),
         _ => router,
     };
-    converse(stream, router, terms, PATIENCE).await;
+    converse(stream, router, terms, PATIENCE, shared).await;
 }
 
-async fn converse<S>(stream: S, router: Router, terms: Terms, patience: Patience)
+async fn converse<S>(stream: S, router: Router, terms: Terms, patience: Patience, shared: Arc<Shared>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let shared = Arc::new(Shared::new());
     let service = {
         let (shared, lifecycle) = (Arc::clone(&shared), Arc::clone(&terms.lifecycle));
         hyper::service::service_fn(move |request| {
@@ -313,7 +346,13 @@ where
                 }
                 phase = *phases.borrow_and_update();
             }
-            () = shared.leave.notified() => {}
+            () = shared.news.notified() => {}
+            () = shared.make_room.notified() => return,
+            () = sleep(patience.unread_when_full), if shared.untaken.load(Ordering::Acquire) > 0 => {
+                if shared.is_stuck(&patience) {
+                    return;
+                }
+            }
             () = sleep_until(look), if told.is_none() => {
                 let now = Instant::now();
                 let end = shared.waited_until(&patience);
@@ -376,10 +415,11 @@ async fn answer(
     let ends = !is_http2 && !is_whole;
     let leaving = ends || lifecycle.phase() >= Phase::Draining || shared.is_old.load(Ordering::Relaxed);
     if leaving && is_http2 {
-        shared.leave.notify_one();
+        shared.news.notify_one();
     } else if leaving {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    let response = Untaken::watch(response, shared);
     drop(underway);
     Ok(response)
 }
@@ -416,8 +456,9 @@ mod tests {
         let router =
             Router::new().route("/", get(|| async { "yes" })).route("/long", get(|| async { vec![0; 1 << 20] }));
         let lifecycle = Arc::clone(lifecycle);
-        let terms = Terms { lifecycle, max_age: Duration::ZERO, max_connections: 1, tells_peer: false };
-        (client, tokio::spawn(converse(server, router, terms, patience)))
+        let terms =
+            Terms { lifecycle, max_age: Duration::ZERO, max_connections: 1, makes_room: false, tells_peer: false };
+        (client, tokio::spawn(converse(server, router, terms, patience, Arc::new(Shared::new()))))
     }
 
     async fn ends(connection: JoinHandle<()>) {
@@ -434,8 +475,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_silent_connection_ends_by_its_own_time_and_one_in_the_middle_of_headers_by_theirs() {
-        let patience =
-            Patience { headers: NEVER, idle: SOON, pause: SOON, linger: SOON, unread: NEVER, leaving: NEVER };
+        let patience = Patience {
+            headers: NEVER,
+            idle: SOON,
+            pause: SOON,
+            linger: SOON,
+            unread: NEVER,
+            unread_when_full: NEVER,
+            leaving: NEVER,
+        };
         let mut idle = client(Patience { headers: SOON, ..patience });
         asks(&mut idle).await;
         assert_eq!(idle.read(&mut [0; 9]).await.unwrap(), 0, "closed, not reset");
@@ -453,16 +501,30 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_says_nothing_at_all_is_not_kept() {
-        let patience =
-            Patience { headers: SOON, idle: NEVER, pause: NEVER, linger: NEVER, unread: NEVER, leaving: NEVER };
+        let patience = Patience {
+            headers: SOON,
+            idle: NEVER,
+            pause: NEVER,
+            linger: NEVER,
+            unread: NEVER,
+            unread_when_full: NEVER,
+            leaving: NEVER,
+        };
         let mut silent = client(patience);
         assert_eq!(silent.read(&mut [0; 9]).await.unwrap(), 0);
     }
 
     #[tokio::test]
     async fn a_client_that_does_not_take_its_answer_is_left_once_it_should_leave() {
-        let patience =
-            Patience { headers: SOON, idle: SOON, pause: NEVER, linger: NEVER, unread: SOON, leaving: NEVER };
+        let patience = Patience {
+            headers: SOON,
+            idle: SOON,
+            pause: NEVER,
+            linger: NEVER,
+            unread: SOON,
+            unread_when_full: SOON,
+            leaving: NEVER,
+        };
         let (mut client, connection) = connected(patience, &Arc::default());
         client.write_all(b"GET /long HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
         ends(connection).await;
@@ -481,9 +543,43 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_client_that_takes_nothing_of_a_large_answer_is_left_and_one_that_takes_its_time_is_not() {
+        let patience = Patience {
+            headers: NEVER,
+            idle: NEVER,
+            pause: NEVER,
+            linger: NEVER,
+            unread: SOON,
+            unread_when_full: SOON / 5,
+            leaving: NEVER,
+        };
+        let (mut client, connection) = connected(patience, &Arc::default());
+        client.write_all(b"GET /long HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+        ends(connection).await;
+
+        let (mut client, connection) = connected(patience, &Arc::default());
+        client.write_all(b"GET /long HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+        let (mut got, mut buffer) = (0, vec![0; 64 << 10]);
+        while got < 1 << 20 {
+            sleep(SOON / 5).await;
+            let read = client.read(&mut buffer).await.unwrap();
+            assert_ne!(read, 0, "closed after {got} bytes");
+            got += read;
+        }
+        assert!(!connection.is_finished());
+    }
+
+    #[tokio::test]
     async fn a_client_that_does_not_take_its_answer_is_left_though_it_says_other_things() {
-        let patience =
-            Patience { headers: NEVER, idle: NEVER, pause: NEVER, linger: NEVER, unread: NEVER, leaving: SOON };
+        let patience = Patience {
+            headers: NEVER,
+            idle: NEVER,
+            pause: NEVER,
+            linger: NEVER,
+            unread: NEVER,
+            unread_when_full: NEVER,
+            leaving: SOON,
+        };
         let lifecycle = Arc::<Lifecycle>::default();
         let (client, connection) = connected(patience, &lifecycle);
         let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
@@ -541,8 +637,15 @@ mod tests {
     /// What is left of a client's patience does not depend on how long it sends, up to a bound.
     #[tokio::test]
     async fn a_client_that_is_still_sending_is_read_until_it_pauses() {
-        let patience =
-            Patience { headers: NEVER, idle: NEVER, pause: SOON * 10, linger: NEVER, unread: NEVER, leaving: NEVER };
+        let patience = Patience {
+            headers: NEVER,
+            idle: NEVER,
+            pause: SOON * 10,
+            linger: NEVER,
+            unread: NEVER,
+            unread_when_full: NEVER,
+            leaving: NEVER,
+        };
         let mut slow = client(patience);
         slow.write_all(b"GET / HTTP/1.1\r\nhost: test\r\ncontent-length: 9000000\r\n\r\n").await.unwrap();
         let mut answer = Vec::new();

@@ -164,7 +164,13 @@ impl Downloader {
         let mut pieced = partial.bytes() > 0;
         while !partial.is_whole() {
             tries.begin();
+            let before = partial.bytes();
             let (cause, wish) = match self.try_once(item, url, partial, tries.made()).await {
+                // A server may give less than was asked for, and the rest when it is asked once more (RFC 9110, section 15.3.7).
+                Ok(()) if partial.is_short() && partial.bytes() > before => {
+                    pieced = true;
+                    continue;
+                }
                 Ok(()) => break,
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Passing { cause, wish }) => (cause, wish),

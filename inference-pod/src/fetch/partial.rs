@@ -105,6 +105,12 @@ impl Partial {
         Ok(())
     }
 
+    /// Whether it is known that more is to come.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.note.total.is_some_and(|total| self.bytes < total)
+    }
+
     /// The next bytes.
     ///
     /// # Errors

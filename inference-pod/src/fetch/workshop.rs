@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use super::place::{OWN_PREFIX, Place};
+use super::place::{NOTE_SUFFIX, OWN_PREFIX, PARTIAL_SUFFIX, Place};
 
 /// Soon enough for people, and seldom enough for a server of files.
 const LOCK_PAUSE: Duration = Duration::from_millis(200);
@@ -114,6 +114,9 @@ impl Workshop {
     pub fn clear(&self) {
         removed(&self.unpacking(), fs::remove_dir_all);
         removed(&self.archive(), fs::remove_file);
+        if matches!(self.turn, Turn::Locked { .. }) {
+            remove_beginnings(&self.to);
+        }
         self.abandon();
     }
 
@@ -121,6 +124,21 @@ impl Workshop {
     pub fn abandon(&self) {
         if let Turn::Unlocked { own } = &self.turn {
             removed(own, fs::remove_dir_all);
+        }
+    }
+}
+
+/// Removes beginnings of files that an earlier fetch was to bring and that are not wanted any more: those of this one are whole. A folder
+/// within that another fetch writes to has a lock of its own.
+fn remove_beginnings(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let name = entry.file_name();
+        let is_beginning = [PARTIAL_SUFFIX, NOTE_SUFFIX].iter().any(|end| name.to_string_lossy().ends_with(end));
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() && !own(&path, "lock").exists() => remove_beginnings(&path),
+            Ok(kind) if kind.is_file() && is_beginning => removed(&path, fs::remove_file),
+            _ => {}
         }
     }
 }
@@ -161,6 +179,34 @@ mod tests {
         assert!(tokio::time::timeout(Duration::ZERO, &mut second).await.is_err());
         drop(first);
         assert!(matches!(second.await.turn, Turn::Locked { .. }));
+    }
+
+    #[tokio::test]
+    async fn beginnings_that_nobody_wants_any_more_are_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir_all(path("1")).unwrap();
+        fs::create_dir_all(path("other")).unwrap();
+        for name in [
+            "1/model.onnx",
+            "1/old.onnx.partial",
+            "1/old.onnx.partial.json",
+            ".fetch.archive.partial",
+            "notes.partially",
+        ] {
+            fs::write(path(name), "").unwrap();
+        }
+        fs::write(path("other/.fetch.lock"), "").unwrap();
+        fs::write(path("other/model.onnx.partial"), "").unwrap();
+        Workshop::open(folder.path(), "espresso").await.clear();
+        let left = |folder: &str| {
+            let entries =
+                fs::read_dir(path(folder)).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            entries.collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(left(""), [".fetch.lock", "1", "notes.partially", "other"]);
+        assert_eq!(left("1"), ["model.onnx"]);
+        assert_eq!(left("other"), [".fetch.lock", "model.onnx.partial"]);
     }
 
     #[tokio::test]

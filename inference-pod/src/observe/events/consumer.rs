@@ -265,7 +265,8 @@ impl Side {
             };
             self.state.failed.fetch_add(count, Ordering::Relaxed);
             failures += 1;
-            if failures < FAILURES {
+            // One that was cut off as slow gets no more events: nobody but this thread lets it try again.
+            if failures < FAILURES && !self.state.is(Breaker::Open) {
                 tracing::warn!(consumer = self.name, error, events = count, "a consumer of events failed");
                 continue;
             }
@@ -430,6 +431,26 @@ mod tests {
         }
         end(&tap);
         assert_eq!(all(tap.counts()), offered, "{:?}", tap.counts());
+    }
+
+    #[test]
+    fn one_that_blocks_and_fails_then_comes_back_though_few_events_come() {
+        let (let_go, gate): (SyncSender<()>, Receiver<()>) = sync_channel(1);
+        let gate = Mutex::new(gate);
+        let (tap, orders) = tap(move || {
+            let _ = gate.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            Err("too late".to_owned())
+        });
+        let began = Instant::now();
+        while !tap.counts().is_open {
+            assert!(began.elapsed() < PATIENCE, "{:?}", tap.counts());
+            tap.offer(event());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        drop(let_go);
+        *orders.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(|| Ok(()));
+        offer_until(&tap, |counts| counts.consumed > 0 && !counts.is_open);
+        end(&tap);
     }
 
     #[test]
