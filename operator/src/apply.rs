@@ -26,6 +26,7 @@ use serde_json::{Value, json};
 use crate::{
     autoscalers::is_model,
     build::{Objects, Scaler},
+    causes::lasting,
     digest::{digest, says_nothing},
     leader::{Leadership, NotLeading},
     metrics::{Metrics, WriteResult},
@@ -695,7 +696,7 @@ fn refused(kind: &str, name: &str, status: &Status) -> Refusal {
         accepted::QUOTA_EXCEEDED => "Raise the namespace's ResourceQuota, or ask for less",
         _ => "Change the spec so that it is allowed, or the policy that forbids it",
     };
-    Refusal { reason, message: format!("{kind} {name} is refused: {}. {remedy}", status.message) }
+    Refusal { reason, message: format!("{kind} {name} is refused: {}. {remedy}", lasting(&status.message)) }
 }
 
 #[cfg(test)]
@@ -728,6 +729,18 @@ mod tests {
         ]);
         let Patch::Json::<()>(patch) = patch else { panic!("{patch:?}") };
         assert_eq!(serde_json::to_value(patch).unwrap(), operations);
+    }
+
+    #[test]
+    fn only_a_fault_in_the_spec_may_be_what_somebody_else_has_put_there() {
+        let status = |field: &str| -> Status {
+            let causes = [json!({"reason": "FieldValueInvalid", "field": field})];
+            let details = json!({"name": "espresso", "causes": causes});
+            serde_json::from_value(json!({"status": "Failure", "code": 422, "message": "no", "details": details}))
+                .unwrap()
+        };
+        assert!(is_about_spec(&status("spec.ports[1].name")));
+        assert!(!is_about_spec(&status("metadata.annotations")));
     }
 
     #[test]

@@ -39,6 +39,7 @@ use crate::{
     build::{self, Images, Objects, Revisions, monitoring::Labels, revision},
     cache::{Key, Scope},
     causes::chain,
+    clock::later,
     diagnose::{Finding, diagnose, progress, waits_for_room_since},
     keda,
     kinds::{Kinds, OptionalKind},
@@ -46,7 +47,7 @@ use crate::{
     metrics::{Metrics, ReconcileResult, Step},
     names,
     observe::{Observed, Sources, has_ended, observe, ready_since},
-    rollout::{self, Plan, PodFacts, Situation, Stage},
+    rollout::{self, Plan, PodFacts, Situation},
     scaling::{self, scaler::Scaler},
     shared::Rounds,
     status::{self, Facts},
@@ -586,8 +587,13 @@ fn next_look(observed: &Observed, plan: Option<&Plan>) -> Duration {
         // A little later, so that the moment has come.
         next = next.min(moment.duration_since(observed.now).unsigned_abs() + Duration::from_millis(10));
     }
-    if plan.is_some_and(|plan| plan.stage == Stage::TerminatingFirst) {
-        next = next.min(OVERDUE_AFTER);
+    // Time alone changes what they stand for: who should have been gone for long is waited for no more, and who was ended by a node says
+    // nothing of it any more.
+    let ends = observed.pods.values().filter_map(|pod| pod.metadata.deletion_timestamp.as_ref());
+    let overdue = ends.map(|end| later(end.0, OVERDUE_AFTER));
+    let no_news = observed.pods.values().filter(|pod| has_ended(pod)).filter_map(|pod| status::is_news_until(pod));
+    for moment in overdue.chain(no_news).filter(|moment| *moment >= observed.now) {
+        next = next.min(moment.duration_since(observed.now).unsigned_abs() + Duration::from_millis(10));
     }
     if observed.pods.values().any(|pod| stuck::is_silent(pod)) {
         next = next.min(SILENT_INTERVAL);

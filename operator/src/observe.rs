@@ -292,6 +292,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_is_told_from_copies_and_from_what_others_own() {
+        let is_left = |change: serde_json::Value| {
+            let mut object = serde_json::json!({"metadata": {
+                "name": "espresso-0a1b2c3d",
+                "labels": {names::MODEL_LABEL: "espresso", names::REVISION_LABEL: "0a1b2c3d"},
+                "annotations": {names::APPLIED_ANNOTATION: "a digest"},
+            }});
+            change.as_object().unwrap().iter().for_each(|(key, value)| object["metadata"][key] = value.clone());
+            is_left_to(&serde_json::from_value::<ConfigMap>(object).unwrap(), "espresso")
+        };
+        assert!(is_left(serde_json::json!({})));
+        for name in ["espresso", "espresso-pods"] {
+            assert!(is_left(serde_json::json!({"name": name, "labels": {names::MODEL_LABEL: "espresso"}})), "{name}");
+        }
+        let owner = serde_json::json!([{"apiVersion": "v1", "kind": "X", "name": "x", "uid": "x", "controller": true}]);
+        for others in [
+            serde_json::json!({"name": "espresso-copy"}),
+            serde_json::json!({"labels": {names::MODEL_LABEL: "lungo", names::REVISION_LABEL: "0a1b2c3d"}}),
+            serde_json::json!({"annotations": {}}),
+            serde_json::json!({"ownerReferences": owner}),
+        ] {
+            assert!(!is_left(others.clone()), "{others}");
+        }
+    }
+
+    #[test]
     fn pods_of_a_deleted_model_of_the_same_name_are_not_the_new_ones() {
         let (_, model) = born::<InferenceModel>("phoenix", 20);
         let pods = BTreeMap::from([born("former", 10), born("own", 20), born("later", 30)]);

@@ -57,6 +57,9 @@ pub enum OperatorError {
     /// No traces.
     #[error("no traces")]
     Traces(#[from] TraceError),
+    /// A fault of the operator's own.
+    #[error("the controller has ended by itself{}", .0.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
+    Ended(Option<String>),
     /// No signals.
     #[error("cannot wait for signals")]
     Signals(#[source] std::io::Error),
@@ -163,12 +166,14 @@ pub async fn run(settings: Settings, level: Arc<LogLevel>) -> Result<(), Operato
         waiting,
         changed,
     });
-    let controller = tokio::spawn(async move { controller::run(&scope, context, changes, stopped).await });
+    let mut controller = tokio::spawn(async move { controller::run(&scope, context, changes, stopped).await });
     tracing::info!(version = env!("CARGO_PKG_VERSION"), identity = settings.identity, "the operator has started");
 
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        // Whoever leads and does nothing keeps the others from it: the Lease goes with the process.
+        ended = &mut controller => return Err(OperatorError::Ended(ended.err().map(|error| error.to_string()))),
     }
     tracing::info!("the operator stops: no new reconcile begins");
     stop.send_replace(true);

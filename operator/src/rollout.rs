@@ -23,6 +23,8 @@ use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 use crds::resource::RolloutStrategy;
 use k8s_openapi::jiff::Timestamp;
 
+use crate::clock::later;
+
 /// Who leads anew gives nothing up sooner.
 const LOOKS_FIRST: Duration = Duration::from_secs(60);
 
@@ -167,10 +169,23 @@ fn turn_to_target(situation: &Situation, records: &mut BTreeMap<String, Record>)
         return;
     }
     // Later than all others, even if the clock was set back.
-    let after = last.and_then(|(_, since)| since).map(|since| since + Duration::from_millis(1));
+    let after = last.as_ref().and_then(|(_, since)| *since).map(|since| later(since, Duration::from_millis(1)));
     let target_since = after.map_or(situation.now, |after| after.max(situation.now));
+    if let Some((hash, Some(since))) = last {
+        accept_what_serves(situation, &hash, since, records);
+    }
     let record = records.entry(situation.target.clone()).or_default();
     *record = Record { target_since: Some(target_since), completed: record.completed, ..Record::default() };
+}
+
+/// What serves with some of its pods only, for others do not come, has never taken over; where nothing else has either, it is what there
+/// is to go back to all the same.
+fn accept_what_serves(situation: &Situation, hash: &str, since: Timestamp, records: &mut BTreeMap<String, Record>) {
+    let none_is_proven = !situation.revisions.values().any(Revision::is_proven);
+    let serves = situation.revisions.get(hash).is_some_and(|revision| revision.ready() > 0);
+    if let Some(record) = records.get_mut(hash).filter(|_| none_is_proven && serves) {
+        (record.completed, record.failed) = (Some(since), None);
+    }
 }
 
 /// The target is given up once it has made no progress for `progress_deadline`: no pod of it turned ready. One that was given up by
@@ -188,8 +203,15 @@ fn give_up_in_time(situation: &Situation, records: &mut BTreeMap<String, Record>
     if done || completed(record) || record.failed.is_some() {
         return None;
     }
-    let deadline = record.began?.max(target.last_ready().unwrap_or(Timestamp::MIN)) + situation.progress_deadline;
-    let deadline = deadline.max(situation.led_since + LOOKS_FIRST);
+    // While it waits for room that may still be made for it, and while that is made, it cannot get on.
+    let may_get_room = situation.strategy == RolloutStrategy::Auto
+        && record.terminating_first.is_none()
+        && record.places.is_none()
+        && situation.others(&situation.target).any(|(_, revision)| revision.replicas > 0);
+    let waits_until = target.waits_since().filter(|_| may_get_room).map(|since| later(since, situation.surge_timeout));
+    let moved = [target.last_ready(), record.terminating_first, waits_until].into_iter().flatten().max();
+    let deadline = later(record.began?.max(moved.unwrap_or(Timestamp::MIN)), situation.progress_deadline);
+    let deadline = deadline.max(later(situation.led_since, LOOKS_FIRST));
     if situation.now < deadline {
         return Some(deadline);
     }
@@ -204,8 +226,10 @@ fn goal(situation: &Situation, records: &BTreeMap<String, Record>) -> String {
     if records[target].failed.is_none() {
         return target.clone();
     }
-    let proven = records.iter().filter(|(hash, record)| *hash != target && record.completed.is_some());
-    proven.max_by_key(|(_, record)| record.completed).map_or_else(|| target.clone(), |(hash, _)| hash.clone())
+    let served = records.iter().filter(|(hash, record)| *hash != target && record.completed.is_some());
+    // What has been given up since it served is the last that one would go back to.
+    let best = served.max_by_key(|(_, record)| (record.failed.is_none(), record.completed));
+    best.map_or_else(|| target.clone(), |(hash, _)| hash.clone())
 }
 
 /// With Auto: a new pod that has been unschedulable for `surge_timeout` gets the room of an old one.
@@ -235,7 +259,7 @@ fn make_room_in_time(situation: &Situation, goal: &str, records: &mut BTreeMap<S
             return None;
         }
     }
-    let patience_ends = at_goal.waits_since()? + situation.surge_timeout;
+    let patience_ends = later(at_goal.waits_since()?, situation.surge_timeout);
     if situation.now < patience_ends {
         return Some(patience_ends);
     }
@@ -266,7 +290,7 @@ fn give_room_back_in_time(
         record.room_since = None;
         return None;
     }
-    let patience_ends = *record.room_since.get_or_insert(situation.now) + situation.surge_timeout;
+    let patience_ends = later(*record.room_since.get_or_insert(situation.now), situation.surge_timeout);
     if situation.now < patience_ends {
         return Some(patience_ends);
     }
@@ -407,7 +431,8 @@ fn stage(
     let alone = replicas.iter().all(|(hash, replicas)| hash == goal || *replicas == 0);
     let Some(record) = records.get_mut(goal) else { return Stage::Surging };
     if alone && situation.wanted > 0 && takes_over(situation) && !completed(record) {
-        record.completed = Some(situation.now);
+        // Where another clock, or this one before it was set back, has noted a later time, not before that.
+        record.completed = record.target_since.max(Some(situation.now));
         (record.failed, record.room_since, record.places) = (None, None, None);
     }
     if alone && (completed(record) || situation.wanted == 0) {
@@ -440,7 +465,7 @@ fn takes_over(situation: &Situation) -> bool {
 
 /// Until when the target's pods wait for room before it goes on without them.
 fn waits_until(situation: &Situation) -> Option<Timestamp> {
-    Some(situation.target().waits_since()? + situation.surge_timeout)
+    Some(later(situation.target().waits_since()?, situation.surge_timeout))
 }
 
 /// Whether it has taken over since it became the target.

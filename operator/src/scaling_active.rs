@@ -12,6 +12,7 @@ use crds::resource::{
 
 use crate::{
     autoscalers::{self, Autoscaler, Maker, Target},
+    causes::lasting,
     keda::{self, ScaledObject},
     kinds::OptionalKind,
     observe::Observed,
@@ -278,40 +279,5 @@ fn ignored_tolerance(observed: &Observed, autoscaler: &Autoscaler) -> &'static s
             "; this cluster has one tolerance for all, so spec.scaling.behavior.tolerancePercent has no effect"
         }
         _ => "",
-    }
-}
-
-/// A message without what is another each time it is told: the port of the connection that failed, and the time of the question.
-fn lasting(message: &str) -> String {
-    let words = message.split(' ').map(|word| {
-        let word = word.split_once("->").map_or(word, |(_, to)| to);
-        match word.split_once("&time=") {
-            Some((before, after)) => {
-                let end = after.find(['&', '"']).unwrap_or(after.len());
-                format!("{before}{}", &after[end..])
-            }
-            None => word.to_owned(),
-        }
-    });
-    words.collect::<Vec<_>>().join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_another_each_time_is_left_out() {
-        for (message, lasts) in [
-            ("read tcp 10.0.0.1:43210->10.0.0.2:443: i/o timeout", "read tcp 10.0.0.2:443: i/o timeout"),
-            (
-                "Get \"http://prometheus:9090/api/v1/query?query=sum&time=2026-01-01T00:00:00Z\": no such host",
-                "Get \"http://prometheus:9090/api/v1/query?query=sum\": no such host",
-            ),
-            ("q?a=1&time=1&b=2 x", "q?a=1&b=2 x"),
-            ("no pods returned by selector", "no pods returned by selector"),
-        ] {
-            assert_eq!(lasting(message), lasts);
-        }
     }
 }

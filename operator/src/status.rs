@@ -22,7 +22,8 @@ use kube::ResourceExt as _;
 use crate::{
     apply::{Applied, ApplyError, reason_of_refusal},
     build::{Revisions, config},
-    causes::chain,
+    causes::{chain, lasting},
+    clock::later,
     diagnose::{Finding, Progress, progress},
     kinds::OptionalKind,
     names,
@@ -409,7 +410,7 @@ fn as_kstatus_reads_it(facts: &Facts<'_>, verdicts: &[(&str, Verdict)]) -> (Verd
         return (settled(), Verdict::yes(reason, message.clone()));
     }
     if let Some(error) = facts.failure {
-        return (Verdict::yes(APPLY_FAILED, format!("{}; it is tried again", chain(error))), settled());
+        return (Verdict::yes(APPLY_FAILED, format!("{}; it is tried again", lasting(&chain(error)))), settled());
     }
     match (facts.plan.map(|plan| plan.stage), rollout) {
         (Some(Stage::RolledBack | Stage::ProgressDeadlineExceeded), Some(verdict)) => {
@@ -519,7 +520,7 @@ fn ended_last<'a>(facts: &Facts<'a>, condition: &str) -> Vec<&'a Pod> {
         return Vec::new();
     }
     let is_of_target = |pod: &Pod| pod.labels().get(names::REVISION_LABEL).is_some_and(|hash| hash == target);
-    let is_new = |pod: &Pod| ended_at(pod).is_some_and(|at| facts.observed.now < at + ENDED_IS_NEWS);
+    let is_new = |pod: &Pod| is_news_until(pod).is_some_and(|until| facts.observed.now < until);
     let pods = facts.observed.pods.values().map(|pod| &**pod).filter(|pod| has_ended(pod) && is_of_target(pod));
     let mut ended: Vec<&Pod> = pods.filter(|pod| living.is_empty() || is_new(pod)).collect();
     ended.sort_by_key(|pod| ended_at(pod));
@@ -528,6 +529,11 @@ fn ended_last<'a>(facts: &Facts<'a>, condition: &str) -> Vec<&'a Pod> {
 
 /// How long it says something of the others that a pod was ended by its node.
 const ENDED_IS_NEWS: Duration = Duration::from_secs(300);
+
+/// Until when it says something of the others that a pod was ended by its node.
+pub(crate) fn is_news_until(pod: &Pod) -> Option<Timestamp> {
+    Some(later(ended_at(pod)?, ENDED_IS_NEWS))
+}
 
 /// When a condition of a pod that has ended changed last.
 fn ended_at(pod: &Pod) -> Option<Timestamp> {

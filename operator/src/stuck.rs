@@ -17,7 +17,11 @@ use k8s_openapi::{
 use kube::{Api, Client, ResourceExt as _, api::ListParams, runtime::reflector::ObjectRef};
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::{causes::chain, diagnose, waiting::Change};
+use crate::{
+    causes::{chain, lasting},
+    diagnose,
+    waiting::Change,
+};
 
 /// How long the Events of one pod are not listed again.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -147,7 +151,7 @@ impl Warning {
         let part = event.involved_object.field_path.as_deref();
         let container = part.and_then(|path| Some(path.split_once('{')?.1.strip_suffix('}')?.to_owned()));
         let reason = event.reason.as_deref().unwrap_or("Warning");
-        Self { container, text: format!("{reason}: {}", event.message.as_deref().unwrap_or_default()) }
+        Self { container, text: format!("{reason}: {}", lasting(event.message.as_deref().unwrap_or_default())) }
     }
 }
 

@@ -248,7 +248,7 @@ pub fn log_level_fault(text: &str) -> Option<String> {
 
 /// The environment speaks for the process, not for models.
 fn environment_faults(layers: &[Layer], trees: &[(String, Value)]) -> Vec<Fault> {
-    let from_environment = layers.iter().zip(trees).filter(|(layer, _)| layer.origin == "environment");
+    let from_environment = layers.iter().zip(trees).filter(|(layer, _)| layer.is_environment());
     from_environment
         .filter(|(_, (_, tree))| tree.get("models").is_some())
         .map(|_| fault("models", "cannot be set by environment variables, only the other settings can".to_owned()))

@@ -21,6 +21,11 @@ pub(super) enum Content {
 }
 
 impl Layer {
+    /// Whether it is what variables say: files have texts.
+    pub(super) fn is_environment(&self) -> bool {
+        matches!(self.content, Content::Tree(_))
+    }
+
     /// A layer of YAML text; it is parsed with the others, so that all faults come at once.
     #[must_use]
     pub fn yaml(origin: impl Into<String>, text: impl Into<String>) -> Self {

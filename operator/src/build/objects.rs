@@ -83,13 +83,15 @@ impl Objects {
 
 /// Those that have or get pods, those that a rollout may need, and the newest `historyLimit` of the rest.
 fn kept<'a>(model: &InferenceModel, revisions: &'a Revisions, plan: &Plan) -> Vec<&'a Revision> {
+    let record = |hash: &str| plan.records.get(hash).cloned().unwrap_or_default();
     let rank = |hash: &str| {
-        let record = plan.records.get(hash).cloned().unwrap_or_default();
+        let record = record(hash);
         (record.target_since, record.completed)
     };
     let mut newest: Vec<&Revision> = revisions.values().collect();
     newest.sort_by_key(|revision| std::cmp::Reverse(rank(&revision.hash)));
-    let last_proven = newest.iter().filter(|it| rank(&it.hash).1.is_some()).max_by_key(|it| rank(&it.hash).1);
+    let served = newest.iter().filter(|it| rank(&it.hash).1.is_some());
+    let last_proven = served.max_by_key(|it| (record(&it.hash).failed.is_none(), rank(&it.hash).1));
     let last_proven = last_proven.map(|revision| revision.hash.clone());
     let needed = |index: usize, revision: &Revision| {
         let has_pods = plan.replicas.get(&revision.hash).is_some_and(|replicas| *replicas > 0)

@@ -174,3 +174,74 @@ fn in_place_too_a_step_that_comes_late_begins_a_deadline_of_its_own() {
     play.run_until(Stage::Complete);
     assert_eq!((play.ready("new"), play.fewest_ready), (3, 2));
 }
+
+#[test]
+fn after_a_clock_was_set_back_a_rollout_ends_once() {
+    let mut play = served(1, RolloutStrategy::Surge);
+    play.now = 100_000;
+    play.turn_to("new");
+    play.run_until(Stage::Complete);
+    play.now = 50_000;
+    play.turn_to("third");
+    let ended = play.run_until(Stage::Complete);
+    // Each other record would be written, and whoever sees it written looks again.
+    (0..10).for_each(|_| assert_eq!(play.step().records, ended.records));
+}
+
+#[test]
+fn none_goes_back_to_what_was_given_up_since_it_served() {
+    let mut play = served(1, RolloutStrategy::Recreate);
+    play.turn_to("new");
+    play.run_until(Stage::Complete);
+    play.broken = vec!["third", "new"];
+    play.turn_to("third");
+    while play.pods.iter().any(|pod| pod.revision == "new") {
+        play.step();
+    }
+    // Its source has gone meanwhile.
+    play.turn_to("new");
+    assert_eq!(play.run_until(Stage::RolledBack).active, "old");
+    while play.ready("old") == 0 {
+        play.step();
+    }
+    play.turn_to("third");
+    assert_eq!(play.run_until(Stage::RolledBack).active, "old");
+    while play.ready("old") == 0 {
+        assert_eq!(play.step().stage, Stage::RolledBack);
+    }
+}
+
+#[test]
+fn a_first_revision_that_serves_with_all_but_one_is_what_a_broken_one_goes_back_to() {
+    for strategy in [RolloutStrategy::Auto, RolloutStrategy::Surge, RolloutStrategy::InPlace, RolloutStrategy::Recreate]
+    {
+        let mut play = Play::new("old", 3, strategy);
+        // Its node does not start it.
+        play.step();
+        play.pods[0].scheduled = Some(u64::MAX / 2);
+        play.run_until(Stage::ProgressDeadlineExceeded);
+        assert_eq!(play.ready("old"), 2, "{strategy:?}");
+        play.broken = vec!["new"];
+        play.turn_to("new");
+        assert_eq!(play.run_until(Stage::RolledBack).active, "old", "{strategy:?}");
+        while play.ready("old") < 2 {
+            assert_eq!(play.step().stage, Stage::RolledBack, "{strategy:?}");
+        }
+        if strategy != RolloutStrategy::Recreate {
+            assert!(play.fewest_ready >= 1, "{strategy:?}: {}", play.fewest_ready);
+        }
+    }
+}
+
+#[test]
+fn a_wait_for_room_that_is_made_then_uses_up_no_deadline() {
+    for deadline in [SURGE_TIMEOUT / 2, SURGE_TIMEOUT + 30] {
+        let mut play = served(1, RolloutStrategy::Auto);
+        play.devices = 1;
+        play.deadline = deadline;
+        (play.start_seconds, play.stop_seconds) = (deadline / 3, deadline / 2);
+        play.turn_to("new");
+        play.run_until(Stage::Complete);
+        assert_eq!((play.ready("new"), play.ready("old")), (1, 0), "{deadline} s");
+    }
+}
