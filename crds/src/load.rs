@@ -6,7 +6,7 @@
 //! ```text
 //! samples that waited, on average   Δ queued_sample_seconds ÷ Δ uptime_seconds
 //! requests refused in a second      Δ refused_total ÷ Δ uptime_seconds
-//! share of the answers in time      Δ within_total ÷ Δ answered_total
+//! share of the answers in time      Δ within_total ÷ (Δ answered_total + Δ expired_total)
 //! ```
 //!
 //! What is missing is read as its default and what is unknown is ignored, so that an older or a newer pod can be read.
@@ -64,6 +64,8 @@ pub struct ModelLoad {
     /// where nobody asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub within_total: Option<u64>,
+    /// Requests that passed their deadline: late, whatever is aimed at.
+    pub expired_total: u64,
     /// Instances that work; one that was given up does not count.
     pub instances: u64,
     /// How long loading and warming up took.
@@ -86,6 +88,7 @@ mod tests {
             refused_total: 7,
             answered_total: 1000,
             within_total: Some(990),
+            expired_total: 3,
             instances: 2,
             load_seconds: 1.75,
         };

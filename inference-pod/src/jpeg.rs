@@ -81,11 +81,16 @@ impl<'a> Jpeg<'a> {
         Ok((picture.into_rgb8(), factor(scale)))
     }
 
-    /// Bytes of the pixels that it is decoded to, and as many where it is turned.
+    /// Most bytes that decoding it takes: pixels, of ink four and three more; once more where it is turned; and all frequencies, at full
+    /// size whatever the scale, where they come in several scans.
     pub fn bytes(&self, wanted: (f64, f64)) -> u64 {
-        let DecompressHeader { width, height, .. } = self.header.scaled(self.scale(wanted));
+        let DecompressHeader { width, height, colorspace, .. } = self.header.scaled(self.scale(wanted));
+        let is_ink = matches!(colorspace, Colorspace::CMYK | Colorspace::YCCK);
         let copies = if self.orientation == Orientation::NoTransforms { 1 } else { 2 };
-        copies * 3 * width as u64 * height as u64
+        let pixels = width as u64 * height as u64 * if is_ink { 7 } else { 3 * copies };
+        let components = if is_ink { 4 } else { 3 };
+        let frequencies = self.header.width as u64 * self.header.height as u64 * 2 * components;
+        if self.notes.scans > 1 { pixels + frequencies } else { pixels }
     }
 
     fn scale(&self, wanted: (f64, f64)) -> ScalingFactor {
@@ -156,6 +161,7 @@ struct Notes<'a> {
     has_end: bool,
     exif: Option<&'a [u8]>,
     by_adobe: bool,
+    scans: u32,
 }
 
 impl<'a> Notes<'a> {
@@ -185,6 +191,7 @@ impl<'a> Notes<'a> {
     fn take(&mut self, marker: u8, segment: &'a [u8]) {
         match marker {
             0xE1 if self.exif.is_none() => self.exif = segment.strip_prefix(b"Exif\0\0"),
+            0xDA => self.scans += 1,
             0xEE => self.by_adobe |= segment.starts_with(b"Adobe"),
             _ => {}
         }

@@ -388,6 +388,7 @@ impl Model {
             refused_total: self.observer.refused_total(),
             answered_total: answered.total,
             within_total: answered.within,
+            expired_total: answered.expired,
             instances: self.shared.working().0 as u64,
             load_seconds: (self.load_time + self.warmup_time).as_secs_f64(),
         }
@@ -404,10 +405,9 @@ impl Model {
     /// # Errors
     /// [`PredictError::Refused`] where the queue is full.
     pub fn reserve(&self, now: Instant) -> Result<Reservation, PredictError> {
-        if !self.shared.works() {
-            return Err(JobError::NoInstance.into());
-        }
-        self.shared.reserve(now).map_err(PredictError::Refused)
+        // Asked first, for that it came is counted there.
+        let reservation = self.shared.reserve(now).map_err(PredictError::Refused);
+        if self.shared.works() { reservation } else { Err(JobError::NoInstance.into()) }
     }
 
     /// Runs a request's inputs and waits for the outputs. `groups` are run as if each were a request of its own: one for

@@ -2,12 +2,15 @@
 
 use std::{
     io::Cursor,
-    sync::{Condvar, Mutex, PoisonError},
+    sync::{Condvar, LazyLock, Mutex, PoisonError},
 };
 
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage, metadata::Orientation};
 
-use crate::jpeg::{Jpeg, JpegError};
+use crate::{
+    jpeg::{Jpeg, JpegError},
+    observe::process::memory_limit,
+};
 
 /// Memory for all that an image file holds beside its pixels.
 const MAX_HEADER_BYTES: u64 = 16 << 20;
@@ -59,6 +62,8 @@ pub struct Picture {
     pub size: (u32, u32),
     /// Pixels here for one of the file's, along either side: 1 or less.
     pub scale: f64,
+    /// What it has of the room for all of them.
+    _room: Room,
 }
 
 /// Decodes an image file upright: the orientation that a camera noted is applied.
@@ -81,18 +86,23 @@ pub fn read(
             let size = jpeg.size();
             check_pixels(size, max_pixels)?;
             let wanted = wanted(size.0, size.1);
-            let _room = Room::take(jpeg.bytes(wanted));
+            let room = Room::take(jpeg.bytes(wanted));
             let (pixels, scale) = jpeg.decode(wanted, spare).map_err(damaged)?;
-            Ok(Picture { pixels, size, scale })
+            Ok(Picture { pixels, size, scale, _room: room })
         }
         (format, name) => {
-            let pixels = read_whole(bytes, format, name, max_pixels)?;
-            Ok(Picture { size: pixels.dimensions(), pixels, scale: 1.0 })
+            let (pixels, room) = read_whole(bytes, format, name, max_pixels)?;
+            Ok(Picture { size: pixels.dimensions(), pixels, scale: 1.0, _room: room })
         }
     }
 }
 
-fn read_whole(bytes: &[u8], format: ImageFormat, name: &'static str, max_pixels: u64) -> Result<RgbImage, DecodeError> {
+fn read_whole(
+    bytes: &[u8],
+    format: ImageFormat,
+    name: &'static str,
+    max_pixels: u64,
+) -> Result<(RgbImage, Room), DecodeError> {
     let damaged = |error: image::ImageError| DecodeError::Damaged { format: name, reason: error.to_string() };
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     // What stands before the pixels, a colour profile for example, may be compressed and become anything.
@@ -106,16 +116,23 @@ fn read_whole(bytes: &[u8], format: ImageFormat, name: &'static str, max_pixels:
     limits.max_alloc = Some(pixels.saturating_mul(16).saturating_add(1 << 20));
     decoder.set_limits(limits).map_err(damaged)?;
     let orientation = decoder.orientation().map_err(damaged)?;
-    // As it is in the file, and as it is wanted.
-    let _room = Room::take(decoder.total_bytes().saturating_add(3 * pixels));
+    // As it is in the file, once more where it is turned, and as it is wanted, where that is something else.
+    let copies = if orientation == Orientation::NoTransforms { 1 } else { 2 };
+    let converted = if decoder.color_type() == ColorType::Rgb8 { 0 } else { 3 * pixels };
+    let room = Room::take(copies * decoder.total_bytes() + converted);
     let mut picture = DynamicImage::from_decoder(decoder).map_err(damaged)?;
     picture.apply_orientation(orientation);
-    Ok(picture.into_rgb8())
+    Ok((picture.into_rgb8(), room))
 }
 
-/// What all pictures that are being decoded take together, unless one alone takes more: a file of some kilobytes may hold 50 million
-/// pixels of eight bytes, and each thread could be at one of those.
-const ROOM_BYTES: u64 = 256 << 20;
+/// What large pictures that are being decoded may take together, for each core that there is, and no more than a quarter of the memory: a
+/// file of some kilobytes may hold 50 million pixels of eight bytes, and each thread could be at one of those. A single one may take more.
+const ROOM_BYTES_PER_CORE: u64 = 64 << 20;
+const ROOM_OF_MEMORY: u64 = 4;
+const LEAST_ROOM_BYTES: u64 = 256 << 20;
+
+/// What is smaller waits for nobody: all threads together take no more of it than that for each.
+const SMALL_BYTES: u64 = 32 << 20;
 
 /// What is taken of it, and who waits for some.
 static ROOM: (Mutex<Taken>, Condvar) = (Mutex::new(Taken { bytes: 0, came: 0, begun: 0 }), Condvar::new());
@@ -123,23 +140,31 @@ static ROOM: (Mutex<Taken>, Condvar) = (Mutex::new(Taken { bytes: 0, came: 0, be
 struct Taken {
     bytes: u64,
     /// Pictures that came so far, and those that have got their part: first come, first served, else a large one would wait for ever
-    /// beside many small ones.
+    /// beside many less large ones.
     came: u64,
     begun: u64,
 }
 
 /// A part of the room for pixels, until it is dropped.
-struct Room(u64);
+pub struct Room(u64);
 
 impl Room {
     /// Waits until there is as much; all of it for what is larger.
     fn take(bytes: u64) -> Self {
-        let bytes = bytes.min(ROOM_BYTES);
-        let (taken, freed) = &ROOM;
+        static ALL: LazyLock<u64> = LazyLock::new(|| {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+            let of_memory = memory_limit().map_or(u64::MAX, |memory| memory / ROOM_OF_MEMORY);
+            LEAST_ROOM_BYTES.max(of_memory.min(cores * ROOM_BYTES_PER_CORE))
+        });
+        if bytes <= SMALL_BYTES {
+            return Self(0);
+        }
+        let (all, (taken, freed)) = (*ALL, &ROOM);
+        let bytes = bytes.min(all);
         let mut taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = taken.came;
         taken.came += 1;
-        let waits = |taken: &mut Taken| taken.begun < turn || taken.bytes + bytes > ROOM_BYTES;
+        let waits = |taken: &mut Taken| taken.begun < turn || taken.bytes + bytes > all;
         let mut taken = freed.wait_while(taken, waits).unwrap_or_else(PoisonError::into_inner);
         taken.begun += 1;
         taken.bytes += bytes;
@@ -152,8 +177,10 @@ impl Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        ROOM.0.lock().unwrap_or_else(PoisonError::into_inner).bytes -= self.0;
-        ROOM.1.notify_all();
+        if self.0 > 0 {
+            ROOM.0.lock().unwrap_or_else(PoisonError::into_inner).bytes -= self.0;
+            ROOM.1.notify_all();
+        }
     }
 }
 

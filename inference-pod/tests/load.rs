@@ -191,7 +191,7 @@ fn what_is_being_decoded_or_waits_for_it_is_told() {
 }
 
 /// All that must not fall.
-fn counters(load: &Load) -> [f64; 7] {
+fn counters(load: &Load) -> [f64; 8] {
     let ModelLoad {
         decoding_request_seconds,
         queued_sample_seconds,
@@ -199,6 +199,7 @@ fn counters(load: &Load) -> [f64; 7] {
         refused_total,
         answered_total,
         within_total,
+        expired_total,
         ..
     } = only(load.clone());
     [
@@ -209,6 +210,7 @@ fn counters(load: &Load) -> [f64; 7] {
         refused_total as f64,
         answered_total as f64,
         within_total.unwrap() as f64,
+        expired_total as f64,
     ]
 }
 

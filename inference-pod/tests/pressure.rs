@@ -164,6 +164,7 @@ fn a_request_that_passes_its_deadline_is_504() {
     assert!(runs < 32.0, "{runs} runs: late requests cost runs");
     let expired = server.metric("ortolan_requests_total{model=\"slow\",outcome=\"expired\"}");
     assert_eq!(expired, late.len() as f64);
+    assert_eq!(get(server.admin, "/load").json()["models"][0]["expired_total"], late.len());
 }
 
 #[test]

@@ -194,6 +194,12 @@ fn a_factory_that_parts_loads_the_model_again() {
     let mut second = factory.clone().open().unwrap();
     assert!(!first.shares_its_graph() && !second.shares_its_graph());
     assert!(factory.open().unwrap().shares_its_graph());
+    // Of two that break together the other one finds what the first has loaded.
+    let broke = std::time::Instant::now();
+    factory.part(broke);
+    let third = factory.open().unwrap();
+    factory.part(broke);
+    assert!(factory.open().unwrap().shares_its_graph() && third.signature() == second.signature());
     assert_eq!(double(&mut second, &[row(1.0)]).to_f32(), doubled(&[1.0]));
 }
 

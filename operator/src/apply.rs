@@ -142,9 +142,8 @@ impl Writer {
         let owner = Owner::Model(&observed.model);
         let wanted = Wanted {
             config_maps: names(&config_maps).into_iter().chain(names(&dashboards)).chain(as_they_are.clone()).collect(),
-            services: names(&services).into_iter().chain(as_they_are.clone()).collect(),
-            // A revision's Deployment and ConfigMap have one name.
-            deployments: names(&deployments).into_iter().chain(as_they_are).collect(),
+            services: names(&services).into_iter().chain(as_they_are).collect(),
+            deployments: names(&deployments),
         };
         // Pods mount the config, so it goes first. Services are there before the first pod is ready.
         let mut without_config = HashSet::new();
@@ -164,7 +163,7 @@ impl Writer {
             if first_is_refused && let Some(replicas) = without_first.get(&deployment.name_any()) {
                 deployment.spec.replicas = Some(*replicas);
             }
-            // No pod runs with a config that somebody else wrote.
+            // A revision's ConfigMap and Deployment have one name. No pod runs with a config that somebody else wrote.
             let has_config = !without_config.contains(&deployment.name_any());
             if has_config {
                 self.put(deployment, &observed.deployments, owner, &mut applied).await?;
@@ -357,15 +356,20 @@ impl Writer {
         let stored = match api.patch(&name, &params, &apply).await {
             Err(kube::Error::Api(status)) if known.is_some() && is_about_spec(&status) => {
                 self.take_over(&api, &patch).await?;
+                let mut unfinished = patch.clone();
+                unfinished["metadata"]["annotations"][names::APPLIED_ANNOTATION] = "".into();
                 self.permit()?;
-                let stored = api.patch(&name, &params, &apply).await?;
+                let stored = api.patch(&name, &params, &Patch::Apply(&unfinished)).await?;
                 self.metrics.wrote(&K::kind(&()), WriteResult::ok);
-                self.own_alone(&api, stored).await?
+                self.own_alone(&api, stored).await?;
+                self.permit()?;
+                api.patch(&name, &params, &apply).await?
             }
             answer => answer?,
         };
         self.metrics.wrote(&K::kind(&()), WriteResult::ok);
-        Ok(stored)
+        // One that was ended in the middle of that has left it to us.
+        if before_first_apply(&stored).is_some() { self.own_alone(&api, stored).await } else { Ok(stored) }
     }
 
     /// Where nobody is known to own a field, the API server lets a manager of its own have all that is there as soon as one applies: what
@@ -374,13 +378,9 @@ impl Writer {
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
-        const BEFORE: &str = "before-first-apply";
         // Others write meanwhile; they may stand in front of it then.
         for _ in 0..TRIES {
-            let managers = stored.meta().managed_fields.iter().flatten();
-            let Some(place) = managers.clone().position(|entry| entry.manager.as_deref() == Some(BEFORE)) else {
-                return Ok(stored);
-            };
+            let Some(place) = before_first_apply(&stored) else { return Ok(stored) };
             let path = format!("/metadata/managedFields/{place}");
             let is_same = json!([
                 {"op": "test", "path": "/metadata/uid", "value": stored.uid()},
@@ -390,10 +390,17 @@ impl Writer {
             let patch = serde_json::from_value(is_same).map(Patch::Json::<()>).map_err(kube::Error::SerdeError)?;
             self.permit()?;
             match api.patch(&stored.name_any(), &PatchParams::default(), &patch).await {
+                // Children are listed: nothing here needs the right to get one.
                 Err(kube::Error::Api(status)) if is_another(&status) => {
-                    stored = api.get(&stored.name_any()).await?;
+                    let named = ListParams::default().fields(&format!("metadata.name={}", stored.name_any()));
+                    let Some(found) = api.list(&named).await?.items.into_iter().next() else { return Ok(stored) };
+                    stored = found;
                 }
-                answer => return answer,
+                answer => {
+                    let alone = answer?;
+                    self.metrics.wrote(&K::kind(&()), WriteResult::ok);
+                    return Ok(alone);
+                }
             }
         }
         Ok(stored)
@@ -408,7 +415,10 @@ impl Writer {
     {
         let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
         // One empty entry is how the API server is told to forget them all.
-        let metadata = json!({"uid": wanted["metadata"]["uid"], "managedFields": [{}]});
+        // Whoever comes in between finds by its digest that it is not done.
+        let annotations = json!({names::APPLIED_ANNOTATION: ""});
+        let uid = &wanted["metadata"]["uid"];
+        let metadata = json!({"uid": uid, "annotations": annotations, "managedFields": [{}]});
         let patch = json!({"metadata": metadata, "spec": wanted["spec"]});
         self.permit()?;
         api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
@@ -494,6 +504,15 @@ impl Writer {
         let written = Written { wanted: wanted.digest.clone(), stored: seen(&stored, &wanted.object) };
         self.written.lock().unwrap_or_else(PoisonError::into_inner).insert(key, written);
     }
+}
+
+/// The manager that the API server gives all fields to that nobody is known to own.
+const BEFORE: &str = "before-first-apply";
+
+/// Its place among the managers of an object.
+fn before_first_apply<K: Resource>(object: &K) -> Option<usize> {
+    let mut managers = object.meta().managed_fields.iter().flatten();
+    managers.position(|entry| entry.manager.as_deref() == Some(BEFORE))
 }
 
 /// So often a thing is tried that another writer may come in between of.

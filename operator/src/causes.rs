@@ -1,6 +1,6 @@
 //! An error as one line of text, for logs and for people.
 
-use std::error::Error;
+use std::{error::Error, net::SocketAddr};
 
 use k8s_openapi::jiff::Timestamp;
 
@@ -23,13 +23,18 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
 /// this one try. A status that told of these would be another one at each try, and wake whoever watches it, ourselves as well.
 #[must_use]
 pub fn lasting(message: &str) -> String {
+    let mut before = "";
     let words = message.split(' ').map(|word| {
-        let word = word.split_once("->").map_or(word, |(_, to)| to);
+        let last = std::mem::replace(&mut before, word).trim_matches(|letter: char| !letter.is_ascii_alphanumeric());
+        let names_it = NAMED.iter().any(|name| name.eq_ignore_ascii_case(last));
         let is_between = |letter: char| !letter.is_ascii_alphanumeric() && !['-', ':', '.', '+'].contains(&letter);
         let bare = word.trim_end_matches([':', '.']).trim_matches(is_between);
-        if is_made_up(bare) {
+        if names_it && is_made_up(bare) {
             return word.replace(bare, "…");
         }
+        let addresses =
+            word.split_once("->").filter(|(from, to)| is_address(from) && is_address(to.trim_end_matches(':')));
+        let word = addresses.map_or(word, |(_, to)| to);
         match word.split_once("&time=") {
             Some((before, after)) => {
                 let end = after.find(['&', '"']).unwrap_or(after.len());
@@ -41,7 +46,15 @@ pub fn lasting(message: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// Whether it is the id of a sandbox or a request, or a time. A digest is none of these: it begins with how it was made.
+/// What is said before the name of something that is made for one try, and before the time of it. Elsewhere a digest, an id or a time is
+/// what the message is about.
+const NAMED: [&str; 7] = ["sandbox", "container", "request", "requestid", "id", "uid", "time"];
+
+fn is_address(text: &str) -> bool {
+    text.parse::<SocketAddr>().is_ok()
+}
+
+/// Whether it is an id or a time.
 fn is_made_up(word: &str) -> bool {
     let digits = |text: &str| text.len() >= 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let is_uuid = word.len() == 36 && word.split('-').map(str::len).eq([8, 4, 4, 4, 12]);
@@ -68,10 +81,9 @@ mod tests {
             ),
             ("expired: current time 2026-01-02T03:04:05Z is after 2025", "expired: current time … is after 2025"),
             ("(request 0c9a41a2-8a3b-4a57-9d3e-0123456789ab) denied", "(request …) denied"),
-            (
-                "image app@sha256:7d1b3c5a7d1b3c5a7d1b3c5a7d1b3c5a is",
-                "image app@sha256:7d1b3c5a7d1b3c5a7d1b3c5a7d1b3c5a is",
-            ),
+            ("403, RequestID: 0c9a41a2-8a3b-4a57-9d3e-0123456789ab, denied", "403, RequestID: …, denied"),
+            ("expected 7d1b3c5a7d1b3c5a7d1b3c5a7d1b3c5a", "expected 7d1b3c5a7d1b3c5a7d1b3c5a7d1b3c5a"),
+            ("rename /a -> /b: label team->owner is missing", "rename /a -> /b: label team->owner is missing"),
         ] {
             assert_eq!(lasting(message), lasts);
         }

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crds::resource::{InferenceModel, InferenceModelStatus, ScalingMode, conditions::READY};
+use crds::resource::{InferenceModel, InferenceModelStatus, RolloutStrategy, ScalingMode, conditions::READY};
 use futures::{Stream, StreamExt as _, stream};
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{
@@ -36,6 +36,7 @@ use tokio::{
 use crate::{
     announce,
     apply::{Applied, ApplyError, Writer},
+    autoscalers,
     build::{self, Images, Objects, Revisions, monitoring::Labels, revision},
     cache::{Key, Scope},
     causes::chain,
@@ -373,14 +374,17 @@ async fn bring_about(
     steps.ended(Step::validate);
     let (revisions, target) = revisions(&observed, checked.as_ref().ok(), &context.images);
     let led_for = context.leadership.led_for();
-    let plan =
-        target.as_ref().map(|target| rollout::plan(&situation(&observed, &revisions, target, &findings, led_for)));
+    let plan = target
+        .as_ref()
+        .map(|target| rollout::plan(&situation(&observed, &revisions, target, &findings, led_for, checked.is_err())));
 
     scaling::spec::follow(&context.scaler, &observed, plan.as_ref(), checked.is_err());
     let scaler = build::autoscaler::scaler(&observed, checked.as_ref().ok());
-    let objects = plan.as_ref().map(|plan| build::build(&observed.model, &revisions, plan));
+    let objects = plan.as_ref().map(|plan| match &checked {
+        Ok(_) => build::build(&observed.model, &revisions, plan),
+        Err(_) => build::build_of_refused(&observed, &revisions, plan),
+    });
     let objects = objects.map(|objects| Objects { scaler, ..objects });
-    let objects = if checked.is_err() { objects.map(|it| it.of_refused(&observed)) } else { objects };
     let kept = kept(&revisions, objects.as_ref());
     steps.ended(Step::build);
     let applied = match objects {
@@ -502,8 +506,12 @@ fn situation(
     target: &str,
     findings: &BTreeMap<String, Finding>,
     led_for: Duration,
+    is_refused: bool,
 ) -> Situation {
     let spec = &observed.model.spec;
+    // A number that was written, where nobody may raise it.
+    let is_exact = is_refused || autoscalers::is_paused(observed);
+    let replicas = if is_exact { spec.replicas } else { spec.scaling.at_least_min(spec.replicas) };
     let is_of_target = |pod: &Pod| pod.labels().get(names::REVISION_LABEL).is_some_and(|revision| revision == target);
     let found = |ended: bool| {
         let pod =
@@ -523,12 +531,10 @@ fn situation(
     Situation {
         target: target.to_owned(),
         revisions: revisions.values().map(|revision| (revision.hash.clone(), facts_of(observed, revision))).collect(),
-        wanted: if spec.suspend {
-            0
-        } else {
-            u32::try_from(spec.scaling.at_least_min(spec.replicas)).unwrap_or_default()
-        },
-        strategy: spec.rollout.strategy,
+        wanted: if spec.suspend { 0 } else { u32::try_from(replicas).unwrap_or_default() },
+        // What is refused takes nothing away that serves.
+        strategy: if is_refused { RolloutStrategy::Surge } else { spec.rollout.strategy },
+        is_refused,
         surge_timeout: spec.rollout.surge_timeout.length(),
         progress_deadline: spec.rollout.progress_deadline.length(),
         cause: found(false).or_else(still_at).or_else(refused).or_else(|| found(true)),
@@ -566,7 +572,7 @@ fn facts_of(observed: &Observed, revision: &build::Revision) -> rollout::Revisio
 
 /// Whether a pod should have been gone for long: its node has been lost, and nobody waits for it.
 fn is_overdue(pod: &Pod, now: Timestamp) -> bool {
-    let until = pod.metadata.deletion_timestamp.as_ref().map(|until| until.0 + OVERDUE_AFTER);
+    let until = pod.metadata.deletion_timestamp.as_ref().map(|until| later(until.0, OVERDUE_AFTER));
     until.is_some_and(|until| until < now)
 }
 

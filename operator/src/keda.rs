@@ -22,17 +22,20 @@ pub const FALLBACK: &str = "Fallback";
 /// The type of its condition that is True while a person has it paused.
 pub const PAUSED: &str = "Paused";
 
-/// The annotations by which a person pauses it, as it is or at a number.
-const PAUSING: [&str; 2] = ["autoscaling.keda.sh/paused", "autoscaling.keda.sh/paused-replicas"];
+/// The annotation by which a person pauses it as it is; a truth value as Go reads it.
+const PAUSED_ANNOTATION: &str = "autoscaling.keda.sh/paused";
+/// What Go reads as false. What it cannot read pauses as well.
+const FALSE: [&str; 6] = ["0", "f", "F", "false", "False", "FALSE"];
+/// The annotation by which a person pauses it at a number.
+const PAUSED_AT_ANNOTATION: &str = "autoscaling.keda.sh/paused-replicas";
 
 impl ScaledObject {
     /// Whether a person has it paused: KEDA, which has no autoscaler for it then, writes the number that was asked for at the most.
     #[must_use]
     pub fn is_paused(&self) -> bool {
-        // Only `false` stands for nothing.
-        PAUSING
-            .iter()
-            .any(|key| self.metadata.annotations.iter().flatten().any(|(name, to)| name == key && to != "false"))
+        let annotation = |key: &str| self.metadata.annotations.as_ref().and_then(|annotations| annotations.get(key));
+        let is_so = annotation(PAUSED_ANNOTATION).is_some_and(|value| !FALSE.contains(&value.as_str()));
+        is_so || annotation(PAUSED_AT_ANNOTATION).is_some()
     }
 }
 

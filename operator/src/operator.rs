@@ -172,8 +172,12 @@ pub async fn run(settings: Settings, level: Arc<LogLevel>) -> Result<(), Operato
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        // Whoever leads and does nothing keeps the others from it: the Lease goes with the process.
-        ended = &mut controller => return Err(OperatorError::Ended(ended.err().map(|error| error.to_string()))),
+        // Whoever leads and does nothing would keep the others from it.
+        ended = &mut controller => {
+            release.send_replace(true);
+            let _ = candidate.await;
+            return Err(OperatorError::Ended(ended.err().map(|error| error.to_string())));
+        }
     }
     tracing::info!("the operator stops: no new reconcile begins");
     stop.send_replace(true);

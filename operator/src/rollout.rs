@@ -43,6 +43,8 @@ pub struct Situation {
     pub surge_timeout: Duration,
     /// How long the target may take without progress.
     pub progress_deadline: Duration,
+    /// The spec cannot be acted on: by its deadline nothing is given up, and nothing tried again.
+    pub is_refused: bool,
     /// What is wrong with the target's pods right now, or what they are at, for the record if it is given up.
     pub cause: Option<String>,
     /// Since when somebody has led: before that nobody may have gone on with it.
@@ -164,7 +166,9 @@ pub fn plan(situation: &Situation) -> Plan {
 /// A revision that becomes the target starts anew: what it failed at before counts no longer.
 fn turn_to_target(situation: &Situation, records: &mut BTreeMap<String, Record>) {
     let last = records.iter().filter(|(_, record)| record.target_since.is_some());
-    let last = last.max_by_key(|(_, record)| record.target_since).map(|(hash, it)| (hash.clone(), it.target_since));
+    // Annotations may tell of the same time for two of them: then it is no other one that was turned to since.
+    let last = last.max_by_key(|(hash, record)| (record.target_since, **hash == situation.target));
+    let last = last.map(|(hash, it)| (hash.clone(), it.target_since));
     if last.as_ref().is_some_and(|(hash, _)| *hash == situation.target) {
         return;
     }
@@ -196,8 +200,11 @@ fn give_up_in_time(situation: &Situation, records: &mut BTreeMap<String, Record>
     let target = situation.target();
     let done = takes_over(situation);
     let record = records.get_mut(&situation.target)?;
-    if record.failed.as_ref().is_some_and(|failure| failure.deadline.is_some_and(|it| it < situation.progress_deadline))
-    {
+    if situation.is_refused {
+        return None;
+    }
+    let is_longer = |failure: &Failure| failure.deadline.is_some_and(|it| it < situation.progress_deadline);
+    if record.failed.as_ref().is_some_and(is_longer) {
         *record = Record { target_since: record.target_since, completed: record.completed, ..Record::default() };
     }
     if done || completed(record) || record.failed.is_some() {

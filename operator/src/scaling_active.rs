@@ -26,6 +26,9 @@ const LONGEST_REASON_BYTES: usize = 1024;
 /// None are wanted, and none of our modes begins from there.
 const AT_NONE: &str = "spec.replicas is 0, so nobody scales. Set it to 1 to begin again";
 
+/// The operator is to begin by a spec that cannot be acted on.
+const NOT_YET: &str = "nobody scales, or who did before: the operator begins when the spec is accepted";
+
 /// The condition.
 pub(crate) fn verdict(facts: &Facts<'_>) -> Verdict {
     let observed = facts.observed;
@@ -44,7 +47,7 @@ pub(crate) fn verdict(facts: &Facts<'_>) -> Verdict {
             Verdict::unknown(format!("the operator scales when {} is gone", leaving.join(" and ")))
         }
         None => Verdict::yes(OFF, "nobody scales, as the spec wants it"),
-        Some(_) if autoscalers::is_off(observed) => Verdict::yes(OFF, AT_NONE),
+        Some(_) if autoscalers::is_off(observed) && !autoscalers::is_paused(observed) => Verdict::yes(OFF, AT_NONE),
         Some(ScalingMode::Operator) => operator_mode(facts),
         Some(ScalingMode::Hpa) => hpa_mode(facts),
         Some(ScalingMode::Keda) => keda_mode(facts),
@@ -152,6 +155,9 @@ fn operator_mode(facts: &Facts<'_>) -> Verdict {
         return match before.map(|before| before.reason.as_str()) {
             Some(LIMITED_BY_MAX) => limited(),
             Some(METRICS_STALE) => stale(),
+            // A spec that is refused begins nothing.
+            Some(OFF) if facts.refusal.is_some() => Verdict::yes(OFF, NOT_YET),
+            Some(EXTERNAL_OWNER) if facts.refusal.is_some() => Verdict::yes(EXTERNAL_OWNER, NOT_YET),
             _ => active(facts, None),
         };
     };

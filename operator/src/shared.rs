@@ -36,7 +36,7 @@ use crate::{
     apply::{ApplyError, Writer, is_uncontrolled},
     build::{self, monitoring},
     cache::{Audience, Cache, Key, Scope},
-    causes::chain,
+    causes::{chain, lasting},
     kinds::{Kinds, OptionalKind, Served},
     leader::Leadership,
     names,
@@ -402,7 +402,7 @@ impl Shared {
         if !self.kinds.is_served(kind) {
             return (Place::NotInstalled, false);
         }
-        let text = chain(error);
+        let text = lasting(&chain(error));
         tracing::warn!(namespace, error = text, "a shared object cannot be written and is tried again");
         let place = if matches!(seen, Place::There(_)) { seen } else { Place::Missing(Some(text)) };
         (place, true)

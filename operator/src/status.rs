@@ -184,7 +184,7 @@ fn refused_for_now(facts: &Facts<'_>) -> Option<Refusal> {
 
 /// The API server does not let the Deployment make its pods.
 pub(crate) fn refused_pods(deployment: &Deployment) -> Option<Refusal> {
-    let message = replica_failure(deployment)?.message.clone().unwrap_or_default();
+    let message = lasting(replica_failure(deployment)?.message.as_deref().unwrap_or_default());
     let status = kube::core::Status { code: 403, message: message.clone(), ..kube::core::Status::default() };
     let reason = reason_of_refusal(&status).unwrap_or(accepted::ADMISSION_DENIED);
     let remedy = match reason {

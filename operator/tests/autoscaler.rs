@@ -390,6 +390,27 @@ fn the_status_has_the_decision_and_nothing_that_changes_while_it_stays() {
 }
 
 #[test]
+fn a_pause_is_read_as_keda_reads_it() {
+    for (annotation, value, pauses) in [
+        ("paused", "true", true),
+        ("paused", "yes", true),
+        ("paused", "False", false),
+        ("paused", "0", false),
+        ("paused-replicas", "0", true),
+        ("paused-scale-in", "true", false),
+    ] {
+        let mut observed = observed(mode("KEDA")).with_scaled_object(json!([]));
+        for object in observed.scaled_objects.values_mut() {
+            let annotations = [(format!("autoscaling.keda.sh/{annotation}"), value.to_owned())];
+            Arc::make_mut(object).metadata.annotations = Some(annotations.into());
+        }
+        assert_eq!(autoscalers::is_paused(&observed), pauses, "{annotation}: {value}");
+        Arc::make_mut(&mut observed.model).spec.replicas = 0;
+        assert_eq!(matches!(decided(&observed), Scaler::Keda(_)), pauses, "{annotation}: {value}, at none");
+    }
+}
+
+#[test]
 fn a_tolerance_that_the_cluster_drops_is_told() {
     for (mode, autoscaler) in [("HPA", ours()), ("KEDA", kedas())] {
         let of = |autoscaler| {

@@ -5,16 +5,21 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(clippy::disallowed_methods, reason = "a test is told by its environment to write snapshots anew")]
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use crds::{
     resource::{InferenceModel, conditions::accepted},
     serving::{self, Layer},
 };
-use k8s_openapi::api::core::v1::{PodTemplateSpec, Volume};
+use k8s_openapi::{
+    api::core::v1::{PodTemplateSpec, Service, Volume},
+    jiff::Timestamp,
+};
 use ortolan_operator::{
-    build::{self, Images, Revision, build, monitoring, revision},
+    build::{self, Images, Revision, build, build_of_refused, monitoring, revision},
+    observe::Observed,
     rollout::{Plan, Record, Stage},
+    shared::{Place, Places},
     validate::validate,
 };
 use serde_json::{Value, json};
@@ -129,6 +134,44 @@ fn the_objects_of_a_plain_spec() {
 #[test]
 fn the_objects_of_a_rich_spec() {
     check("rich.json", &objects(rich()));
+}
+
+#[test]
+fn a_refused_spec_opens_nothing_and_lets_no_revision_go() {
+    let mut spec = plain();
+    spec["service"] = json!({"type": "LoadBalancer", "annotations": {"open": "to all"}});
+    spec["rollout"] = json!({"historyLimit": 0});
+    let model = model(spec);
+    let revision = born(&model, &images());
+    let hashes: Vec<String> = (0..8).map(|number| format!("0000000{number}")).collect();
+    let named = |hash: &String| (hash.clone(), Revision { hash: hash.clone(), ..revision.clone() });
+    let revisions: BTreeMap<String, Revision> = hashes.iter().map(named).collect();
+    let there: Service = serde_json::from_value(json!({"metadata": {"name": "espresso-pods"}})).unwrap();
+    let observed = Observed {
+        namespace: "coffee".to_owned(),
+        name: "espresso".to_owned(),
+        model: Arc::new(model),
+        config_maps: BTreeMap::new(),
+        deployments: BTreeMap::new(),
+        services: BTreeMap::from([("espresso-pods".to_owned(), Arc::new(there))]),
+        autoscalers: Vec::new(),
+        horizontal_pod_autoscalers: BTreeMap::new(),
+        scaled_objects: BTreeMap::new(),
+        has_keda: false,
+        pods: BTreeMap::new(),
+        infos: BTreeMap::new(),
+        warnings: BTreeMap::new(),
+        shared: Places { service_monitor: Place::There(None), rules: Place::There(None) },
+        scaling: None,
+        now: Timestamp::UNIX_EPOCH,
+    };
+    let objects = build_of_refused(&observed, &revisions, &plan(&hashes[0]));
+    assert_eq!((objects.config_maps.len(), objects.deployments.len()), (8, 8));
+    let [service] = &objects.services[..] else { panic!("{:?}", objects.services) };
+    assert_eq!(service.metadata.name.as_deref(), Some("espresso"), "it is lost, and the other one is there");
+    let spec = service.spec.as_ref().unwrap();
+    assert_eq!((spec.type_.as_deref(), service.metadata.annotations.as_ref()), (Some("ClusterIP"), None));
+    assert_eq!(objects.as_they_are, ["espresso-pods".to_owned()].into());
 }
 
 #[test]

@@ -59,10 +59,10 @@ struct Patience {
     pause: Duration,
     /// And no longer than this.
     linger: Duration,
-    /// A client that takes nothing of what it is sent for so long is left.
+    /// A client that is to leave and takes nothing of what it is sent for so long is left.
     unread: Duration,
-    /// The same while answers that nobody takes fill the memory.
-    unread_when_full: Duration,
+    /// One that is not to leave, and takes nothing of a large answer, after so long.
+    untaken: Duration,
     /// And one that is still there so long after it was told and its last request ended, whatever it takes: on HTTP/2 it may leave
     /// its answers where they are and go on saying other things.
     leaving: Duration,
@@ -78,8 +78,8 @@ const PATIENCE: Patience = Patience {
     linger: Duration::from_secs(30),
     // Half of what draining may take, unless that is set.
     unread: Duration::from_secs(15),
-    // A few round trips to the other side of the world.
-    unread_when_full: Duration::from_secs(1),
+    // A client is seen to read by steps of a third of what the kernel holds for it: 150 kB of 460 kB, which is 5 kB a second.
+    untaken: Duration::from_secs(30),
     // Enough for a large answer on a slow link.
     leaving: Duration::from_secs(600),
 };
@@ -125,8 +125,7 @@ pub async fn serve(listener: TcpListener, router: Router, terms: Terms) {
     loop {
         let has_room = connections.len() < terms.max_connections;
         if !has_room && terms.makes_room {
-            open.retain(|one| one.strong_count() > 0);
-            let resting = open.iter().filter_map(Weak::upgrade).filter(|one| one.is_at_rest());
+            let resting = open.iter().filter_map(Weak::upgrade).filter(|one| one.is_idle());
             if let Some(longest) = resting.min_by_key(|one| one.still_at(Duration::ZERO)) {
                 longest.make_room.notify_one();
             }
@@ -136,6 +135,9 @@ pub async fn serve(listener: TcpListener, router: Router, terms: Terms) {
                 Ok((stream, _)) => {
                     let shared = Arc::new(Shared::new());
                     if terms.makes_room {
+                        if open.len() >= 2 * terms.max_connections {
+                            open.retain(|one| one.strong_count() > 0);
+                        }
                         open.push(Arc::downgrade(&shared));
                     }
                     connections.spawn(connection(stream, router.clone(), terms.clone(), shared));
@@ -234,10 +236,14 @@ impl Shared {
         self.is_at_rest() && self.still_at(time) <= Instant::now()
     }
 
-    /// Whether the client takes nothing of an answer, and has not for too long.
-    fn is_stuck(&self, patience: &Patience) -> bool {
-        let patience = if untaken::are_too_many() { patience.unread_when_full } else { patience.unread };
-        self.untaken.load(Ordering::Acquire) > 0 && self.still_at(patience) <= Instant::now()
+    /// Whether a large answer is held for the client.
+    fn holds(&self) -> bool {
+        self.untaken.load(Ordering::Acquire) > 0
+    }
+
+    /// Nothing is under way in either direction, so that nothing is lost by its end.
+    fn is_idle(&self) -> bool {
+        self.is_at_rest() && !self.holds()
     }
 
     /// No request is under way.
@@ -347,9 +353,14 @@ where
                 phase = *phases.borrow_and_update();
             }
             () = shared.news.notified() => {}
-            () = shared.make_room.notified() => return,
-            () = sleep(patience.unread_when_full), if shared.untaken.load(Ordering::Acquire) > 0 => {
-                if shared.is_stuck(&patience) {
+            () = shared.make_room.notified() => {
+                if shared.is_idle() {
+                    return;
+                }
+            }
+            () = sleep_until(shared.still_at(patience.untaken).max(soon())), if shared.holds() => {
+                if shared.holds() && shared.still_at(patience.untaken) <= Instant::now() {
+                    tracing::debug!("a client takes nothing of its answer and is left");
                     return;
                 }
             }
@@ -481,7 +492,7 @@ mod tests {
             pause: SOON,
             linger: SOON,
             unread: NEVER,
-            unread_when_full: NEVER,
+            untaken: NEVER,
             leaving: NEVER,
         };
         let mut idle = client(Patience { headers: SOON, ..patience });
@@ -507,7 +518,7 @@ mod tests {
             pause: NEVER,
             linger: NEVER,
             unread: NEVER,
-            unread_when_full: NEVER,
+            untaken: NEVER,
             leaving: NEVER,
         };
         let mut silent = client(patience);
@@ -522,7 +533,7 @@ mod tests {
             pause: NEVER,
             linger: NEVER,
             unread: SOON,
-            unread_when_full: SOON,
+            untaken: NEVER,
             leaving: NEVER,
         };
         let (mut client, connection) = connected(patience, &Arc::default());
@@ -549,8 +560,8 @@ mod tests {
             idle: NEVER,
             pause: NEVER,
             linger: NEVER,
-            unread: SOON,
-            unread_when_full: SOON / 5,
+            unread: NEVER,
+            untaken: SOON,
             leaving: NEVER,
         };
         let (mut client, connection) = connected(patience, &Arc::default());
@@ -567,6 +578,42 @@ mod tests {
             got += read;
         }
         assert!(!connection.is_finished());
+
+        // The last of it is in the buffers of the protocol, and all of it in memory.
+        let (mut client, connection) = connected(patience, &Arc::default());
+        client.write_all(b"GET /long HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+        client.read_exact(&mut vec![0; 900 << 10]).await.unwrap();
+        ends(connection).await;
+    }
+
+    #[tokio::test]
+    async fn of_many_connections_the_one_that_has_rested_longest_makes_room() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/", get(|| async { "yes" }));
+        let terms = Terms {
+            lifecycle: Arc::default(),
+            max_age: Duration::ZERO,
+            max_connections: 4,
+            makes_room: true,
+            tells_peer: false,
+        };
+        tokio::spawn(serve(listener, router, terms));
+        let mut kept = Vec::new();
+        for _ in 0..20 {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(REQUEST).await.unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"yes") {
+                assert_ne!(client.read_buf(&mut answer).await.unwrap(), 0, "{answer:?}");
+            }
+            kept.push(client);
+        }
+        // Closed, and not the last.
+        assert_eq!(kept[0].read(&mut [0; 9]).await.unwrap_or_default(), 0);
+        let last = kept.last_mut().unwrap();
+        last.write_all(REQUEST).await.unwrap();
+        assert_ne!(last.read(&mut [0; 9]).await.unwrap(), 0);
     }
 
     #[tokio::test]
@@ -577,7 +624,7 @@ mod tests {
             pause: NEVER,
             linger: NEVER,
             unread: NEVER,
-            unread_when_full: NEVER,
+            untaken: NEVER,
             leaving: SOON,
         };
         let lifecycle = Arc::<Lifecycle>::default();
@@ -643,7 +690,7 @@ mod tests {
             pause: SOON * 10,
             linger: NEVER,
             unread: NEVER,
-            unread_when_full: NEVER,
+            untaken: NEVER,
             leaving: NEVER,
         };
         let mut slow = client(patience);

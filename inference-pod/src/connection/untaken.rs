@@ -1,14 +1,9 @@
-//! Answers that their clients do not take: large ones are handed out in pieces, so that it is known how much of them waits.
-//!
-//! A client that asks for little and is answered with much could fill the memory by not reading. One that takes nothing for a while is
-//! left; and sooner where all that waits is too much.
+//! Answers that their clients do not take: a client that asks for little and is answered with much could fill the memory by not reading.
+//! As long as any byte of a large answer is held anywhere, in the buffers of the protocol too, its connection knows.
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
 };
 
@@ -20,47 +15,50 @@ use hyper::{
 
 use super::Shared;
 
-/// A smaller answer is in the buffers of the connection at once.
+/// What a connection of HTTP/1, which has one answer at a time, may hold of one that nobody watches.
 const LARGE_BYTES: u64 = 256 << 10;
+/// The same on HTTP/2, for each of many.
+const LARGE_BYTES_HTTP2: u64 = 16 << 10;
 
-/// An answer is handed out in pieces of this size.
-const PIECE_BYTES: usize = 128 << 10;
+/// One of the answers that are held; until all that has it is gone.
+struct Held(Arc<Shared>);
 
-/// More than this that waits, of all connections, is too much.
-const MOST_BYTES: usize = 256 << 20;
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.untaken.fetch_sub(1, Ordering::AcqRel);
+    }
+}
 
-/// Bytes of large answers that wait to be taken.
-static WAITING: AtomicUsize = AtomicUsize::new(0);
+/// Bytes of a large answer.
+struct Piece {
+    data: Bytes,
+    _held: Arc<Held>,
+}
 
-/// Whether more waits than there should.
-pub(super) fn are_too_many() -> bool {
-    WAITING.load(Ordering::Relaxed) > MOST_BYTES
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
 }
 
 /// The body of a large answer.
 pub(super) struct Untaken {
     body: Body,
-    /// What of the last piece of the body is not handed out yet.
-    rest: Bytes,
-    /// Of [`WAITING`].
-    waiting: usize,
-    shared: Arc<Shared>,
+    held: Arc<Held>,
 }
 
 impl Untaken {
-    /// The same answer, counted until its client has taken it, where it is large.
+    /// The same answer, known to its connection until its client has taken it, where it is large.
     pub(super) fn watch(response: Response<Body>, shared: &Arc<Shared>) -> Response<Body> {
-        let least = response.body().size_hint().lower();
-        if least < LARGE_BYTES {
+        let is_http2 = shared.is_http2.load(Ordering::Relaxed);
+        let large = if is_http2 { LARGE_BYTES_HTTP2 } else { LARGE_BYTES };
+        if response.body().size_hint().lower() < large {
             return response;
         }
-        response.map(|body| {
-            let waiting = usize::try_from(least).unwrap_or(usize::MAX);
-            WAITING.fetch_add(waiting, Ordering::Relaxed);
-            shared.untaken.fetch_add(1, Ordering::AcqRel);
-            shared.news.notify_one();
-            Body::new(Self { body, rest: Bytes::new(), waiting, shared: Arc::clone(shared) })
-        })
+        shared.untaken.fetch_add(1, Ordering::AcqRel);
+        shared.news.notify_one();
+        let held = Arc::new(Held(Arc::clone(shared)));
+        response.map(|body| Body::new(Self { body, held }))
     }
 }
 
@@ -69,43 +67,16 @@ impl hyper::body::Body for Untaken {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        // Somebody asks for more: what there was has been taken.
-        self.shared.moves();
-        if self.rest.is_empty() {
-            match std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.rest = data,
-                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
-                },
-                end => return Poll::Ready(end),
-            }
-        }
-        let length = self.rest.len().min(PIECE_BYTES);
-        let piece = self.rest.split_to(length);
-        let told = length.min(self.waiting);
-        self.waiting -= told;
-        WAITING.fetch_sub(told, Ordering::Relaxed);
-        Poll::Ready(Some(Ok(Frame::data(piece))))
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let with_it = |data| Bytes::from_owner(Piece { data, _held: Arc::clone(&self.held) });
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(with_it))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let (rest, of_body) = (self.rest.len() as u64, self.body.size_hint());
-        let mut hint = SizeHint::new();
-        hint.set_lower(of_body.lower() + rest);
-        if let Some(upper) = of_body.upper() {
-            hint.set_upper(upper + rest);
-        }
-        hint
-    }
-}
-
-impl Drop for Untaken {
-    fn drop(&mut self) {
-        WAITING.fetch_sub(self.waiting, Ordering::Relaxed);
-        self.shared.untaken.fetch_sub(1, Ordering::AcqRel);
+        self.body.size_hint()
     }
 }

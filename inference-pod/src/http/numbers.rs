@@ -1,6 +1,6 @@
 //! Lists of JSON numbers from and to the bytes of a tensor.
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
 use axum::body::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Visitor};
@@ -170,30 +170,38 @@ const SPECIAL: [(&str, f64); 3] = [("NaN", f64::NAN), ("Infinity", f64::INFINITY
 /// Puts the names of numbers that are not finite in quotes, where a text has any: Python's json writes them as they are, which is no JSON.
 #[must_use]
 pub fn quoted(text: &[u8]) -> Option<Vec<u8>> {
-    let mut quoted = Vec::new();
-    let (mut rest, mut begin) = (text, 0);
-    let (mut in_string, mut found) = (false, false);
-    while begin < rest.len() {
-        match rest[begin] {
-            b'"' => in_string = !in_string,
-            b'\\' if in_string => begin += 1,
-            b'N' | b'I' | b'-' if !in_string => {
-                let name = SPECIAL.iter().map(|(name, _)| name.as_bytes()).find(|name| rest[begin..].starts_with(name));
-                if let Some(name) = name {
-                    quoted.extend_from_slice(&rest[..begin]);
-                    quoted.push(b'"');
-                    quoted.extend_from_slice(name);
-                    quoted.push(b'"');
-                    (rest, begin, found) = (&rest[begin + name.len()..], 0, true);
-                    continue;
-                }
-            }
-            _ => {}
-        }
-        begin += 1;
+    let count = names(text).count();
+    let mut quoted = Vec::with_capacity(text.len() + 2 * count);
+    let mut begin = 0;
+    for name in names(text) {
+        quoted.extend_from_slice(&text[begin..name.start]);
+        quoted.push(b'"');
+        quoted.extend_from_slice(&text[name.clone()]);
+        quoted.push(b'"');
+        begin = name.end;
     }
-    quoted.extend_from_slice(rest);
-    found.then_some(quoted)
+    quoted.extend_from_slice(&text[begin..]);
+    (count > 0).then_some(quoted)
+}
+
+/// Where such names stand outside of strings.
+fn names(text: &[u8]) -> impl Iterator<Item = Range<usize>> {
+    let (mut at, mut in_string) = (0, false);
+    std::iter::from_fn(move || {
+        while at < text.len() {
+            let rest = &text[at..];
+            let may_begin = !in_string && matches!(rest[0], b'N' | b'I' | b'-');
+            let name = SPECIAL.iter().find(|(name, _)| may_begin && rest.starts_with(name.as_bytes()));
+            if let Some((name, _)) = name {
+                at += name.len();
+                return Some(at - name.len()..at);
+            }
+            in_string ^= rest[0] == b'"';
+            // What is escaped ends no string.
+            at += if in_string && rest[0] == b'\\' { 2 } else { 1 };
+        }
+        None
+    })
 }
 
 /// Writes the elements of a tensor as a flat list of JSON numbers.

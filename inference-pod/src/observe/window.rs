@@ -27,6 +27,8 @@ pub struct Window {
     current: Current,
     /// Microseconds of the requests that were answered in steps that no slot holds any more.
     past: Histogram<u64>,
+    /// Requests that passed their deadline since the process began.
+    expired: u64,
 }
 
 /// The slot that is filled, and when its step ends.
@@ -75,6 +77,8 @@ pub struct Answered {
     pub total: u64,
     /// Those within the latency that was named, right to 1 % of it; `None` where none was.
     pub within: Option<u64>,
+    /// Requests that passed their deadline.
+    pub expired: u64,
 }
 
 /// What a window holds.
@@ -145,7 +149,7 @@ impl Window {
     pub fn new(length: Duration, now: Instant) -> Self {
         let slots = (0..SLOTS).map(|_| Slot::new()).collect();
         let step = length / SLOTS;
-        Self { began: now, step, slots, current: Current { slot: 0, ends: now + step }, past: empty() }
+        Self { began: now, step, slots, current: Current { slot: 0, ends: now + step }, past: empty(), expired: 0 }
     }
 
     /// A request has ended. One that ended in a step before the last one counts as of that.
@@ -159,7 +163,11 @@ impl Window {
                 // It grows as it has to; longer than that no request may take.
                 let _ = slot.latencies.record(micros(end.latency));
             }
-            Outcome::expired | Outcome::failed => slot.late_or_failed += 1,
+            Outcome::expired => {
+                slot.late_or_failed += 1;
+                self.expired += 1;
+            }
+            Outcome::failed => slot.late_or_failed += 1,
             Outcome::rejected => slot.refused += 1,
             Outcome::cancelled | Outcome::invalid => {}
         }
@@ -197,7 +205,7 @@ impl Window {
         let within = within.map(micros).map(|most| {
             self.past.count_between(0, most) + slots().map(|slot| slot.count_between(0, most)).sum::<u64>()
         });
-        Answered { total, within }
+        Answered { total, within, expired: self.expired }
     }
 
     /// When a step begins.

@@ -104,7 +104,7 @@ static CAPTURES: RwLock<()> = RwLock::new(());
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
 /// While a session is opened it is tried so often, with pauses in which the others go on.
-const TRIES_AT_START: u32 = 30;
+const TRIES_AT_START: u32 = 15;
 const PAUSE_AT_START: Duration = Duration::from_millis(1500);
 
 /// Ends a run from another thread.
@@ -159,6 +159,8 @@ pub struct Session {
     canceller: RunCanceller,
     buffers: Vec<InputBuffer>,
     settling: Settling,
+    /// So often it is tried while it is opened.
+    tries_left: u32,
     common: Common,
 }
 
@@ -189,6 +191,7 @@ impl Session {
             buffers: buffers.map_err(SessionError::Run)?,
             graph,
             settling,
+            tries_left: TRIES_AT_START,
             common: Common::default(),
         })
     }
@@ -231,15 +234,15 @@ impl Session {
     /// [`SessionError::Run`] where that fails. The session is of no more use then; the next one that is opened asks for
     /// less.
     pub fn settle(&mut self, inputs: &[Stacked<'_>]) -> Result<(), SessionError> {
-        for attempt in 0..TRIES_AT_START {
-            if attempt > 0 {
-                std::thread::sleep(PAUSE_AT_START);
-            }
-            if self.settle_now(inputs)? {
+        while !self.settle_now(inputs)? {
+            // All of these together: whoever opens a session waits for it.
+            self.tries_left = self.tries_left.saturating_sub(1);
+            if self.tries_left == 0 {
+                tracing::warn!("runs are not captured yet: those of other sessions do not end");
                 return Ok(());
             }
+            std::thread::sleep(PAUSE_AT_START);
         }
-        tracing::warn!("runs are not captured yet: those of other sessions do not end");
         Ok(())
     }
 
@@ -302,12 +305,14 @@ impl Session {
             shapes.iter().map(|(element, shape)| vec![0; elements(shape) * element.size_bytes()]).collect();
         let of = |((element, shape), zeros)| Stacked { element, shape, parts: vec![zeros] };
         let inputs: Vec<Stacked<'_>> = shapes.into_iter().zip(zeros.iter().map(Vec::as_slice)).map(of).collect();
-        let done = self.settle_now(&inputs).map_err(|error| error_chain(&error));
-        let why_not =
-            done.and_then(|done| done.then_some(()).ok_or_else(|| "runs of other sessions do not end".to_owned()));
-        if let Err(error) = why_not {
-            tracing::warn!(error, "runs of further shapes are not captured");
-            self.common = Common { left: 0, ..Common::default() };
+        match self.settle_now(&inputs) {
+            Ok(true) => {}
+            // They may when these shapes have come as often once more; but each try keeps the others from theirs.
+            Ok(false) => self.common.in_vain(),
+            Err(error) => {
+                tracing::warn!(error = error_chain(&error), "runs of further shapes are not captured");
+                self.common = Common { left: 0, ..Common::default() };
+            }
         }
     }
 
@@ -394,11 +399,13 @@ struct Common {
     due: Option<Vec<(ElementType, Vec<usize>)>>,
     /// How many more are prepared for: each keeps memory of the GPU.
     left: usize,
+    /// Tries that prepared nothing, for the others did not pause.
+    vain: u32,
 }
 
 impl Default for Common {
     fn default() -> Self {
-        Self { seen: HashMap::new(), due: None, left: 64 }
+        Self { seen: HashMap::new(), due: None, left: 64, vain: 0 }
     }
 }
 
@@ -407,6 +414,18 @@ impl Common {
     const OFTEN: u32 = 8;
     /// Shapes that come seldom are forgotten by then.
     const MOST_SEEN: usize = 4096;
+
+    /// More tries that prepare nothing are not made.
+    const MOST_VAIN: u32 = 3;
+
+    fn in_vain(&mut self) {
+        self.left += 1;
+        self.vain += 1;
+        if self.vain == Self::MOST_VAIN {
+            tracing::warn!("runs of further shapes are not captured: those of other sessions do not end");
+            self.left = 0;
+        }
+    }
 
     fn came(&mut self, inputs: &[Stacked<'_>]) {
         if self.left == 0 {
@@ -419,6 +438,7 @@ impl Common {
         *times += 1;
         if *times == Self::OFTEN {
             self.left -= 1;
+            *times = 0;
             self.due = Some(inputs.iter().map(|input| (input.element, input.shape.clone())).collect());
         }
     }

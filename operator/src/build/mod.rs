@@ -18,6 +18,6 @@ pub mod revision;
 mod unit;
 
 pub use autoscaler::Scaler;
-pub use objects::{Objects, build, shared_owner};
+pub use objects::{Objects, build, build_of_refused, shared_owner};
 pub use revision::{Revision, Revisions};
 pub use unit::{Images, ServingUnit};

@@ -59,25 +59,22 @@ pub fn build(model: &InferenceModel, revisions: &Revisions, plan: &Plan) -> Obje
     }
 }
 
-impl Objects {
-    /// The same for a spec that cannot be acted on: of what is there only the revisions go on as planned, and no revision is let go of.
-    /// What the spec would open to the world stays closed, and a Service that is lost comes back as one inside the cluster.
-    #[must_use]
-    pub fn of_refused(self, observed: &Observed) -> Self {
-        let there = |name: &String| observed.services.contains_key(name) || observed.config_maps.contains_key(name);
-        let mut closed = InferenceModel::clone(&observed.model);
-        closed.spec.service = crds::resource::Service::default();
-        let services = [service(&closed), headless_service(&closed)];
-        let lost = services.into_iter().filter(|service| !there(&service.name_any()));
-        let others = [names::headless(&observed.name), names::dashboard(&observed.name), observed.name.clone()];
-        let history = observed.config_maps.values().filter(|it| it.labels().contains_key(names::REVISION_LABEL));
-        let history = history.map(|it| it.name_any());
-        Self {
-            services: lost.collect(),
-            dashboards: Vec::new(),
-            as_they_are: others.into_iter().chain(history).filter(there).collect(),
-            ..self
-        }
+/// The same for a spec that cannot be acted on: of what is there only the revisions go on as planned, and none is let go of. What the spec
+/// would open to the world stays closed, and a Service that is lost comes back as one inside the cluster.
+#[must_use]
+pub fn build_of_refused(observed: &Observed, revisions: &Revisions, plan: &Plan) -> Objects {
+    let mut model = InferenceModel::clone(&observed.model);
+    model.spec.service = crds::resource::Service::default();
+    model.spec.rollout.history_limit = u32::MAX;
+    let objects = build(&model, revisions, plan);
+    let (lost, there): (Vec<_>, Vec<_>) =
+        objects.services.into_iter().partition(|service| !observed.services.contains_key(&service.name_any()));
+    let dashboard = Some(names::dashboard(&observed.name)).filter(|name| observed.config_maps.contains_key(name));
+    Objects {
+        services: lost,
+        dashboards: Vec::new(),
+        as_they_are: there.iter().map(kube::ResourceExt::name_any).chain(dashboard).collect(),
+        ..objects
     }
 }
 

@@ -30,7 +30,7 @@ const AGREEING: usize = 3;
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 const STUCK_LOAD_TIMES: u32 = 3;
 
-/// Share of the samples that must wait for a burst to be one.
+/// Share of the samples that must wait for a burst to be one, and for more replicas to help a latency.
 const WAITING: f64 = 0.1;
 
 /// Answers are looked for in readings of this time, where the last ones have few.
@@ -343,9 +343,10 @@ fn are_refused(history: &History) -> bool {
 }
 
 fn is_late_with_queue(history: &History, policy: &Policy, now: &Now) -> bool {
-    let is_waiting = |reading: &&Reading| reading.ready >= now.wanted && reading.queued > 0.0;
+    // Each request is in the queue for a moment, or is being decoded: only where much of what there is waits do more replicas help.
+    let has_queue = |reading: &&Reading| reading.ready >= now.wanted && is_waiting(reading);
     let Some(quantile) = policy.latency_quantile else { return false };
-    agreeing(history).is_some_and(|last| last.iter().all(is_waiting)) && is_late(history, AGREEING, quantile, now)
+    agreeing(history).is_some_and(|last| last.iter().all(has_queue)) && is_late(history, AGREEING, quantile, now)
 }
 
 /// The readings that must agree, once there are so many.
@@ -478,7 +479,9 @@ fn is_settling(history: &History, policy: &Policy, now: &Now) -> bool {
 fn without_late_comers(history: &History, policy: &Policy, now: &Now, recommended: u32) -> Option<u32> {
     let last = history.last().filter(|last| last.ready < now.wanted)?;
     let has_watched = now.at > history.began() + policy.down_stabilization;
-    if history.last_up().is_none() || !has_watched || is_stuck(history, now) {
+    // Where all have been ready since, one that is not is none that comes late, but one that carries load and may be back at once.
+    let comes_late = history.last_up().is_some_and(|up| history.last_whole() <= up);
+    if !comes_late || !has_watched || is_stuck(history, now) {
         return None;
     }
     let most = history.largest_since(now.at.saturating_sub(policy.stable_window));
@@ -525,11 +528,12 @@ impl Load {
             seconds += weight;
             sum.load += offered(reading, policy) * weight;
             sum.queued += reading.queued * weight;
+            sum.full += reading.silent() * weight;
         }
         let weight = f64::max(seconds, 1e-3);
-        // Who is silent now is so from now on, whatever it told before.
-        let silent = history.last().map_or(0, |last| last.ready.saturating_sub(last.counted));
-        let full = if missing == Missing::Full { f64::from(silent) } else { 0.0 };
+        // Who is silent now is so from now on, whatever it told before; and who was before has told nothing of that time.
+        let silent = history.last().map_or(0.0, Reading::silent).max(sum.full / weight);
+        let full = if missing == Missing::Full { silent } else { 0.0 };
         Self { load: sum.load / weight, queued: sum.queued / weight, full, seconds }
     }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Decision,
+    Decision, Reason,
     policy::{Policy, replicas},
 };
 
@@ -43,6 +43,14 @@ pub struct Reading {
     pub answered: u64,
     /// Those of them whose latency was counted, by model.
     pub answers: BTreeMap<String, Share>,
+}
+
+impl Reading {
+    /// Ready pods whose numbers are missing.
+    #[must_use]
+    pub fn silent(&self) -> f64 {
+        f64::from(self.ready.saturating_sub(self.counted))
+    }
 }
 
 /// Requests, and how many of them were answered within the latency that is aimed at.
@@ -197,7 +205,10 @@ impl History {
         self.was_soon = decision.soon;
         if decision.desired > wanted {
             self.whole_since = None;
-            self.remember_overload(at);
+            // What a bound or a latency asks for says nothing of what so many replicas can carry.
+            if matches!(decision.reason, Reason::Load | Reason::Burst | Reason::Refusals) {
+                self.remember_overload(at);
+            }
             self.last_up = Some(at);
             if decision.reason.is_blind() {
                 self.last_blind = Some(at);

@@ -271,7 +271,10 @@ impl Answer {
             known.iter().map(|(now, before)| now.answered_total.saturating_sub(before.answered_total)).sum();
         let share = |now: &ModelLoad, before: &ModelLoad| {
             let within = now.within_total?.saturating_sub(before.within_total?);
-            Some(Share { answered: now.answered_total.saturating_sub(before.answered_total), within })
+            let answered = now.answered_total.saturating_sub(before.answered_total);
+            // Who was never answered was not answered in time.
+            let expired = now.expired_total.saturating_sub(before.expired_total);
+            Some(Share { answered: answered.saturating_add(expired), within })
         };
         self.answers = known.iter().filter_map(|(now, before)| Some((now.name.clone(), share(now, before)?))).collect();
     }
@@ -432,11 +435,12 @@ mod tests {
             load.started = started.to_owned();
             let model = &mut load.models[0];
             (model.refused_total, model.answered_total, model.within_total) = (total, 10 * total, Some(9 * total));
+            model.expired_total = total;
             load
         };
         take(&mut told, 0, vec![("a", Some(counted("one", 100.0, 50)))], began);
         let difference = take(&mut told, 2, vec![("a", Some(counted("one", 102.0, 53)))], began);
-        assert_eq!((difference.refused, difference.answers["espresso"]), (3, Share { answered: 30, within: 27 }));
+        assert_eq!((difference.refused, difference.answers["espresso"]), (3, Share { answered: 33, within: 27 }));
         let anew = take(&mut told, 4, vec![("a", Some(counted("two", 1.0, 2)))], began);
         assert_eq!((anew.refused, anew.answers.len(), anew.load), (0, 0, 4.0));
     }

@@ -29,7 +29,7 @@ use super::{
 use crate::{
     apply::{Scale, Writer},
     cache::{Cache, Key},
-    causes::chain,
+    causes::{chain, lasting},
     leader::Leadership,
     metrics::Metrics,
     waiting::Change,
@@ -339,7 +339,13 @@ impl Task {
         let is_current = self.target.has_changed().is_ok_and(|changed| !changed) && self.still_leads();
         if decision.desired != wanted && !(is_current && self.write(wanted, &decision).await) {
             if let Some((error, _)) = &self.failed {
-                self.put(State::CannotWrite(error.clone())).await;
+                let state = State::CannotWrite(error.clone());
+                // It was recommended all the same.
+                let kept = Decision { desired: wanted, ..decision };
+                if let Some(history) = &mut self.history {
+                    history.decided(at, wanted, &kept, policy);
+                }
+                self.put(state).await;
             }
             return false;
         }
@@ -390,7 +396,7 @@ impl Task {
             Ok(Err(error)) => Box::new(error),
             Err(elapsed) => Box::new(elapsed),
         };
-        let error = chain(&*error);
+        let error = lasting(&chain(&*error));
         let before = self.failed.take().filter(|(before, _)| *before == error);
         if before.is_none() {
             tracing::warn!(namespace, inference_model, from = wanted, to = desired, reason, error, "cannot scale");

@@ -1,6 +1,6 @@
 //! What an InferenceModel's spec and its state mean for who writes the number of replicas.
 
-use crds::resource::ScalingMode;
+use crds::resource::{ScalingMode, conditions::scaling_active};
 use kube::ResourceExt as _;
 
 use super::scaler::{Scaler, Target};
@@ -9,25 +9,28 @@ use crate::{
     autoscalers,
     observe::Observed,
     rollout::{Plan, Stage},
+    status::find,
 };
 
-/// Tells the scaler what the spec says. While that is not acted on, the model is scaled by what it was before, also where the mode is
-/// no more Operator, but its autoscaler is not made either. Where that is not known, as after a restart, it is scaled by what the spec
-/// says: no field of mode Operator can be the reason.
+/// Tells the scaler what the spec says. While that is not acted on, a model that is scaled is scaled by what it was before, whatever the
+/// mode is now. Where that is not known, as after a restart, it is scaled by what the spec says, for no field of mode Operator can be
+/// the reason; but none begins to be.
 pub fn follow(scaler: &Scaler, observed: &Observed, plan: Option<&Plan>, is_refused: bool) {
     let key = (observed.namespace.clone(), observed.name.clone());
     let target = plan.and_then(|plan| scaled(observed, plan));
-    let goes_on = match observed.model.spec.scaling.effective_mode() {
-        Some(ScalingMode::Operator) => scaler.scales(&key, &observed.model.uid().unwrap_or_default()),
-        Some(ScalingMode::Hpa | ScalingMode::Keda) => true,
-        Some(ScalingMode::External) | None => false,
-    };
+    let is_scaled = || scaler.scales(&key, &observed.model.uid().unwrap_or_default());
     match plan {
-        Some(plan) if is_refused && may_scale(observed) && goes_on => {
+        Some(plan) if is_refused && may_scale(observed) && is_scaled() => {
             scaler.goes_on(&key, wanted(observed), is_rolling_out(plan));
         }
-        _ => scaler.follow(&key, target),
+        _ => scaler.follow(&key, target.filter(|_| !is_refused || was_scaled(observed))),
     }
+}
+
+/// Whether somebody of ours scaled it, as far as its status tells.
+fn was_scaled(observed: &Observed) -> bool {
+    let told = observed.model.status.as_ref().and_then(|status| find(status, scaling_active::TYPE));
+    told.is_some_and(|told| ![scaling_active::OFF, scaling_active::EXTERNAL_OWNER].contains(&told.reason.as_str()))
 }
 
 /// What the operator scales the model by, if it does: not beside another that writes the same number, be it one of a mode before,

@@ -465,6 +465,66 @@ fn latency_adds_one_step_at_a_time_and_keeps_what_is_there() {
 }
 
 #[test]
+fn a_latency_that_more_replicas_do_not_change_adds_none() {
+    let policy = Policy { latency_quantile: Some(0.95), inflight_per_replica: Some(8.0), ..policy() };
+    // Five a second, of 120 ms each, where 100 are aimed at; each is in the queue for some microseconds.
+    let slow = || Reading {
+        load: 0.61,
+        load_now: 0.61,
+        queued: 0.01,
+        answers: [("espresso".to_owned(), Share { answered: 10, within: 0 })].into(),
+        ..Reading::default()
+    };
+    let mut world = World::of(1, policy);
+    for _ in 0..300 {
+        world.read_as(slow());
+    }
+    assert_eq!(world.wanted, 1);
+}
+
+#[test]
+fn what_a_person_asks_for_is_not_remembered_as_too_little() {
+    let mut world = World::of(2, policy());
+    world.stays(0.1, 200);
+    assert_eq!(world.wanted, 1);
+    world.policy.min = 2;
+    let waiting = || Reading { load: 0.1, load_now: 0.1, queued: 0.05, ..Reading::default() };
+    world.read_as(waiting());
+    assert_eq!(world.wanted, 2);
+    world.stays(23.0, 60);
+    assert!(world.wanted >= 6, "{}", world.wanted);
+    world.stays(0.6, 900);
+    assert_eq!(world.wanted, 2);
+}
+
+#[test]
+fn a_pod_that_is_not_ready_for_a_moment_is_none_that_comes_late() {
+    for gone in [1, 5] {
+        let mut world = World::of(1, Policy { down_stabilization: Duration::from_secs(600), ..policy() });
+        world.stays(31.0, 780);
+        assert_eq!(world.wanted, 8);
+        world.stays(8.0, 120);
+        assert_eq!(world.wanted, 8, "a moment ago it was higher");
+        world.room = 8 - gone;
+        world.read(8.0);
+        assert_eq!(world.wanted, 8, "{gone} were not ready once");
+    }
+}
+
+#[test]
+fn what_nobody_told_of_takes_nothing_away_when_it_is_told_again() {
+    let mut world = World::of(8, Policy { down_stabilization: Duration::ZERO, ..policy() });
+    world.stays(30.0, 120);
+    assert_eq!(world.wanted, 8);
+    world.silent = 4;
+    // Of those four that tell.
+    world.stays(15.0, 60);
+    world.silent = 0;
+    world.stays(30.0, 10);
+    assert_eq!(world.wanted, 8);
+}
+
+#[test]
 fn answers_of_a_slow_model_are_gathered_until_they_say_something() {
     let mut world = World::of(1, Policy { latency_quantile: Some(0.95), ..policy() });
     let late = || Reading {

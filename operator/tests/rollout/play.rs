@@ -32,6 +32,8 @@ pub struct Play {
     pub refused: Option<&'static str>,
     /// No node will ever do for its pods.
     pub homeless: Option<&'static str>,
+    /// The spec cannot be acted on.
+    pub is_refused: bool,
     pub records: BTreeMap<String, Revision>,
     pub pods: Vec<Pod>,
     pub start_seconds: u64,
@@ -62,6 +64,7 @@ impl Play {
             deadline: PROGRESS_DEADLINE,
             refused: None,
             homeless: None,
+            is_refused: false,
             records: BTreeMap::new(),
             pods: Vec::new(),
             start_seconds: 5,
@@ -90,6 +93,7 @@ impl Play {
             revisions,
             wanted: self.wanted,
             strategy: self.strategy,
+            is_refused: self.is_refused,
             surge_timeout: Duration::from_secs(SURGE_TIMEOUT),
             progress_deadline: Duration::from_secs(self.deadline),
             cause: self.broken.contains(&self.target).then(|| "the model is broken".to_owned()),

@@ -195,19 +195,22 @@ fn none_goes_back_to_what_was_given_up_since_it_served() {
     play.run_until(Stage::Complete);
     play.broken = vec!["third", "new"];
     play.turn_to("third");
-    while play.pods.iter().any(|pod| pod.revision == "new") {
-        play.step();
-    }
+    steps_until(&mut play, |play| play.pods.iter().all(|pod| pod.revision != "new"));
     // Its source has gone meanwhile.
     play.turn_to("new");
     assert_eq!(play.run_until(Stage::RolledBack).active, "old");
-    while play.ready("old") == 0 {
-        play.step();
-    }
+    steps_until(&mut play, |play| play.ready("old") == 1);
     play.turn_to("third");
     assert_eq!(play.run_until(Stage::RolledBack).active, "old");
-    while play.ready("old") == 0 {
-        assert_eq!(play.step().stage, Stage::RolledBack);
+    steps_until(&mut play, |play| play.ready("old") == 1);
+}
+
+/// At most a day.
+fn steps_until(play: &mut Play, holds: impl Fn(&Play) -> bool) {
+    let end = play.now + 86_400;
+    while !holds(play) {
+        assert!(play.now < end, "it never holds");
+        play.step();
     }
 }
 
@@ -224,9 +227,7 @@ fn a_first_revision_that_serves_with_all_but_one_is_what_a_broken_one_goes_back_
         play.broken = vec!["new"];
         play.turn_to("new");
         assert_eq!(play.run_until(Stage::RolledBack).active, "old", "{strategy:?}");
-        while play.ready("old") < 2 {
-            assert_eq!(play.step().stage, Stage::RolledBack, "{strategy:?}");
-        }
+        steps_until(&mut play, |play| play.ready("old") >= 2);
         if strategy != RolloutStrategy::Recreate {
             assert!(play.fewest_ready >= 1, "{strategy:?}: {}", play.fewest_ready);
         }
@@ -244,4 +245,22 @@ fn a_wait_for_room_that_is_made_then_uses_up_no_deadline() {
         play.run_until(Stage::Complete);
         assert_eq!((play.ready("new"), play.ready("old")), (1, 0), "{deadline} s");
     }
+}
+
+#[test]
+fn a_spec_that_cannot_be_acted_on_tries_nothing_again_and_gives_nothing_up() {
+    let mut play = served(1, RolloutStrategy::Surge);
+    play.broken = vec!["new"];
+    play.turn_to("new");
+    play.run_until(Stage::RolledBack);
+    (play.is_refused, play.deadline) = (true, 6 * PROGRESS_DEADLINE);
+    for _ in 0..1000 {
+        let plan = play.step();
+        assert_eq!((plan.stage, plan.active.as_str(), play.ready("old")), (Stage::RolledBack, "old", 1));
+    }
+    let mut play = served(1, RolloutStrategy::Surge);
+    play.broken = vec!["new"];
+    play.turn_to("new");
+    (play.is_refused, play.deadline) = (true, 1);
+    (0..1000).for_each(|_| assert_eq!(play.step().stage, Stage::Surging));
 }

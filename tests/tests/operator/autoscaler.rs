@@ -307,6 +307,8 @@ pub(crate) async fn picks_keda_up(space: &Space) -> Outcome {
         // 3 s: it would be raised, or the object deleted, at once.
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert_eq!(replicas(space, "espresso").await?, number);
+        let given: i32 = space.of::<Deployment>("espresso").await?.iter().filter_map(|it| it.spec.replicas).sum();
+        assert_eq!(given, number, "replicas of its Deployment");
         assert!(objects.get("espresso").await?.annotations().contains_key("autoscaling.keda.sh/paused-replicas"));
     }
     objects.patch("espresso", &PatchParams::default(), &Patch::Merge(pause(Value::Null))).await?;

@@ -78,7 +78,7 @@ pub(crate) async fn what_cannot_be_acted_on(space: &Space) -> Outcome {
     Ok(())
 }
 
-/// While a changed spec cannot be acted on, what served before goes on serving, and is repaired and scaled.
+/// While a changed spec cannot be acted on, what served before goes on serving, scaled as it was, and opens nothing.
 pub(crate) async fn what_serves_goes_on(space: &Space) -> Outcome {
     space.claim_models().await?;
     space.apply_until_ready(&small("firm")).await?;
