@@ -18,7 +18,7 @@ use k8s_openapi::{
 use kube::{
     Api, Client, Resource, ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions},
-    core::{Status, response::StatusCause},
+    core::{PartialObjectMeta, Status, response::StatusCause},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -315,6 +315,13 @@ impl Writer {
             applied.refusals.push(owner.belongs_to_another(&kind, found));
             return Ok(());
         }
+        if let (Owner::Model(model), Some(found)) = (owner, &known)
+            && !is_owned_by(found.meta(), &model.uid().unwrap_or_default())
+            && !self.lives(model).await?
+        {
+            // It was kept on purpose, and would go with the InferenceModel.
+            return Ok(());
+        }
         match self.write(&wanted, known.as_ref(), owner).await {
             Ok(stored) => {
                 match without_volumes(&kind, &name, &wanted.object, &stored) {
@@ -424,6 +431,19 @@ impl Writer {
         api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
         self.metrics.wrote(&K::kind(&()), WriteResult::ok);
         Ok(())
+    }
+
+    /// Whether the InferenceModel is there, and not about to go. Asked before it gets back what nobody owns: where it is deleted and its
+    /// children are kept, that they lost their owner may be seen before that it goes.
+    async fn lives(&self, model: &InferenceModel) -> Result<bool, ApplyError> {
+        let api: Api<InferenceModel> = self.api(&model.namespace().unwrap_or_default());
+        let name = model.name_any();
+        let named = ListParams::default().fields(&format!("metadata.name={name}"));
+        let list = api.list_metadata(&named).await;
+        let list = list.map_err(|source| self.failed::<InferenceModel>("look for", &name, source))?;
+        let is_it =
+            |found: &PartialObjectMeta<_>| found.uid() == model.uid() && found.metadata.deletion_timestamp.is_none();
+        Ok(list.items.iter().any(is_it))
     }
 
     /// What the cache does not show may be there all the same: it carries no label of ours, or is younger than the cache.
