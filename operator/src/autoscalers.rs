@@ -26,13 +26,13 @@ use kube::{
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    apply::is_uncontrolled,
     cache::{Key, Scope},
     causes::chain,
     keda,
     metrics::Metrics,
     names,
     observe::{Observed, is_left_to, is_owned_by},
+    owner::is_uncontrolled,
     waiting::Change,
 };
 

@@ -38,6 +38,7 @@ pub mod names;
 pub mod observability;
 pub mod observe;
 pub mod operator;
+pub mod owner;
 pub mod process;
 pub mod prometheus;
 pub mod quota;

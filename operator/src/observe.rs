@@ -16,13 +16,13 @@ use kube::{ResourceExt as _, runtime::reflector::ObjectRef};
 use tokio::time;
 
 use crate::{
-    apply::is_uncontrolled,
     autoscalers::{Autoscaler, Autoscalers, Maker, Target},
     cache::Cache,
     info::{Info, Infos},
     keda::ScaledObject,
     kinds::{Kinds, OptionalKind},
     names,
+    owner::is_uncontrolled,
     scaling::scaler::{Outcome, Outcomes},
     shared::{Places, Shared},
     stuck::{Stuck, Warning},

@@ -33,13 +33,14 @@ use tokio::{
 };
 
 use crate::{
-    apply::{ApplyError, Writer, is_uncontrolled},
+    apply::{ApplyError, Writer},
     build::{self, monitoring},
     cache::{Audience, Cache, Key, Scope},
     causes::{chain, lasting},
     kinds::{Kinds, OptionalKind, Served},
     leader::Leadership,
     names,
+    owner::is_uncontrolled,
     prometheus::{PrometheusRule, ServiceMonitor, Told, not_selected},
     validate::Refusal,
     waiting::{Change, Marks},
