@@ -24,7 +24,7 @@ use crate::{
     names,
     owner::is_uncontrolled,
     scaling::scaler::{Outcome, Outcomes},
-    shared::{Places, Shared},
+    shared::{Place, Places, Shared},
     stuck::{Stuck, Warning},
 };
 
@@ -63,6 +63,31 @@ pub struct Observed {
     pub scaling: Option<Outcome>,
     /// The time of the observation.
     pub now: Timestamp,
+}
+
+impl Observed {
+    /// An InferenceModel of which nothing is there yet, and nothing is wrong with what it shares, in 1970.
+    #[must_use]
+    pub fn bare(model: Arc<InferenceModel>) -> Self {
+        Self {
+            namespace: model.namespace().unwrap_or_default(),
+            name: model.name_any(),
+            model,
+            config_maps: BTreeMap::new(),
+            deployments: BTreeMap::new(),
+            services: BTreeMap::new(),
+            autoscalers: Vec::new(),
+            horizontal_pod_autoscalers: BTreeMap::new(),
+            scaled_objects: BTreeMap::new(),
+            has_keda: false,
+            pods: BTreeMap::new(),
+            infos: BTreeMap::new(),
+            warnings: BTreeMap::new(),
+            shared: Places { service_monitor: Place::There(None), rules: Place::There(None) },
+            scaling: None,
+            now: Timestamp::UNIX_EPOCH,
+        }
+    }
 }
 
 /// Where facts come from.

@@ -11,7 +11,7 @@ use crds::resource::{
     InferenceModelStatus,
     conditions::{READY, accepted, scaling_active},
 };
-use k8s_openapi::{api::autoscaling::v2::HorizontalPodAutoscaler, jiff::Timestamp};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use ortolan_operator::{
     apply::Applied,
     autoscalers::{self, Autoscaler, Maker, Target, Told},
@@ -26,7 +26,6 @@ use ortolan_operator::{
         Reason,
         scaler::{Outcome, State},
     },
-    shared::{Place, Places},
     status::{Facts, find, status},
     validate::{Refusal, validate},
 };
@@ -42,24 +41,7 @@ fn observed(scaling: Value) -> Observed {
         "metadata": {"name": "espresso", "namespace": "coffee", "uid": "6ad4", "generation": 3},
         "spec": {"models": [{"name": "a", "source": {"uri": "file:///a.onnx"}}], "scaling": scaling},
     });
-    Observed {
-        model: Arc::new(serde_json::from_value(model).unwrap()),
-        namespace: "coffee".to_owned(),
-        name: "espresso".to_owned(),
-        config_maps: BTreeMap::new(),
-        deployments: BTreeMap::new(),
-        services: BTreeMap::new(),
-        autoscalers: Vec::new(),
-        horizontal_pod_autoscalers: BTreeMap::new(),
-        scaled_objects: BTreeMap::new(),
-        has_keda: true,
-        pods: BTreeMap::new(),
-        infos: BTreeMap::new(),
-        warnings: BTreeMap::new(),
-        shared: Places { service_monitor: Place::There(None), rules: Place::There(None) },
-        scaling: None,
-        now: Timestamp::UNIX_EPOCH,
-    }
+    Observed { has_keda: true, ..Observed::bare(Arc::new(serde_json::from_value(model).unwrap())) }
 }
 
 fn mode(mode: &str) -> Value {

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crds::resource::conditions::{READY, accepted, monitoring_ready};
-use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
+use k8s_openapi::api::core::v1::Pod;
 use ortolan_operator::{
     apply::Applied,
     observe::Observed,
@@ -31,22 +31,9 @@ fn observed(monitoring: Value, shared: Places) -> Observed {
     }))
     .unwrap();
     Observed {
-        model: Arc::new(serde_json::from_value(model).unwrap()),
-        namespace: "coffee".to_owned(),
-        name: "espresso".to_owned(),
-        config_maps: BTreeMap::new(),
-        deployments: BTreeMap::new(),
-        services: BTreeMap::new(),
-        autoscalers: Vec::new(),
-        horizontal_pod_autoscalers: BTreeMap::new(),
-        scaled_objects: BTreeMap::new(),
-        has_keda: false,
         pods: BTreeMap::from([("espresso-abc-x".to_owned(), Arc::new(pod))]),
-        infos: BTreeMap::new(),
-        warnings: BTreeMap::new(),
         shared,
-        scaling: None,
-        now: Timestamp::UNIX_EPOCH,
+        ..Observed::bare(Arc::new(serde_json::from_value(model).unwrap()))
     }
 }
 

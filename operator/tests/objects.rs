@@ -11,15 +11,11 @@ use crds::{
     resource::{InferenceModel, conditions::accepted},
     serving::{self, Layer},
 };
-use k8s_openapi::{
-    api::core::v1::{PodTemplateSpec, Service, Volume},
-    jiff::Timestamp,
-};
+use k8s_openapi::api::core::v1::{PodTemplateSpec, Service, Volume};
 use ortolan_operator::{
     build::{self, Images, Revision, build, build_of_refused, monitoring, revision},
     observe::Observed,
     rollout::{Plan, Record, Stage},
-    shared::{Place, Places},
     validate::validate,
 };
 use serde_json::{Value, json};
@@ -148,22 +144,8 @@ fn a_refused_spec_opens_nothing_and_lets_no_revision_go() {
     let revisions: BTreeMap<String, Revision> = hashes.iter().map(named).collect();
     let there: Service = serde_json::from_value(json!({"metadata": {"name": "espresso-pods"}})).unwrap();
     let observed = Observed {
-        namespace: "coffee".to_owned(),
-        name: "espresso".to_owned(),
-        model: Arc::new(model),
-        config_maps: BTreeMap::new(),
-        deployments: BTreeMap::new(),
         services: BTreeMap::from([("espresso-pods".to_owned(), Arc::new(there))]),
-        autoscalers: Vec::new(),
-        horizontal_pod_autoscalers: BTreeMap::new(),
-        scaled_objects: BTreeMap::new(),
-        has_keda: false,
-        pods: BTreeMap::new(),
-        infos: BTreeMap::new(),
-        warnings: BTreeMap::new(),
-        shared: Places { service_monitor: Place::There(None), rules: Place::There(None) },
-        scaling: None,
-        now: Timestamp::UNIX_EPOCH,
+        ..Observed::bare(Arc::new(model))
     };
     let objects = build_of_refused(&observed, &revisions, &plan(&hashes[0]));
     assert_eq!((objects.config_maps.len(), objects.deployments.len()), (8, 8));

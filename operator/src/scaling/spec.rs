@@ -81,10 +81,8 @@ mod tests {
     use std::{collections::BTreeMap, sync::Arc};
 
     use crds::resource::InferenceModel;
-    use k8s_openapi::jiff::Timestamp;
 
     use super::*;
-    use crate::shared::{Place, Places};
 
     fn model(replicas: i32) -> InferenceModel {
         let model = serde_json::json!({
@@ -101,24 +99,7 @@ mod tests {
     }
 
     fn observed(model: InferenceModel) -> Observed {
-        Observed {
-            namespace: "coffee".to_owned(),
-            name: "espresso".to_owned(),
-            model: Arc::new(model),
-            config_maps: BTreeMap::new(),
-            deployments: BTreeMap::new(),
-            services: BTreeMap::new(),
-            autoscalers: Vec::new(),
-            horizontal_pod_autoscalers: BTreeMap::new(),
-            scaled_objects: BTreeMap::new(),
-            has_keda: false,
-            pods: BTreeMap::new(),
-            infos: BTreeMap::new(),
-            warnings: BTreeMap::new(),
-            shared: Places { service_monitor: Place::There(None), rules: Place::There(None) },
-            scaling: None,
-            now: Timestamp::UNIX_EPOCH,
-        }
+        Observed::bare(Arc::new(model))
     }
 
     #[test]

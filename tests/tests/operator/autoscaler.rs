@@ -61,6 +61,22 @@ where
     Ok(wait::until(&format!("{}/{name} to be gone", space.namespace), LIMIT, look).await?.1)
 }
 
+/// Takes its owner from an object, and waits until it has one again.
+async fn takes_back_its_own<K>(objects: &Api<K>, name: &str) -> Outcome<()>
+where
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned + Resource,
+{
+    let nobodys = json!({"metadata": {"ownerReferences": null}});
+    objects.patch(name, &PatchParams::default(), &Patch::Merge(nobodys)).await?;
+    let owned = async || match objects.get(name).await {
+        Ok(found) if !found.owner_references().is_empty() => Ok(()),
+        Ok(_) => Err("it has no owner".to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    wait::until(&format!("{} to have its owner again", objects.resource_url()), LIMIT, owned).await?;
+    Ok(())
+}
+
 async fn replicas(space: &Space, name: &str) -> Outcome<i32> {
     Ok(space.models().get(name).await?.spec.replicas)
 }
@@ -108,14 +124,7 @@ pub(crate) async fn follows_the_mode(space: &Space) -> Outcome {
     };
     let ((), time) = wait::until("the edited HorizontalPodAutoscaler to be repaired", LIMIT, repaired).await?;
     tell_time("until the edited HorizontalPodAutoscaler is repaired", time);
-    let nobodys = json!({"metadata": {"ownerReferences": null}});
-    autoscalers.patch("espresso", &PatchParams::default(), &Patch::Merge(nobodys)).await?;
-    let owned = async || match autoscalers.get("espresso").await {
-        Ok(found) if !found.owner_references().is_empty() => Ok(()),
-        Ok(_) => Err("it has no owner".to_owned()),
-        Err(error) => Err(error.to_string()),
-    };
-    wait::until("the HorizontalPodAutoscaler to have its owner again", LIMIT, owned).await?;
+    takes_back_its_own(&autoscalers, "espresso").await?;
     space.delete::<HorizontalPodAutoscaler>("espresso").await?;
     let (remade, _) = until_ours(space, "espresso").await?;
     assert_ne!(remade.uid(), ours.uid());
@@ -291,14 +300,7 @@ pub(crate) async fn picks_keda_up(space: &Space) -> Outcome {
         .await?;
     tell(&found);
 
-    let nobodys = json!({"metadata": {"ownerReferences": null}});
-    objects.patch("espresso", &PatchParams::default(), &Patch::Merge(nobodys)).await?;
-    let owned = async || match objects.get("espresso").await {
-        Ok(found) if !found.owner_references().is_empty() => Ok(()),
-        Ok(_) => Err("it has no owner".to_owned()),
-        Err(error) => Err(error.to_string()),
-    };
-    wait::until("the ScaledObject to have its owner again", LIMIT, owned).await?;
+    takes_back_its_own(&objects, "espresso").await?;
     // A person has it paused at none: KEDA writes that, and nobody undoes it or loses that it is paused.
     let pause = |number: Value| json!({"metadata": {"annotations": {"autoscaling.keda.sh/paused-replicas": number}}});
     objects.patch("espresso", &PatchParams::default(), &Patch::Merge(pause(json!("0")))).await?;

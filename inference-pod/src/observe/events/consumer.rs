@@ -354,12 +354,21 @@ mod tests {
 
     /// Offers events, one after the other, until something holds; how many they were.
     fn offer_until(tap: &Tap, holds: impl Fn(Counts) -> bool) -> u64 {
+        offer_each(Duration::from_millis(1), tap, holds)
+    }
+
+    /// The same, so few that they fill nothing.
+    fn offer_few_until_open(tap: &Tap) -> u64 {
+        offer_each(Duration::from_millis(100), tap, |counts| counts.is_open)
+    }
+
+    fn offer_each(pause: Duration, tap: &Tap, holds: impl Fn(Counts) -> bool) -> u64 {
         let (began, mut offered) = (Instant::now(), 0);
         while !holds(tap.counts()) {
             assert!(began.elapsed() < PATIENCE, "{:?}", tap.counts());
             tap.offer(event());
             offered += 1;
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::sleep(pause);
         }
         offered
     }
@@ -415,13 +424,8 @@ mod tests {
             let _ = gate.lock().unwrap_or_else(PoisonError::into_inner).recv();
             Ok(())
         });
-        let (began, mut offered) = (Instant::now(), 0);
-        while !tap.counts().is_open {
-            assert!(began.elapsed() < PATIENCE, "{:?}", tap.counts());
-            tap.offer(event());
-            offered += 1;
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        let began = Instant::now();
+        let offered = offer_few_until_open(&tap);
         assert!(began.elapsed() >= SLOW && offered < CAPACITY as u64 && tap.counts().full == 0, "{:?}", tap.counts());
         drop(let_go);
         // What waits is taken without another event, and that closes the breaker.
@@ -441,12 +445,7 @@ mod tests {
             let _ = gate.lock().unwrap_or_else(PoisonError::into_inner).recv();
             Err("too late".to_owned())
         });
-        let began = Instant::now();
-        while !tap.counts().is_open {
-            assert!(began.elapsed() < PATIENCE, "{:?}", tap.counts());
-            tap.offer(event());
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        offer_few_until_open(&tap);
         drop(let_go);
         *orders.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(|| Ok(()));
         offer_until(&tap, |counts| counts.consumed > 0 && !counts.is_open);
