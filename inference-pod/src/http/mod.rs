@@ -13,7 +13,7 @@ pub mod predict;
 pub mod probes;
 pub mod refusals;
 
-use std::{any::Any, sync::Arc};
+use std::{any::Any, mem, sync::Arc};
 
 use axum::{
     Router,
@@ -22,7 +22,7 @@ use axum::{
     http::{HeaderValue, Method, Version, header::HOST},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{MethodRouter, any, get, post},
 };
 use crds::serving::{HealthConfig, ServerConfig};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -81,46 +81,61 @@ pub struct HealthTerms {
 
 /// The routes of the client port.
 pub fn client_router(app: Arc<App>) -> Router {
-    let routes = Router::new()
-        .route("/predict/{model}", post(predict::predict))
-        .route("/v2/models/{model}/infer", post(predict::infer))
-        .route("/v2/models/{model}/versions/{version}/infer", post(predict::infer));
-    finished(with_probes(routes), app)
+    let mut routes = Routes::new(app);
+    routes.add("/predict/{model}", post(predict::predict));
+    routes.add("/v2/models/{model}/infer", post(predict::infer));
+    routes.add("/v2/models/{model}/versions/{version}/infer", post(predict::infer));
+    routes.with_probes()
 }
 
 /// The routes of the admin port: probes and scrapes, whatever the load on the client port.
 pub fn admin_router(app: Arc<App>) -> Router {
-    let routes = Router::new()
-        .route("/health/detailed", get(probes::detailed))
-        .route(crds::load::PATH, get(load::load))
-        .route("/observability", get(observability::show).patch(observability::change));
-    finished(with_probes(routes), app)
+    let mut routes = Routes::new(app);
+    routes.add("/health/detailed", get(probes::detailed));
+    routes.add(crds::load::PATH, get(load::load));
+    routes.add("/observability", get(observability::show).patch(observability::change));
+    routes.with_probes()
 }
 
-fn with_probes(routes: Router<Arc<App>>) -> Router<Arc<App>> {
-    routes
-        .route("/health", get(probes::health))
-        .route("/ready", get(probes::ready))
-        .route("/health/ready", get(probes::ready))
-        .route("/info", get(probes::info))
-        .route("/metrics", get(probes::metrics))
-        .route("/v2", get(probes::server_metadata))
-        .route("/v2/", get(probes::server_metadata))
-        .route("/v2/health/live", get(probes::v2_live))
-        .route("/v2/health/ready", get(probes::v2_ready))
-        .route("/v2/models/{model}", get(probes::model_metadata))
-        .route("/v2/models/{model}/ready", get(probes::model_ready))
-        .route("/v2/models/{model}/versions/{version}", get(probes::model_metadata))
-        .route("/v2/models/{model}/versions/{version}/ready", get(probes::model_ready))
+/// Routes, each with its number: so that no request needs to look for it.
+struct Routes {
+    app: Arc<App>,
+    router: Router<Arc<App>>,
 }
 
-fn finished(routes: Router<Arc<App>>, app: Arc<App>) -> Router {
-    routes
-        .method_not_allowed_fallback(wrong_verb)
-        .fallback(unknown_path)
-        // The outer one first, both as one: each layer of a router has every request boxed anew.
-        .layer((middleware::from_fn_with_state(Arc::clone(&app), scope), CatchPanicLayer::custom(panicked)))
-        .with_state(app)
+impl Routes {
+    fn new(app: Arc<App>) -> Self {
+        Self { app, router: Router::new() }
+    }
+
+    fn add(&mut self, path: &'static str, methods: MethodRouter<Arc<App>>) {
+        let scoped = self.scoped(Route::of(path), methods.fallback(wrong_verb));
+        self.router = mem::take(&mut self.router).route(path, scoped);
+    }
+
+    /// With what every request gets. The outer layer first, both as one: for each layer every request is boxed anew.
+    fn scoped(&self, route: Route, methods: MethodRouter<Arc<App>>) -> MethodRouter<Arc<App>> {
+        let state = (Arc::clone(&self.app), route);
+        methods.layer((middleware::from_fn_with_state(state, scope), CatchPanicLayer::custom(panicked)))
+    }
+
+    fn with_probes(mut self) -> Router {
+        self.add("/health", get(probes::health));
+        self.add("/ready", get(probes::ready));
+        self.add("/health/ready", get(probes::ready));
+        self.add("/info", get(probes::info));
+        self.add("/metrics", get(probes::metrics));
+        self.add("/v2", get(probes::server_metadata));
+        self.add("/v2/", get(probes::server_metadata));
+        self.add("/v2/health/live", get(probes::v2_live));
+        self.add("/v2/health/ready", get(probes::v2_ready));
+        self.add("/v2/models/{model}", get(probes::model_metadata));
+        self.add("/v2/models/{model}/ready", get(probes::model_ready));
+        self.add("/v2/models/{model}/versions/{version}", get(probes::model_metadata));
+        self.add("/v2/models/{model}/versions/{version}/ready", get(probes::model_ready));
+        let unknown = self.scoped(Route::of(""), any(unknown_path));
+        self.router.fallback(unknown).with_state(self.app)
+    }
 }
 
 async fn wrong_verb(method: Method, path: MatchedPath) -> ApiError {
@@ -151,8 +166,7 @@ pub fn name_request(request: &mut Request<Body>) -> HeaderValue {
 }
 
 /// Gives a request and its response their id, and counts the response.
-async fn scope(State(app): State<Arc<App>>, mut request: Request<Body>, next: Next) -> Response {
-    let route = Route::of(request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str));
+async fn scope(State((app, route)): State<(Arc<App>, Route)>, mut request: Request<Body>, next: Next) -> Response {
     let id = name_request(&mut request);
     let mut response = match check_host(&request) {
         Ok(()) => next.run(request).await,

@@ -144,7 +144,7 @@ mod tests {
     const WINDOW: Duration = Duration::from_secs(60);
 
     fn end(outcome: Outcome, millis: u64) -> End {
-        End { outcome, latency: Duration::from_millis(millis), decode_time: None, at: Instant::now() }
+        End::after(outcome, Duration::from_millis(millis), Instant::now())
     }
 
     fn metrics() -> Metrics {
@@ -186,7 +186,7 @@ mod tests {
         let model = metrics.model("espresso", &bounds(Some(Duration::from_millis(30))), WINDOW, true);
         let redactor = Arc::clone(Events::quiet().redactor());
         let example = Example { trace: TraceId(10), request_id: Some("r-1".to_owned()), redactor };
-        model.ended(end(Outcome::ok, 20), Some(example));
+        model.ended_traced(end(Outcome::ok, 20), Some(example));
         let text = metrics.openmetrics_text();
         let line = text.lines().find(|line| line.contains("latency_seconds_bucket{le=\"0.03\"")).unwrap();
         let trace_id = format!("{:032x}", 10);
@@ -256,7 +256,7 @@ mod tests {
         let metrics = metrics();
         let model = metrics.model("espresso", &bounds(None), WINDOW, false);
         for outcome in OUTCOMES {
-            model.ended(end(outcome, 3), None);
+            model.ended(end(outcome, 3));
         }
         let text = metrics.openmetrics_text();
         let count = "ortolan_request_latency_seconds_count{model=\"espresso\"} 3";
@@ -281,8 +281,8 @@ mod tests {
     fn triton_s_names_have_the_same_numbers() {
         let metrics = metrics();
         let model = metrics.model("espresso", &bounds(None), WINDOW, false);
-        model.ended(end(Outcome::ok, 3), None);
-        model.ended(end(Outcome::expired, 3), None);
+        model.ended(end(Outcome::ok, 3));
+        model.ended(end(Outcome::expired, 3));
         model.run_ended(4, Duration::from_millis(2));
         let text = metrics.prometheus_text();
         for line in [
@@ -367,7 +367,7 @@ mod tests {
             &|model| model.stands(Standing { waiting: 3, oldest, ..Standing::default() }, now),
             &|model| model.stands(Standing { waiting: 3, oldest: 2 * oldest, ..Standing::default() }, now),
             &|model| model.stands(Standing::default(), later),
-            &|model| model.ended(end(Outcome::ok, 3), None),
+            &|model| model.ended(end(Outcome::ok, 3)),
         ];
         for change in changes {
             for model in &models {
@@ -384,7 +384,7 @@ mod tests {
         let metrics = metrics();
         let bounds = Bounds { batch_size: 1024, ..bounds(Some(Duration::from_millis(30))) };
         let model = metrics.model("espresso", &bounds, WINDOW, false);
-        model.ended(end(Outcome::ok, 3), None);
+        model.ended(end(Outcome::ok, 3));
         model.objective_feasible(true);
         model.memory(Memory { arena: 0, in_use: 1, peak: 2 });
         model.provider_in_use("cpu", false);

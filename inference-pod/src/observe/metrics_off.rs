@@ -47,7 +47,8 @@ impl Metrics {
 #[expect(missing_docs, reason = "see the build with metrics")]
 impl ModelMetrics {
     pub fn provider_in_use(&self, _provider: &'static str, _is_fallback: bool) {}
-    pub fn ended(&self, _end: End, _example: Option<Example>) {}
+    pub fn ended(&self, _end: End) {}
+    pub fn ended_traced(&self, _end: End, _example: Option<Example>) {}
     #[must_use]
     pub fn seen(&self, _now: Instant) -> Seen {
         Seen::default()
@@ -57,7 +58,7 @@ impl ModelMetrics {
         Answered::default()
     }
     pub fn error(&self, _reason: Reason) {}
-    pub fn run_began(&self, _samples: usize, _waits: impl Iterator<Item = Duration>) {}
+    pub fn run_began(&self, _samples: usize, _waits: impl Iterator<Item = Duration> + Clone) {}
     pub fn run_ended(&self, _samples: usize, _time: Duration) {}
     pub fn overloaded(&self, _overloaded: bool) {}
     pub fn was_deep(&self, _depth: usize, _now: Instant) {}

@@ -359,12 +359,25 @@ impl Example {
 pub struct End {
     /// How.
     pub outcome: Outcome,
-    /// From its headers to its answer.
-    pub latency: Duration,
-    /// From body bytes to samples, where it got so far.
-    pub decode_time: Option<Duration>,
+    /// When its headers were there.
+    pub began: Instant,
     /// When.
     pub at: Instant,
+    /// From body bytes to samples, where it got so far.
+    pub decode_time: Option<Duration>,
+}
+
+impl End {
+    /// From its headers to its answer.
+    #[must_use]
+    pub fn latency(&self) -> Duration {
+        self.at.saturating_duration_since(self.began)
+    }
+
+    #[cfg(test)]
+    fn after(outcome: Outcome, latency: Duration, at: Instant) -> Self {
+        Self { outcome, began: at - latency, at, decode_time: None }
+    }
 }
 
 /// How a request ended, as its handler knows it.
@@ -481,20 +494,35 @@ impl ModelObserver {
 
     /// A prediction request that began then ended now.
     pub fn ended(&self, caller: &Caller<'_>, conclusion: &Conclusion<'_>, began: Instant, progress: &Progress) {
+        let (outcome, at) = (conclusion.outcome, Instant::now());
+        let is_traced = caller.span.is_some();
+        if !is_traced {
+            self.0.metrics.ended(End { outcome, began, at, decode_time: progress.decode_time() });
+        }
+        if is_traced || conclusion.reason.is_some() || self.0.events.want(Kind::of(outcome)) {
+            let end = End { outcome, began, at, decode_time: progress.decode_time() };
+            self.ended_not_only_well(end, caller, conclusion, progress);
+        }
+    }
+
+    /// Apart from what happens to every request: of that each line of code counts, for by the next request the processor has forgotten
+    /// it.
+    #[cold]
+    fn ended_not_only_well(&self, end: End, caller: &Caller<'_>, conclusion: &Conclusion<'_>, progress: &Progress) {
         let &Conclusion { outcome, reason, status, error } = conclusion;
-        let now = Instant::now();
-        let latency = now.saturating_duration_since(began);
-        let example = if outcome == Outcome::ok { caller.example(&self.0.events) } else { None };
-        self.0.metrics.ended(End { outcome, latency, decode_time: progress.decode_time(), at: now }, example);
+        if caller.span.is_some() {
+            let example = if outcome == Outcome::ok { caller.example(&self.0.events) } else { None };
+            self.0.metrics.ended_traced(end, example);
+        }
         if let Some(reason) = reason {
             self.0.metrics.error(reason);
         }
         if reason == Some(Reason::queue_full) {
-            self.refused(now);
+            self.refused(end.at);
         }
         self.emit(Kind::of(outcome), caller.span.is_some(), || {
-            let (who, timings, error) = (caller.who(), progress.timings(now), error());
-            Detail::Ended(Box::new(Ended { who, outcome, status, total: latency, timings, error }))
+            let (who, timings, error) = (caller.who(), progress.timings(end.at), error());
+            Detail::Ended(Box::new(Ended { who, outcome, status, total: end.latency(), timings, error }))
         });
     }
 

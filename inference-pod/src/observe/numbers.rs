@@ -98,15 +98,15 @@ pub struct Ends {
 
 impl Ends {
     /// A request has ended.
-    pub fn count(&mut self, end: &End, example: Option<Example>) {
-        let End { outcome, latency, decode_time, at } = *end;
+    pub fn count(&mut self, end: &End, latency: Duration, example: Option<Example>) {
+        let End { outcome, decode_time, at, .. } = *end;
         self.outcomes[outcome as usize] += 1;
         if let Some(time) = decode_time {
-            self.decode_time.observe(time.as_secs_f64());
+            self.decode_time.observe_time(time);
         }
         // Who is refused is told within a millisecond: beside many of those nobody would see how slow the answers are.
         if outcome.is_of_the_model() {
-            self.latency.observe(latency.as_secs_f64(), example);
+            self.latency.observe(latency, example);
             self.latency_max.record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX), at);
         }
         if let Some(triton) = &self.triton {
@@ -127,14 +127,14 @@ impl Latency {
         if traced {
             Self::WithExemplars(HistogramWithExemplars::new(bounds.into_iter()))
         } else {
-            Self::Plain(Buckets::new(bounds))
+            Self::Plain(Buckets::of_times(bounds))
         }
     }
 
-    fn observe(&mut self, seconds: f64, example: Option<Example>) {
+    fn observe(&mut self, time: Duration, example: Option<Example>) {
         match self {
-            Self::Plain(buckets) => buckets.observe(seconds),
-            Self::WithExemplars(histogram) => histogram.observe(seconds, example, None),
+            Self::Plain(buckets) => buckets.observe_time(time),
+            Self::WithExemplars(histogram) => histogram.observe(time.as_secs_f64(), example, None),
         }
     }
 
@@ -207,23 +207,23 @@ pub(super) fn latency_bounds(objective: Option<Duration>) -> Vec<f64> {
 
 /// 0.2 ms to 0.8 s by steps of two.
 fn queue_buckets() -> Buckets {
-    Buckets::new(exponential_buckets(0.000_2, 2.0, 13))
+    Buckets::of_times(exponential_buckets(0.000_2, 2.0, 13))
 }
 
 /// 0.2 ms to 1.6 s by steps of two.
 fn inference_buckets() -> Buckets {
-    Buckets::new(exponential_buckets(0.000_2, 2.0, 14))
+    Buckets::of_times(exponential_buckets(0.000_2, 2.0, 14))
 }
 
 /// 0.2 ms to 0.2 s by steps of two.
 fn decode_buckets() -> Buckets {
-    Buckets::new(exponential_buckets(0.000_2, 2.0, 11))
+    Buckets::of_times(exponential_buckets(0.000_2, 2.0, 11))
 }
 
 /// The model's buckets: powers of two, and the largest batch.
 fn batch_buckets(batch_size: usize) -> Buckets {
     let powers = exponential_buckets(1.0, 2.0, 11).filter(|size| *size < batch_size as f64);
-    Buckets::new(powers.chain([batch_size as f64]))
+    Buckets::of_numbers(powers.chain([batch_size as f64]))
 }
 
 fn encode_outcomes(tally: &Tally, label: &ModelLabel, mut encoder: MetricEncoder<'_>) -> fmt::Result {
@@ -395,7 +395,7 @@ impl Families {
         };
         Handles {
             found: Arc::default(),
-            depth_max: Maximum::new(now),
+            depth_max: Mutex::new(Maximum::new(now)),
             tally: Arc::new(Tally::new(ends, Window::new(window, now))),
             runs: Arc::new(Mutex::new(runs)),
             errors: REASONS.map(error),
@@ -430,7 +430,7 @@ pub struct Extras {
 
 struct Handles {
     found: Arc<Mutex<Found>>,
-    depth_max: Maximum,
+    depth_max: Mutex<Maximum>,
     tally: Arc<Tally>,
     runs: Arc<Mutex<Runs>>,
     errors: [Counter; REASONS.len()],
@@ -453,7 +453,11 @@ struct Handles {
 
 /// The metrics of one model; a method for each thing that happens.
 #[derive(Clone)]
-pub struct ModelMetrics(Arc<Watched<Handles>>);
+pub struct ModelMetrics {
+    handles: Arc<Watched<Handles>>,
+    /// That of the handles. Here as well, for each request that ends needs it and nothing else.
+    tally: Arc<Tally>,
+}
 
 impl ModelMetrics {
     /// Those of a new model, all present at 0, and where they are written from.
@@ -462,13 +466,14 @@ impl ModelMetrics {
         let (families, mut registry) = (Families::default(), Registry::default());
         let handles = families.handles(name, bounds, extras);
         families.register(registry.sub_registry_with_prefix("ortolan"), &handles);
-        (Self(Arc::new(Watched::new(handles))), registry)
+        let tally = Arc::clone(&handles.tally);
+        (Self { handles: Arc::new(Watched::new(handles)), tally }, registry)
     }
 
     /// The model's name.
     #[must_use]
     pub fn model(&self) -> &str {
-        &self.0.peek().label.model
+        &self.handles.peek().label.model
     }
 
     /// Brings the model's part of the page up to date.
@@ -476,135 +481,139 @@ impl ModelMetrics {
     /// # Errors
     /// What a metric says that refuses to be written.
     pub fn write(&self, part: &mut Part, registry: &Registry) -> fmt::Result {
-        part.update(&self.0, registry)
+        if self.tally.counted().have_changed() {
+            self.handles.touch();
+        }
+        part.update(&self.handles, registry)
     }
 
     /// A prediction request ended.
-    pub fn ended(&self, end: End, example: Option<Example>) {
-        self.0.peek().tally.ended(end, example);
-        // The page may have been written since the numbers were reached for.
-        self.0.touch();
+    pub fn ended(&self, end: End) {
+        self.tally.ended(end);
+    }
+
+    /// One that is traced, and may be an example.
+    pub fn ended_traced(&self, end: End, example: Option<Example>) {
+        self.tally.ended_traced(end, example);
     }
 
     /// What was counted and timed in the last minute or so.
     #[must_use]
     pub fn seen(&self, now: Instant) -> Seen {
         // What takes longest is done when requests can end again.
-        let last = self.0.peek().tally.counted().window.last(now);
+        let last = self.tally.counted().window.last(now);
         last.seen()
     }
 
     /// Requests that were answered since the process began; where a latency is named, also how many of them `within` it.
     #[must_use]
     pub fn answered(&self, within: Option<Duration>) -> Answered {
-        self.0.peek().tally.counted().window.answered(within)
+        self.tally.counted().window.answered(within)
     }
 
     fn in_tritons_words(&self, tell: impl FnOnce(&Totals)) {
-        if let Some(triton) = &self.0.peek().triton {
+        if let Some(triton) = &self.handles.peek().triton {
             tell(triton);
         }
     }
 
     /// A prediction request was not answered.
     pub fn error(&self, reason: Reason) {
-        self.0.errors[reason as usize].inc();
+        self.handles.errors[reason as usize].inc();
     }
 
     /// A run of that many samples began, for which its jobs have waited that long.
-    pub fn run_began(&self, samples: usize, waits: impl Iterator<Item = Duration>) {
-        let mut runs = locked(&self.0.runs);
-        runs.batch_size.observe(samples as f64);
-        for time in waits {
-            runs.queue_time.observe(time.as_secs_f64());
-            self.in_tritons_words(|triton| triton.waited(time));
-        }
+    pub fn run_began(&self, samples: usize, waits: impl Iterator<Item = Duration> + Clone) {
+        self.in_tritons_words(|triton| waits.clone().for_each(|time| triton.waited(time)));
+        let mut runs = locked(&self.handles.runs);
+        runs.batch_size.observe(samples as u64);
+        runs.queue_time.observe_times(waits);
     }
 
     /// A run of that many samples came back.
     pub fn run_ended(&self, samples: usize, time: Duration) {
-        locked(&self.0.runs).inference_time.observe(time.as_secs_f64());
+        locked(&self.handles.runs).inference_time.observe_time(time);
         self.in_tritons_words(|triton| triton.ran(samples, time));
     }
 
     /// Requests are refused from now on, or are not any more.
     pub fn overloaded(&self, overloaded: bool) {
-        self.0.overloaded.set(i64::from(overloaded));
+        self.handles.overloaded.set(i64::from(overloaded));
     }
 
     /// So many samples have waited at once, a moment ago.
     pub fn was_deep(&self, depth: usize, now: Instant) {
-        self.0.peek().depth_max.record(depth as u64, now);
+        locked(&self.handles.peek().depth_max).record(depth as u64, now);
     }
 
     /// What is looked up at each scrape.
     pub fn stands(&self, standing: Standing, now: Instant) {
-        let seen = self.0.peek();
-        let longest_latency = Duration::from_micros(seen.tally.counted().ends.latency_max.get(now));
-        let deepest = usize::try_from(seen.depth_max.get(now)).unwrap_or(usize::MAX);
+        let seen = self.handles.peek();
+        let longest_latency = Duration::from_micros(self.tally.counted().ends.latency_max.get(now));
+        let deepest = usize::try_from(locked(&seen.depth_max).get(now)).unwrap_or(usize::MAX);
         self.in_tritons_words(|triton| triton.pending(standing.waiting));
         let now_found = Found { standing, deepest, longest_latency };
         let mut found = locked(&seen.found);
         if *found != now_found {
             *found = now_found;
             // Before anybody else finds nothing new.
-            self.0.touch();
+            self.handles.touch();
         }
     }
 
     /// The model was loaded and warmed up.
     pub fn loaded(&self, load: Duration, warmup: Duration, instances: usize) {
-        self.0.load_seconds.set(load.as_secs_f64());
-        self.0.warmup_seconds.set(warmup.as_secs_f64());
-        self.0.starts.inc_by(instances as u64);
-        self.0.running.inc_by(i64::try_from(instances).unwrap_or(i64::MAX));
+        self.handles.load_seconds.set(load.as_secs_f64());
+        self.handles.warmup_seconds.set(warmup.as_secs_f64());
+        self.handles.starts.inc_by(instances as u64);
+        self.handles.running.inc_by(i64::try_from(instances).unwrap_or(i64::MAX));
     }
 
     /// An instance was given up: its run did not come back.
     pub fn instance_lost(&self) {
-        self.0.running.dec();
-        self.0.lost.inc();
-        self.0.evictions.inc();
+        self.handles.running.dec();
+        self.handles.lost.inc();
+        self.handles.evictions.inc();
     }
 
     /// An instance's session broke; another is being opened in its place.
     pub fn instance_broke(&self) {
-        self.0.running.dec();
-        self.0.broken.inc();
-        self.0.crashes.inc();
+        self.handles.running.dec();
+        self.handles.broken.inc();
+        self.handles.crashes.inc();
     }
 
     /// A session was opened in place of a broken one.
     pub fn instance_mended(&self) {
-        self.0.broken.dec();
-        self.0.running.inc();
-        self.0.starts.inc();
+        self.handles.broken.dec();
+        self.handles.running.inc();
+        self.handles.starts.inc();
     }
 
     /// An instance was given up: no session could be opened in place of a broken one.
     pub fn broken_instance_lost(&self) {
-        self.0.broken.dec();
-        self.0.lost.inc();
-        self.0.evictions.inc();
+        self.handles.broken.dec();
+        self.handles.lost.inc();
+        self.handles.evictions.inc();
     }
 
     /// The provider that the model really uses, and whether it is another than it was to use.
     pub fn provider_in_use(&self, provider: &'static str, is_fallback: bool) {
-        let handles = &*self.0;
+        let handles = &*self.handles;
         handles.provider.get_or_create(&ProviderLabels { model: handles.label.model.clone(), provider }).set(1);
         handles.fallback.get_or_create(&handles.label).set(i64::from(is_fallback));
     }
 
     /// Whether some bucket keeps the latency objective.
     pub fn objective_feasible(&self, feasible: bool) {
-        self.0.objective_feasible.get_or_create(&self.0.label).set(i64::from(feasible));
+        self.handles.objective_feasible.get_or_create(&self.handles.label).set(i64::from(feasible));
     }
 
     /// What ONNX Runtime's arena holds.
     pub fn memory(&self, memory: Memory) {
         for (kind, bytes) in [("in_use", memory.in_use), ("peak", memory.peak)] {
-            let labels = KindLabels { model: self.0.label.model.clone(), kind };
-            self.0.memory.get_or_create(&labels).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+            let labels = KindLabels { model: self.handles.label.model.clone(), kind };
+            self.handles.memory.get_or_create(&labels).set(i64::try_from(bytes).unwrap_or(i64::MAX));
         }
     }
 }

@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route(u8);
 
-/// By what they match. What comes often comes first: it is looked for from there.
+/// By what they match.
 const ROUTES: [&str; 19] = [
     "/v2/models/{model}/infer",
     "/predict/{model}",

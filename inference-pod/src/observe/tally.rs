@@ -9,26 +9,43 @@
 //! since the last request; so a request only writes down how it ended, and a few are counted in one go.
 
 use std::{
-    fmt,
+    fmt, mem,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
-use super::{End, Example, numbers::Ends, window::Window};
+use super::{End, Example, Outcome, numbers::Ends, window::Window};
 
 /// So many are counted in one go: few enough to stay near the processor.
-const RECENT: usize = 16;
+const RECENT: usize = 32;
 
-/// The requests of a model that have ended.
+/// The requests of a model that have ended. Its lock and what is next to it begin a line of the processor's cache, which is one of the
+/// two that a request writes to.
+#[repr(align(64))]
 pub struct Tally(Mutex<Counted>);
 
 /// All of them, counted.
+#[repr(C)]
 pub struct Counted {
-    recent: Vec<End>,
+    recent: Recent,
+    /// Whether any were counted that nobody has asked for by [`Counted::have_changed`].
+    changed: bool,
     /// For metrics.
     pub ends: Ends,
     /// For health and autoscaling.
     pub window: Window,
 }
+
+/// Those that are not counted yet.
+struct Recent {
+    length: usize,
+    ends: Box<[Line; RECENT]>,
+}
+
+/// Each has one.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line(End);
 
 impl fmt::Debug for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -38,10 +55,19 @@ impl fmt::Debug for Tally {
 
 impl Counted {
     fn count(&mut self) {
-        for end in self.recent.drain(..) {
-            self.ends.count(&end, None);
-            self.window.ended(&end);
+        let Recent { length, ends } = &mut self.recent;
+        let recent = &ends[..mem::take(length)];
+        self.changed |= !recent.is_empty();
+        for Line(end) in recent {
+            let latency = end.latency();
+            self.ends.count(end, latency, None);
+            self.window.ended(end.outcome, latency, end.at);
         }
+    }
+
+    /// Whether any have ended since this was asked last.
+    pub fn have_changed(&mut self) -> bool {
+        mem::take(&mut self.changed)
     }
 }
 
@@ -49,22 +75,30 @@ impl Tally {
     /// None yet.
     #[must_use]
     pub fn new(ends: Ends, window: Window) -> Self {
-        Self(Mutex::new(Counted { recent: Vec::with_capacity(RECENT), ends, window }))
+        let now = Instant::now();
+        let none = Line(End { outcome: Outcome::ok, began: now, at: now, decode_time: None });
+        let recent = Recent { length: 0, ends: Box::new([none; RECENT]) };
+        Self(Mutex::new(Counted { recent, changed: false, ends, window }))
     }
 
-    /// A request has ended; an example of it is kept where there is one.
-    pub fn ended(&self, end: End, example: Option<Example>) {
+    /// A request has ended.
+    pub fn ended(&self, end: End) {
         let mut counted = self.lock();
-        if example.is_some() {
-            counted.count();
-            counted.ends.count(&end, example);
-            counted.window.ended(&end);
-            return;
-        }
-        counted.recent.push(end);
-        if counted.recent.len() == RECENT {
+        let Recent { length, ends } = &mut counted.recent;
+        ends[*length] = Line(end);
+        *length += 1;
+        if *length == RECENT {
             counted.count();
         }
+    }
+
+    /// One that is traced, and may be an example.
+    pub fn ended_traced(&self, end: End, example: Option<Example>) {
+        let mut counted = self.counted();
+        let latency = end.latency();
+        counted.ends.count(&end, latency, example);
+        counted.window.ended(end.outcome, latency, end.at);
+        counted.changed = true;
     }
 
     /// All that have ended. Nobody ends meanwhile.
@@ -104,8 +138,7 @@ mod tests {
         let (at, mut count) = (Instant::now(), 0);
         for more in [1, RECENT - 1, RECENT, 1, 2 * RECENT + 1] {
             for _ in 0..more {
-                let end = End { outcome: Outcome::ok, latency: 3 * MILLIS, decode_time: None, at };
-                model.metrics().ended(end, None);
+                model.metrics().ended(End::after(Outcome::ok, 3 * MILLIS, at));
             }
             count += more as u64;
             if count % 2 == 0 {
@@ -121,13 +154,10 @@ mod tests {
     fn an_example_counts_none_that_ended_before_it_as_of_its_own_time() {
         let (_, model) = model();
         let began = Instant::now();
-        let end = |seconds| {
-            let at = began + Duration::from_secs(seconds);
-            End { outcome: Outcome::ok, latency: MILLIS, decode_time: None, at }
-        };
-        (0..3).for_each(|_| model.metrics().ended(end(0), None));
+        let end = |seconds| End::after(Outcome::ok, MILLIS, began + Duration::from_secs(seconds));
+        (0..3).for_each(|_| model.metrics().ended(end(0)));
         let redactor = Arc::clone(Events::quiet().redactor());
-        model.metrics().ended(end(50), Some(Example { trace: TraceId(10), request_id: None, redactor }));
+        model.metrics().ended_traced(end(50), Some(Example { trace: TraceId(10), request_id: None, redactor }));
         assert_eq!(model.seen(began + Duration::from_secs(65)).answered, 1);
         assert_eq!(model.answered(None).total, 4);
     }
@@ -136,7 +166,7 @@ mod tests {
     fn an_end_that_is_counted_late_counts_as_of_when_it_was() {
         let (observer, model) = model();
         let at = Instant::now();
-        model.metrics().ended(End { outcome: Outcome::ok, latency: 7 * MILLIS, decode_time: None, at }, None);
+        model.metrics().ended(End::after(Outcome::ok, 7 * MILLIS, at));
         let later = at + Duration::from_secs(400);
         assert_eq!((model.seen(later).answered, model.answered(None).total), (0, 1));
         let longest = |now, seconds: &str| {
@@ -146,7 +176,7 @@ mod tests {
             assert!(text.lines().any(|seen| seen == line), "expected {line} in\n{text}");
         };
         longest(later, "0.0");
-        model.metrics().ended(End { outcome: Outcome::ok, latency: 9 * MILLIS, decode_time: None, at: later }, None);
+        model.metrics().ended(End::after(Outcome::ok, 9 * MILLIS, later));
         longest(later, "0.009");
     }
 }

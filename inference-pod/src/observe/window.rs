@@ -1,13 +1,10 @@
 //! What was counted and timed in the last minute or so, and the latencies of all that was answered since the process began.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use hdrhistogram::{Counter, Histogram};
 
-use super::{End, Outcome};
+use super::Outcome;
 
 /// The window moves on in so many steps, so what is shown covers it to a sixth.
 const SLOTS: u32 = 6;
@@ -153,15 +150,15 @@ impl Window {
     }
 
     /// A request has ended. One that ended in a step before the last one counts as of that.
-    pub fn ended(&mut self, end: &End) {
-        if end.at >= self.current.ends {
-            self.move_on(end.at);
+    pub fn ended(&mut self, outcome: Outcome, latency: Duration, at: Instant) {
+        if at >= self.current.ends {
+            self.move_on(at);
         }
         let slot = &mut self.slots[self.current.slot];
-        match end.outcome {
+        match outcome {
             Outcome::ok => {
                 // It grows as it has to; longer than that no request may take.
-                let _ = slot.latencies.record(micros(end.latency));
+                let _ = slot.latencies.record(micros(latency));
             }
             Outcome::expired => {
                 slot.late_or_failed += 1;
@@ -234,37 +231,50 @@ fn quantiles(latencies: &Histogram<u32>) -> Option<Quantiles> {
     })
 }
 
-/// The largest number of the last minute, whoever looks and however often. Numbers of 2^40 and more count as 2^40 - 1: 12 days of
-/// microseconds.
+/// The largest number of the last minute, whoever looks and however often.
 #[derive(Debug)]
 pub struct Maximum {
     began: Instant,
-    /// By step: its number, and in the lower 40 bits the largest of it. So what is of a later step is larger.
-    slots: [AtomicU64; SLOTS as usize + 1],
+    slots: [Largest; SLOTS as usize + 1],
+    /// That of the last step, and when the step ends.
+    current: Largest,
+    ends: Instant,
+}
+
+/// The largest number of a step.
+#[derive(Debug, Clone, Copy, Default)]
+struct Largest {
+    step: u64,
+    number: u64,
 }
 
 /// A maximum is remembered for so long, and up to a sixth longer.
 const MAXIMUM_STEP: Duration = Duration::from_secs(10);
 
-/// Bits of a maximum. The others count steps: those of five years.
-const MAXIMUM_BITS: u32 = 40;
-const MAXIMUM_MASK: u64 = (1 << MAXIMUM_BITS) - 1;
-
 impl Maximum {
     /// Nothing yet.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { began: now, slots: Default::default() }
+        let none = Largest::default();
+        Self { began: now, slots: [none; SLOTS as usize + 1], current: none, ends: now + MAXIMUM_STEP }
     }
 
     /// A number came up.
-    pub fn record(&self, number: u64, now: Instant) {
+    pub fn record(&mut self, number: u64, now: Instant) {
+        // It is hardly ever the largest.
+        if number <= self.current.number && now < self.ends {
+            return;
+        }
         let step = self.step_of(now);
-        let slot = &self.slots[(step % (u64::from(SLOTS) + 1)) as usize];
-        let packed = step << MAXIMUM_BITS | number.min(MAXIMUM_MASK);
-        // Looked at first: it is hardly ever the largest.
-        if slot.load(Ordering::Relaxed) < packed {
-            slot.fetch_max(packed, Ordering::Relaxed);
+        let slot = &mut self.slots[(step % (u64::from(SLOTS) + 1)) as usize];
+        if slot.step < step {
+            *slot = Largest { step, number };
+        } else if slot.step == step {
+            slot.number = slot.number.max(number);
+        }
+        if self.current.step <= step {
+            self.current = *slot;
+            self.ends = self.began + MAXIMUM_STEP * u32::try_from(step + 1).unwrap_or(u32::MAX);
         }
     }
 
@@ -272,8 +282,7 @@ impl Maximum {
     #[must_use]
     pub fn get(&self, now: Instant) -> u64 {
         let first = self.step_of(now).saturating_sub(u64::from(SLOTS));
-        let slots = self.slots.iter().map(|slot| slot.load(Ordering::Relaxed));
-        slots.filter(|slot| slot >> MAXIMUM_BITS >= first).map(|slot| slot & MAXIMUM_MASK).max().unwrap_or_default()
+        self.slots.iter().filter(|slot| slot.step >= first).map(|slot| slot.number).max().unwrap_or_default()
     }
 
     fn step_of(&self, now: Instant) -> u64 {
@@ -289,16 +298,12 @@ mod tests {
 
     const LENGTH: Duration = Duration::from_secs(60);
 
-    fn end(outcome: Outcome, latency: Duration, at: Instant) -> End {
-        End { outcome, latency, decode_time: None, at }
-    }
-
     #[test]
     fn quantiles_are_right_to_one_percent() {
         let now = Instant::now();
         let mut window = Window::new(LENGTH, now);
         for millis in 1..=1000 {
-            window.ended(&end(Outcome::ok, Duration::from_millis(millis), now));
+            window.ended(Outcome::ok, Duration::from_millis(millis), now);
         }
         let latency = window.last(now).seen().latency.unwrap();
         let close = |got: Duration, wanted: u64| (got.as_secs_f64() * 1e3 / wanted as f64 - 1.0).abs() < 0.01;
@@ -311,13 +316,13 @@ mod tests {
         let began = Instant::now();
         let mut window = Window::new(LENGTH, began);
         for second in 0..=300 {
-            window.ended(&end(Outcome::ok, Duration::from_millis(1), began + Duration::from_secs(second)));
+            window.ended(Outcome::ok, Duration::from_millis(1), began + Duration::from_secs(second));
         }
         let seen = window.last(began + Duration::from_secs(300)).seen();
         assert_eq!((seen.answered, seen.covers), (51, Duration::from_secs(50)), "the sixth slot has just begun");
         assert_eq!(window.last(began + Duration::from_secs(309)).seen().answered, 51);
         // Late to be counted: as of the step that is filled.
-        window.ended(&end(Outcome::ok, Duration::from_millis(1), began + Duration::from_secs(100)));
+        window.ended(Outcome::ok, Duration::from_millis(1), began + Duration::from_secs(100));
         assert_eq!(window.last(began + Duration::from_secs(309)).seen().answered, 52);
         assert_eq!(window.answered(None).total, 302);
         assert_eq!(
@@ -342,7 +347,7 @@ mod tests {
                 now += Duration::from_millis(millis);
                 // From 1 ms to 10 min, as many short ones as long ones.
                 let latency = Duration::from_micros(10_f64.powf(power) as u64);
-                window.ended(&end(Outcome::ok, latency, now));
+                window.ended(Outcome::ok, latency, now);
                 latencies.push(latency.as_secs_f64() * 1e3);
                 let answered = window.answered(Some(Duration::from_millis(bound)));
                 let at_most = |most: f64| latencies.iter().filter(|latency| **latency <= most).count() as u64;
@@ -362,7 +367,7 @@ mod tests {
         for outcome in
             [Outcome::ok, Outcome::ok, Outcome::failed, Outcome::expired, Outcome::rejected, Outcome::invalid]
         {
-            window.ended(&end(outcome, Duration::from_millis(1), now));
+            window.ended(outcome, Duration::from_millis(1), now);
         }
         let seen = window.last(now).seen();
         assert_eq!((seen.answered, seen.late_or_failed, seen.refused), (2, 2, 1));
@@ -372,7 +377,7 @@ mod tests {
     #[test]
     fn a_maximum_is_remembered_for_a_minute() {
         let began = Instant::now();
-        let maximum = Maximum::new(began);
+        let mut maximum = Maximum::new(began);
         for (number, seconds) in [(6, 0), (7, 0), (5, 0), (3, 30), (2, 30)] {
             maximum.record(number, began + Duration::from_secs(seconds));
         }
@@ -382,8 +387,12 @@ mod tests {
         // In the place of the first, and less than it was.
         maximum.record(1, began + Duration::from_secs(70));
         assert_eq!(maximum.get(began + Duration::from_secs(120)), 1);
-        maximum.record(u64::MAX, began + Duration::from_secs(120));
-        assert_eq!(maximum.get(began + Duration::from_secs(120)), MAXIMUM_MASK);
+        maximum.record(9, began + Duration::from_secs(120));
+        // Told late: of a step that is over.
+        maximum.record(8, began + Duration::from_secs(115));
+        maximum.record(10, began + Duration::from_secs(50));
+        assert_eq!(maximum.get(began + Duration::from_secs(120)), 9);
+        assert_eq!(maximum.get(began + Duration::from_secs(175)), 9);
         assert_eq!(maximum.get(began + Duration::from_secs(190)), 0);
     }
 }

@@ -394,7 +394,7 @@ fn run_together(
     index: usize,
     runner: &mut dyn Runner,
     jobs: &[&[Tensor]],
-    (ways, waits): (&[Way], impl Iterator<Item = Duration>),
+    (ways, waits): (&[Way], impl Iterator<Item = Duration> + Clone),
     replies: Vec<Reply>,
 ) -> Ran {
     let (instance, samples) = (&shared.instances[index], samples_of(ways));
