@@ -264,3 +264,34 @@ fn a_spec_that_cannot_be_acted_on_tries_nothing_again_and_gives_nothing_up() {
     (play.is_refused, play.deadline) = (true, 1);
     (0..1000).for_each(|_| assert_eq!(play.step().stage, Stage::Surging));
 }
+
+#[test]
+fn pods_of_the_serving_one_that_somebody_else_takes_away_come_back() {
+    for (strategy, wanted) in [(RolloutStrategy::Surge, 1), (RolloutStrategy::Auto, 3)] {
+        let mut play = served(wanted, strategy);
+        play.broken = vec!["new"];
+        play.turn_to("new");
+        (0..20).for_each(|_| assert_eq!(play.step().stage, Stage::Surging));
+        play.records.get_mut("old").unwrap().replicas = 0;
+        play.deployments_follow();
+        (0..20).for_each(|_| assert_eq!(play.step().stage, Stage::Surging));
+        assert_eq!(play.ready("old"), wanted as usize, "{strategy:?}");
+        play.broken.clear();
+        play.run_until(Stage::Complete);
+        assert_eq!((play.ready("old"), play.ready("new")), (0, wanted as usize), "{strategy:?}");
+    }
+}
+
+#[test]
+fn what_was_taken_down_for_a_pause_in_a_rollout_comes_back_as_the_new_one_only() {
+    let mut play = served(2, RolloutStrategy::Surge);
+    play.turn_to("new");
+    play.step();
+    play.wanted = 0;
+    (0..20).for_each(|_| drop(play.step()));
+    assert!(play.pods.is_empty());
+    play.wanted = 2;
+    while play.step().stage != Stage::Complete {
+        assert!(play.pods.iter().all(|pod| pod.revision == "new"), "{:?}", play.pods);
+    }
+}
