@@ -29,6 +29,7 @@ use crate::{
     names,
     observe::{Observed, is_owned_by},
     owner::{NAMESPACE_PREFIX, Owner},
+    salvage::Salvaged,
     validate::Refusal,
 };
 
@@ -220,7 +221,7 @@ impl Writer {
     /// # Errors
     /// [`ApplyError`] where it should be tried again.
     pub async fn write_status(&self, model: &InferenceModel, status: &Value) -> Result<(), ApplyError> {
-        let api: Api<InferenceModel> = self.api(&model.namespace().unwrap_or_default());
+        let api: Api<Salvaged> = self.api(&model.namespace().unwrap_or_default());
         let name = model.name_any();
         let is_same = [("/metadata/uid", model.uid().into())];
         let patch = only_if(&is_same, "/status", status);

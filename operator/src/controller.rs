@@ -15,7 +15,7 @@ use std::{
 };
 
 use crds::resource::{InferenceModel, InferenceModelStatus, RolloutStrategy, ScalingMode, conditions::READY};
-use futures::{Stream, StreamExt as _, stream};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{
     Api, ResourceExt as _,
@@ -49,6 +49,7 @@ use crate::{
     names,
     observe::{Observed, Sources, has_ended, observe, ready_since},
     rollout::{self, Plan, PodFacts, Situation},
+    salvage::{self, Salvaged},
     scaling::{self, scaler::Scaler},
     shared::Rounds,
     status::{self, Facts},
@@ -158,11 +159,12 @@ pub async fn run(
     changes: mpsc::Receiver<Change>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let api: Api<InferenceModel> = scope.api();
+    let api: Api<Salvaged> = scope.api();
     let (store, writer) = reflector::store();
     let (of_models, listed) = (Arc::clone(&context), store.clone());
     let models = watcher(api, watcher::Config::default().page_size(500))
         .default_backoff()
+        .map_ok(salvage::unwrapped)
         .modify(|model| model.managed_fields_mut().clear())
         .reflect(writer)
         .flat_map(move |event| stream::iter(touched(event, &listed, &of_models)));

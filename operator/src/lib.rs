@@ -44,6 +44,7 @@ pub mod prometheus;
 pub mod quota;
 pub mod recent;
 pub mod rollout;
+pub mod salvage;
 pub mod scaling;
 mod scaling_active;
 pub mod settings;

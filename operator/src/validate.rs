@@ -35,9 +35,10 @@ pub struct Refusal {
 /// Checks a spec, for an operator that was told this address of Prometheus.
 ///
 /// # Errors
-/// The [`Refusal`] that the condition Accepted shows: what is not built, then what the server would refuse, then what
-/// the podTemplate may not set.
+/// The [`Refusal`] that the condition Accepted shows: what cannot be read, then what is not built, then what the server would
+/// refuse, then what the podTemplate may not set.
 pub fn validate<'a>(spec: &'a InferenceModelSpec, prometheus: Option<&'a str>) -> Result<Checked<'a>, Refusal> {
+    refuse(accepted::INVALID_OPTIONS, spec.unread.clone())?;
     refuse(accepted::NOT_IMPLEMENTED, [not_implemented(spec), without_prometheus(spec, prometheus)].concat())?;
     refuse(accepted::INVALID_OPTIONS, [invalid_options(spec), misplaced_devices(spec), hidden_files(spec)].concat())?;
     let server = spec

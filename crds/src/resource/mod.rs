@@ -8,7 +8,7 @@
 //!
 //! Three lines of defence, each for what the one before it cannot say: the schema (types, bounds, defaults), the CEL
 //! rules (fields that do not go together), and the two functions, which the operator reports in the condition
-//! `Accepted`. Whatever passes the first can be read into these types, so that no object can end the watch of the others.
+//! `Accepted`. Whatever passes the first can be read into these types, but for open fields that are nested too deep.
 //!
 //! The schema is derived from the types; [`definition`] is what is installed. Deliberately absent: a webhook.
 
@@ -48,6 +48,8 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::serving::Fault;
 
 /// One or more ONNX models, served together by the same pods.
 #[allow(clippy::duplicated_attributes, reason = "each column has a type, and several have the same")]
@@ -160,6 +162,10 @@ pub struct InferenceModelSpec {
     /// Takes all pods down and keeps everything else.
     #[serde(default)]
     pub suspend: bool,
+    /// What could not be read of it; then the rest is all that is known. No field of the resource.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub unread: Vec<Fault>,
 }
 
 fn default_replicas() -> i32 {
@@ -186,6 +192,7 @@ impl Default for InferenceModelSpec {
             cache: None,
             pod_template: None,
             suspend: false,
+            unread: Vec::new(),
         }
     }
 }

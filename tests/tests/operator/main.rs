@@ -112,6 +112,7 @@ fn trials(fixture: &'static Fixture) -> Vec<Trial> {
         Others "sources" "refused::none_or_two_sources" refused::none_or_two_sources,
         Others "ahead" "refused::what_cannot_be_acted_on_is_named" refused::what_cannot_be_acted_on,
         Others "firm" "refused::what_serves_goes_on_while_a_change_is_refused" refused::what_serves_goes_on,
+        Nobody "deep" "refused::what_cannot_be_read_is_refused_and_hides_no_other" refused::what_cannot_be_read,
         Nobody "killed" "restart::a_rollout_survives_killed_operators" restart::killed_in_a_rollout,
         Nobody "upgraded" "restart::an_upgraded_operator_restarts_no_pod" restart::upgraded,
         Nobody "orphan" "scaling::a_leader_that_ends_in_a_spike_takes_nothing_with_it" scaling::survives_its_leader,

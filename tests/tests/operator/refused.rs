@@ -1,6 +1,7 @@
 //! What the API server refuses, and what the operator does.
 
 use k8s_openapi::api::core::v1::{Pod, Service};
+use ortolan_tests::cluster::wait;
 use serde_json::{Value, json};
 
 use crate::fixture::{Outcome, tell, tell_time};
@@ -91,11 +92,38 @@ pub(crate) async fn what_serves_goes_on(space: &Space) -> Outcome {
     assert_eq!(kind().await?.as_deref(), Some("ClusterIP"), "a part of the spec is acted on");
     space.delete::<Service>("firm").await?;
     let there = async || kind().await.map_err(|error| error.to_string());
-    let (again, _) = ortolan_tests::cluster::wait::until("the deleted Service", crate::fixture::LIMIT, there).await?;
+    let (again, _) = wait::until("the deleted Service", crate::fixture::LIMIT, there).await?;
     assert_eq!(again.as_deref(), Some("ClusterIP"));
     assert_eq!(space.active_revision("firm").await?, revision);
     assert_eq!(space.numbers("firm").await?, crate::models::DOUBLED);
     let names = |pods: &[Pod]| pods.iter().map(|pod| pod.metadata.name.clone()).collect::<Vec<_>>();
     assert_eq!(names(&space.pods("firm").await?), names(&pods));
+    Ok(())
+}
+
+/// An object that our types do not fit is refused like any other, what can be read of it is acted on, and it hides nobody else.
+pub(crate) async fn what_cannot_be_read(space: &Space) -> Outcome {
+    space.claim_models().await?;
+    space.apply_until_ready(&small("deep")).await?;
+    let nested = (0..200).fold(json!(1), |inner, _| json!({"metadata": inner}));
+    let patch = json!({"spec": {"podTemplate": nested}}).to_string();
+    space.kubectl(&["patch", "infm", "deep", "--type=merge", "--patch", &patch]).await?;
+    let accepted = "-o=jsonpath={.status.conditions[?(@.type==\"Accepted\")].message}";
+    let look = async || {
+        let said = space.kubectl(&["get", "infm", "deep", accepted]).await?;
+        if said.contains("spec.podTemplate: expected a field nested less than 128 deep") {
+            Ok(())
+        } else {
+            Err(crate::fixture::Failure::new(said))
+        }
+    };
+    wait::until("the refusal", crate::fixture::LIMIT, look).await?;
+    assert_eq!(space.numbers("deep").await?, crate::models::DOUBLED);
+    // A new operator begins with a list.
+    crate::restart::crash(space).await?;
+    space.apply_until_ready(&small("plain")).await?;
+    assert_eq!(space.numbers("deep").await?, crate::models::DOUBLED);
+    space.kubectl(&["patch", "infm", "deep", "--type=merge", "--patch", r#"{"spec": {"podTemplate": null}}"#]).await?;
+    space.shows("deep", yes("Accepted", "Accepted")).await?;
     Ok(())
 }

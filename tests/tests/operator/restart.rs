@@ -17,7 +17,7 @@ use crate::operator::{Launch, Operator};
 use crate::space::{Space, condition, yes};
 
 /// Kills the operator and starts it again, as its Deployment would: under the same name.
-async fn crash(space: &Space) -> Outcome {
+pub(crate) async fn crash(space: &Space) -> Outcome {
     let mut operator = space.stage.operator().await;
     let killed = operator.take().ok_or_else(|| Failure::new("no operator runs"))?;
     killed.kill()?;
