@@ -514,6 +514,10 @@ fn situation(
     // A number that was written, where nobody may raise it.
     let is_exact = is_refused || autoscalers::is_paused(observed);
     let replicas = if is_exact { spec.replicas } else { spec.scaling.at_least_min(spec.replicas) };
+    let asked_for = if spec.suspend { 0 } else { u32::try_from(replicas).unwrap_or_default() };
+    // Not told how many, it stays at what there is.
+    let is_told = !spec.unread.iter().any(|fault| ["spec.replicas", "spec.suspend"].contains(&fault.path.as_str()));
+    let there = || revisions.values().map(|revision| facts_of(observed, revision).replicas).sum();
     let is_of_target = |pod: &Pod| pod.labels().get(names::REVISION_LABEL).is_some_and(|revision| revision == target);
     let found = |ended: bool| {
         let pod =
@@ -533,7 +537,7 @@ fn situation(
     Situation {
         target: target.to_owned(),
         revisions: revisions.values().map(|revision| (revision.hash.clone(), facts_of(observed, revision))).collect(),
-        wanted: if spec.suspend { 0 } else { u32::try_from(replicas).unwrap_or_default() },
+        wanted: if is_told { asked_for } else { there() },
         // What is refused takes nothing away that serves.
         strategy: if is_refused { RolloutStrategy::Surge } else { spec.rollout.strategy },
         is_refused,

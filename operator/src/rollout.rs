@@ -343,12 +343,15 @@ fn surged(situation: &Situation, goal: &str, at_goal: &Revision, record: &Record
     keep -= sum(&others);
     // More are wanted than when it began. What the goal has been given stays its own.
     let further = (wanted + 1).saturating_sub(at_goal.replicas).saturating_sub(sum(&others)).min(keep);
-    // It may have made room for nothing, or somebody else has taken its pods away, which are ending.
-    let comes_back = at_goal.ready() == 0 && record.places.is_some();
-    let goes_on =
-        |revision: &Revision| revision.replicas > 0 || !completed(record) && (comes_back || !revision.pods.is_empty());
-    let proven = situation.others(goal).filter(|(_, revision)| revision.is_proven() && goes_on(revision));
-    if let Some((hash, _)) = proven.max_by_key(|(_, revision)| revision.record.completed)
+    let proven = || situation.others(goal).filter(|(_, revision)| revision.is_proven());
+    let last = |(_, revision): &(&String, &Revision)| revision.record.completed;
+    // It may have made room for nothing.
+    let comes_back = at_goal.ready() == 0 && record.places.is_some() && !completed(record);
+    let serving = proven().filter(|(_, revision)| revision.replicas > 0 || comes_back).max_by_key(last);
+    // Somebody else has taken its pods away, which are ending.
+    let is_robbed = |revision: &Revision| !revision.pods.is_empty() && !completed(record) && !situation.is_refused;
+    let robbed = || proven().max_by_key(last).filter(|(_, revision)| is_robbed(revision));
+    if let Some((hash, _)) = serving.or_else(robbed)
         && at_goal.replicas > 0
     {
         *others.entry(hash.clone()).or_default() += further;

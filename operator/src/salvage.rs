@@ -5,15 +5,21 @@
 //! was stored under another schema. Of such an object all is kept that can be read, and the rest is in
 //! [`unread`](crds::resource::InferenceModelSpec::unread), for which it is refused.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use crds::{
     resource::{InferenceModel, InferenceModelSpec},
     serving::Fault,
 };
 use kube::{Resource, api::ObjectMeta, core::NamespaceResourceScope, runtime::watcher::Event};
-use serde::{Deserialize, Deserializer, Serialize, de::Error};
-use serde_json::{Map, Value, value::RawValue};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeOwned, DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::{Map, Value};
+
+/// A field is nested at most so deep. `serde_json` goes to 127, of which a list and its objects take five.
+const DEEPEST: usize = 100;
 
 /// An InferenceModel, or what can be read of it.
 #[derive(Debug, Clone, Serialize)]
@@ -33,57 +39,153 @@ pub fn unwrapped(event: Event<Salvaged>) -> Event<InferenceModel> {
 
 impl<'de> Deserialize<'de> for Salvaged {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = Box::<RawValue>::deserialize(deserializer)?;
-        let whole = serde_json::from_str(text.get());
-        whole.or_else(|_| salvage(text.get())).map(Self).map_err(D::Error::custom)
+        let Object { mut metadata, spec, status } = Object::deserialize(deserializer)?;
+        // They are nested as deep as what they speak of, and nobody reads them.
+        metadata.remove("managedFields");
+        let metadata: ObjectMeta = typed(readable(metadata)).map_err(D::Error::custom)?;
+        let spec = whole(&spec).map_or_else(|| salvage(spec), Ok).map_err(D::Error::custom)?;
+        let status = status.0.and_then(|status| typed(status).ok());
+        Ok(Self(InferenceModel { metadata, spec, status }))
     }
 }
 
-/// The fields of an object, each as text.
-type Fields = BTreeMap<String, Box<RawValue>>;
-
-fn salvage(text: &str) -> serde_json::Result<InferenceModel> {
-    let object: Fields = serde_json::from_str(text)?;
-    let of = |field: &str| object.get(field).map_or("{}", |text| text.get());
-    let metadata: ObjectMeta = serde_json::from_str(&without_managed_fields(of("metadata"))?)?;
-    let spec = spec(of("spec"))?;
-    Ok(InferenceModel { metadata, spec, status: serde_json::from_str(of("status")).ok() })
+/// An object by its fields.
+#[derive(Deserialize)]
+struct Object {
+    metadata: Fields,
+    #[serde(default)]
+    spec: Fields,
+    #[serde(default)]
+    status: Bounded,
 }
 
-/// They are nested as deep as what they speak of, and nobody reads them.
-fn without_managed_fields(metadata: &str) -> serde_json::Result<String> {
-    let mut fields: Fields = serde_json::from_str(metadata)?;
-    fields.remove("managedFields");
-    serde_json::to_string(&fields)
+type Fields = BTreeMap<String, Bounded>;
+
+/// A value, or none where it is nested deeper than [`DEEPEST`].
+#[derive(Clone, Default)]
+struct Bounded(Option<Value>);
+
+impl<'de> Deserialize<'de> for Bounded {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Nested { at_most: DEEPEST }.deserialize(deserializer).map(Self)
+    }
 }
 
-/// Field by field; those that cannot be read are left out, and noted.
-fn spec(text: &str) -> serde_json::Result<InferenceModelSpec> {
-    let fields: Fields = serde_json::from_str(text).unwrap_or_default();
+/// Reads a value that is nested at most so deep; what is deeper is passed over.
+#[derive(Clone, Copy)]
+struct Nested {
+    at_most: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for Nested {
+    type Value = Option<Value>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<Value>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Nested {
+    type Value = Option<Value>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value of JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Option<Value>, E> {
+        Ok(Some(Value::Null))
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Option<Value>, E> {
+        Ok(Some(value.into()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Option<Value>, E> {
+        Ok(Some(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Option<Value>, E> {
+        Ok(Some(value.into()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Option<Value>, E> {
+        Ok(Some(value.into()))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Option<Value>, E> {
+        Ok(Some(value.into()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Option<Value>, A::Error> {
+        let Some(at_most) = self.at_most.checked_sub(1) else {
+            while items.next_element::<IgnoredAny>()?.is_some() {}
+            return Ok(None);
+        };
+        let mut read = Some(Vec::new());
+        while let Some(item) = items.next_element_seed(Self { at_most })? {
+            read = read.zip(item).map(|(mut read, item)| {
+                read.push(item);
+                read
+            });
+        }
+        Ok(read.map(Value::Array))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Option<Value>, A::Error> {
+        let Some(at_most) = self.at_most.checked_sub(1) else {
+            while fields.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+            return Ok(None);
+        };
+        let mut read = Some(Map::new());
+        while let Some(name) = fields.next_key::<String>()? {
+            let field = fields.next_value_seed(Self { at_most })?;
+            read = read.zip(field).map(|(mut read, field)| {
+                read.insert(name, field);
+                read
+            });
+        }
+        Ok(read.map(Value::Object))
+    }
+}
+
+fn typed<T: DeserializeOwned>(value: Value) -> serde_json::Result<T> {
+    serde_json::from_value(value)
+}
+
+/// Those that are not nested too deep.
+fn readable(fields: Fields) -> Value {
+    fields.into_iter().filter_map(|(name, Bounded(value))| Some((name, value?))).collect::<Map<_, _>>().into()
+}
+
+/// The spec, where all of it can be read.
+fn whole(fields: &Fields) -> Option<InferenceModelSpec> {
+    let is_readable = fields.values().all(|field| field.0.is_some());
+    is_readable.then(|| typed(readable(fields.clone())).ok()).flatten()
+}
+
+/// The spec field by field; those that cannot be read are left out, and noted.
+fn salvage(fields: Fields) -> serde_json::Result<InferenceModelSpec> {
     let mut read = Map::from_iter([("models".to_owned(), Value::Array(Vec::new()))]);
     let mut unread = Vec::new();
-    for (name, text) in fields {
-        let with_it = serde_json::from_str::<Value>(text.get()).and_then(|value| {
-            let mut fields = read.clone();
-            fields.insert(name.clone(), value);
-            serde_json::from_value::<InferenceModelSpec>(fields.clone().into()).map(|_| fields)
-        });
-        match with_it {
-            Ok(fields) => read = fields,
-            Err(error) => unread.push(fault(&name, &error)),
+    if !fields.contains_key("models") {
+        unread.push(fault("models", "expected a list".to_owned()));
+    }
+    for (name, Bounded(value)) in fields {
+        let Some(value) = value else {
+            unread.push(fault(&name, format!("expected a field nested at most {DEEPEST} deep")));
+            continue;
+        };
+        let mut with_it = read.clone();
+        with_it.insert(name.clone(), value);
+        match typed::<InferenceModelSpec>(with_it.clone().into()) {
+            Ok(_) => read = with_it,
+            Err(error) => unread.push(fault(&name, format!("it cannot be read: {error}"))),
         }
     }
-    let spec: InferenceModelSpec = serde_json::from_value(read.into())?;
-    Ok(InferenceModelSpec { unread, ..spec })
+    Ok(InferenceModelSpec { unread, ..typed(read.into())? })
 }
 
-fn fault(field: &str, error: &serde_json::Error) -> Fault {
-    // It came as JSON, so there is no other fault of that kind.
-    let message = if error.is_syntax() {
-        "expected a field nested less than 128 deep".to_owned()
-    } else {
-        format!("it cannot be read: {error}")
-    };
+fn fault(field: &str, message: String) -> Fault {
     Fault { path: format!("spec.{field}"), origin: String::new(), message }
 }
 
@@ -160,9 +262,38 @@ mod tests {
             assert_eq!((model.spec.suspend, &model.spec.pod_template), (true, &None));
             assert_eq!(model.status.as_ref().unwrap().observed_generation, Some(3));
             let [fault] = &model.spec.unread[..] else { panic!("{:?}", model.spec.unread) };
-            assert_eq!(fault.to_string(), "spec.podTemplate: expected a field nested less than 128 deep");
+            assert_eq!(fault.to_string(), "spec.podTemplate: expected a field nested at most 100 deep");
         }
         assert_eq!((plain.0.name_any(), plain.0.spec.unread.len()), ("plain".to_owned(), 0));
+    }
+
+    #[test]
+    fn a_field_may_be_nested_a_hundred_deep_wherever_its_object_comes_from() {
+        for (depth, is_read) in [(DEEPEST, true), (DEEPEST + 1, false)] {
+            let item = object("deep", &nested(depth), depth);
+            let list = format!(r#"{{"kind":"InferenceModelList","metadata":{{}},"items":[{item}]}}"#);
+            let list: ObjectList<Salvaged> = serde_json::from_str(&list).unwrap();
+            assert_eq!(list.items[0].0.spec.pod_template.is_some(), is_read, "{depth}");
+        }
+    }
+
+    #[test]
+    fn one_that_can_be_read_is_read_as_it_is() {
+        let spec =
+            r#"{"models":[{"name":"m","source":{"uri":"file:///a"}}],"podTemplate":{"a":[1,-2,0.5,null,true,"b"]}}"#;
+        let text = object("plain", spec, 1);
+        let Salvaged(mut model) = serde_json::from_str(&text).unwrap();
+        model.metadata.managed_fields = serde_json::from_str::<InferenceModel>(&text).unwrap().metadata.managed_fields;
+        assert_eq!(model, serde_json::from_str(&text).unwrap());
+    }
+
+    #[test]
+    fn without_models_there_is_something_unread() {
+        let Salvaged(model) = serde_json::from_str(&object("bare", r#"{"replicas":3}"#, 1)).unwrap();
+        assert_eq!(
+            (model.spec.replicas, model.spec.unread[0].to_string()),
+            (3, "spec.models: expected a list".to_owned())
+        );
     }
 
     #[test]

@@ -145,7 +145,8 @@ impl Wants {
         let refusals = [NOT_IMPLEMENTED, INVALID_OPTIONS, INVALID_OVERLAY];
         match accepted {
             Some(accepted)
-                if accepted.observed_generation == model.metadata.generation
+                if model.spec.unread.is_empty()
+                    && accepted.observed_generation == model.metadata.generation
                     && !refusals.contains(&accepted.reason.as_str()) =>
             {
                 Self::This(model.spec.monitoring.clone())

@@ -11,7 +11,7 @@ use crate::serving::{self, Faults, Layer, ModelOptions, ServerConfig};
 /// A part of the serving config as the user wrote it, with the schema of `T` and the keys of a config file.
 ///
 /// It stays a tree of keys until [`parse`](AsWritten::<ModelOptions>::parse) reads it: a schema of the API server cannot
-/// say all that the config's parser checks, and one object that cannot be read would end the watch of all objects.
+/// say all that the config's parser checks, and what cannot be read of an object is not known at all.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct AsWritten<T> {

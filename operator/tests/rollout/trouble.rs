@@ -266,7 +266,7 @@ fn a_spec_that_cannot_be_acted_on_tries_nothing_again_and_gives_nothing_up() {
 }
 
 #[test]
-fn pods_of_the_serving_one_that_somebody_else_takes_away_come_back() {
+fn pods_of_the_serving_one_that_somebody_else_takes_away_come_back_while_they_end() {
     for (strategy, wanted) in [(RolloutStrategy::Surge, 1), (RolloutStrategy::Auto, 3)] {
         let mut play = served(wanted, strategy);
         play.broken = vec!["new"];
@@ -283,7 +283,7 @@ fn pods_of_the_serving_one_that_somebody_else_takes_away_come_back() {
 }
 
 #[test]
-fn what_was_taken_down_for_a_pause_in_a_rollout_comes_back_as_the_new_one_only() {
+fn what_has_ended_for_a_pause_in_a_rollout_comes_back_as_the_new_one_only() {
     let mut play = served(2, RolloutStrategy::Surge);
     play.turn_to("new");
     play.step();

@@ -111,7 +111,7 @@ pub(crate) async fn what_cannot_be_read(space: &Space) -> Outcome {
     let accepted = "-o=jsonpath={.status.conditions[?(@.type==\"Accepted\")].message}";
     let look = async || {
         let said = space.kubectl(&["get", "infm", "deep", accepted]).await?;
-        if said.contains("spec.podTemplate: expected a field nested less than 128 deep") {
+        if said.contains("spec.podTemplate: expected a field nested at most 100 deep") {
             Ok(())
         } else {
             Err(crate::fixture::Failure::new(said))
