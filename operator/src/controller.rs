@@ -14,7 +14,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crds::resource::{InferenceModel, InferenceModelStatus, RolloutStrategy, ScalingMode, conditions::READY};
+use crds::resource::{
+    InferenceModel, InferenceModelSpec, InferenceModelStatus, RolloutStrategy, ScalingMode, conditions::READY,
+};
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{
@@ -514,10 +516,7 @@ fn situation(
     // A number that was written, where nobody may raise it.
     let is_exact = is_refused || autoscalers::is_paused(observed);
     let replicas = if is_exact { spec.replicas } else { spec.scaling.at_least_min(spec.replicas) };
-    let asked_for = if spec.suspend { 0 } else { u32::try_from(replicas).unwrap_or_default() };
-    // Not told how many, it stays at what there is.
-    let is_told = !spec.unread.iter().any(|fault| ["spec.replicas", "spec.suspend"].contains(&fault.path.as_str()));
-    let there = || revisions.values().map(|revision| facts_of(observed, revision).replicas).sum();
+    let there = revisions.values().map(|revision| facts_of(observed, revision).replicas);
     let is_of_target = |pod: &Pod| pod.labels().get(names::REVISION_LABEL).is_some_and(|revision| revision == target);
     let found = |ended: bool| {
         let pod =
@@ -537,7 +536,7 @@ fn situation(
     Situation {
         target: target.to_owned(),
         revisions: revisions.values().map(|revision| (revision.hash.clone(), facts_of(observed, revision))).collect(),
-        wanted: if is_told { asked_for } else { there() },
+        wanted: wanted(spec, replicas, there),
         // What is refused takes nothing away that serves.
         strategy: if is_refused { RolloutStrategy::Surge } else { spec.rollout.strategy },
         is_refused,
@@ -547,6 +546,16 @@ fn situation(
         led_since: observed.now - led_for,
         now: observed.now,
     }
+}
+
+/// Pods that should serve. Where the spec does not tell, for that could not be read, it stays at what `there` is of each revision: of
+/// two together one more, by which the new one begins.
+fn wanted(spec: &InferenceModelSpec, replicas: i32, there: impl Iterator<Item = u32>) -> u32 {
+    if spec.unread.iter().any(|fault| ["spec.replicas", "spec.suspend"].contains(&fault.path.as_str())) {
+        let there: Vec<u32> = there.filter(|replicas| *replicas > 0).collect();
+        return there.iter().sum::<u32>() - u32::from(there.len() > 1);
+    }
+    if spec.suspend { 0 } else { u32::try_from(replicas).unwrap_or_default() }
 }
 
 fn facts_of(observed: &Observed, revision: &build::Revision) -> rollout::Revision {
@@ -647,6 +656,8 @@ fn tell_failure(model: &InferenceModel, error: &ReconcileError, failures: u32, p
 mod tests {
     use std::io;
 
+    use crds::serving::Fault;
+
     use super::*;
 
     fn model() -> InferenceModel {
@@ -657,6 +668,24 @@ mod tests {
             "spec": {"models": [{"name": "a", "source": {"uri": "file:///a.onnx"}}]},
         });
         serde_json::from_value(model).unwrap()
+    }
+
+    #[test]
+    fn whose_replicas_are_not_known_keeps_what_there_is() {
+        let spec = |unread: &[&str], suspend| {
+            let fault = |path: &&str| Fault { path: (*path).to_owned(), origin: String::new(), message: String::new() };
+            InferenceModelSpec { unread: unread.iter().map(fault).collect(), suspend, ..InferenceModelSpec::default() }
+        };
+        for (unread, suspend, there, expected) in [
+            (&["spec.replicas"][..], false, &[0, 4][..], 4),
+            (&["spec.suspend", "spec.podTemplate"], false, &[4, 1], 4),
+            (&["spec.replicas"], false, &[], 0),
+            (&["spec.podTemplate"], false, &[4], 7),
+            (&["spec.podTemplate"], true, &[4], 0),
+        ] {
+            let wanted = wanted(&spec(unread, suspend), 7, there.iter().copied());
+            assert_eq!(wanted, expected, "{unread:?}, {suspend}, {there:?}");
+        }
     }
 
     #[test]

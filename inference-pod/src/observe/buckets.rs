@@ -43,6 +43,7 @@ impl Buckets {
         let begins = std::array::from_fn(|bits| {
             let smallest = if bits == 0 { 0 } else { 1 << (bits - 1) };
             let at = buckets.partition_point(|(bound, _)| *bound < smallest);
+            // Of more bounds than that it is a longer way.
             u8::try_from(at).unwrap_or(u8::MAX)
         });
         Self { buckets, begins, sum: 0, count: 0, shown, unit }
