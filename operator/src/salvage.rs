@@ -14,7 +14,7 @@ use crds::{
 use kube::{Resource, api::ObjectMeta, core::NamespaceResourceScope, runtime::watcher::Event};
 use serde::{
     Deserialize, Deserializer, Serialize,
-    de::{DeserializeOwned, DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Map, Value};
 
@@ -42,9 +42,9 @@ impl<'de> Deserialize<'de> for Salvaged {
         let Object { mut metadata, spec, status } = Object::deserialize(deserializer)?;
         // They are nested as deep as what they speak of, and nobody reads them.
         metadata.remove("managedFields");
-        let metadata: ObjectMeta = typed(readable(metadata)).map_err(D::Error::custom)?;
-        let spec = whole(&spec).map_or_else(|| salvage(spec), Ok).map_err(D::Error::custom)?;
-        let status = status.0.and_then(|status| typed(status).ok());
+        let metadata = ObjectMeta::deserialize(readable(metadata)).map_err(D::Error::custom)?;
+        let spec = self::spec(spec).map_err(D::Error::custom)?;
+        let status = status.0.and_then(|status| serde_json::from_value(status).ok());
         Ok(Self(InferenceModel { metadata, spec, status }))
     }
 }
@@ -148,41 +148,36 @@ impl<'de> Visitor<'de> for Nested {
     }
 }
 
-fn typed<T: DeserializeOwned>(value: Value) -> serde_json::Result<T> {
-    serde_json::from_value(value)
-}
-
 /// Those that are not nested too deep.
-fn readable(fields: Fields) -> Value {
-    fields.into_iter().filter_map(|(name, Bounded(value))| Some((name, value?))).collect::<Map<_, _>>().into()
+fn readable(fields: Fields) -> Map<String, Value> {
+    fields.into_iter().filter_map(|(name, Bounded(value))| Some((name, value?))).collect()
 }
 
-/// The spec, where all of it can be read.
-fn whole(fields: &Fields) -> Option<InferenceModelSpec> {
-    let is_readable = fields.values().all(|field| field.0.is_some());
-    is_readable.then(|| typed(readable(fields.clone())).ok()).flatten()
-}
-
-/// The spec field by field; those that cannot be read are left out, and noted.
-fn salvage(fields: Fields) -> serde_json::Result<InferenceModelSpec> {
-    let mut read = Map::from_iter([("models".to_owned(), Value::Array(Vec::new()))]);
-    let mut unread = Vec::new();
-    if !fields.contains_key("models") {
+/// The spec. Where not all of it can be read, field by field: those that cannot are left out, and noted.
+fn spec(fields: Fields) -> serde_json::Result<InferenceModelSpec> {
+    let is_too_deep = |(name, field): (&String, &Bounded)| field.0.is_none().then(|| name.clone());
+    let too_deep: Vec<String> = fields.iter().filter_map(is_too_deep).collect();
+    let fields = readable(fields);
+    if too_deep.is_empty()
+        && let Ok(spec) = InferenceModelSpec::deserialize(&fields)
+    {
+        return Ok(spec);
+    }
+    let deep = |name: &String| fault(name, format!("expected a field nested at most {DEEPEST} deep"));
+    let mut unread: Vec<Fault> = too_deep.iter().map(deep).collect();
+    if !fields.contains_key("models") && !too_deep.iter().any(|name| name == "models") {
         unread.push(fault("models", "expected a list".to_owned()));
     }
-    for (name, Bounded(value)) in fields {
-        let Some(value) = value else {
-            unread.push(fault(&name, format!("expected a field nested at most {DEEPEST} deep")));
-            continue;
-        };
+    let mut read = Map::from_iter([("models".to_owned(), Value::Array(Vec::new()))]);
+    for (name, value) in fields {
         let mut with_it = read.clone();
         with_it.insert(name.clone(), value);
-        match typed::<InferenceModelSpec>(with_it.clone().into()) {
+        match InferenceModelSpec::deserialize(&with_it) {
             Ok(_) => read = with_it,
             Err(error) => unread.push(fault(&name, format!("it cannot be read: {error}"))),
         }
     }
-    Ok(InferenceModelSpec { unread, ..typed(read.into())? })
+    Ok(InferenceModelSpec { unread, ..InferenceModelSpec::deserialize(&read)? })
 }
 
 fn fault(field: &str, message: String) -> Fault {

@@ -13,7 +13,7 @@ pub mod predict;
 pub mod probes;
 pub mod refusals;
 
-use std::{any::Any, mem, sync::Arc};
+use std::{any::Any, sync::Arc};
 
 use axum::{
     Router,
@@ -81,20 +81,20 @@ pub struct HealthTerms {
 
 /// The routes of the client port.
 pub fn client_router(app: Arc<App>) -> Router {
-    let mut routes = Routes::new(app);
-    routes.add("/predict/{model}", post(predict::predict));
-    routes.add("/v2/models/{model}/infer", post(predict::infer));
-    routes.add("/v2/models/{model}/versions/{version}/infer", post(predict::infer));
-    routes.with_probes()
+    Routes::new(app)
+        .add("/predict/{model}", post(predict::predict))
+        .add("/v2/models/{model}/infer", post(predict::infer))
+        .add("/v2/models/{model}/versions/{version}/infer", post(predict::infer))
+        .with_probes()
 }
 
 /// The routes of the admin port: probes and scrapes, whatever the load on the client port.
 pub fn admin_router(app: Arc<App>) -> Router {
-    let mut routes = Routes::new(app);
-    routes.add("/health/detailed", get(probes::detailed));
-    routes.add(crds::load::PATH, get(load::load));
-    routes.add("/observability", get(observability::show).patch(observability::change));
-    routes.with_probes()
+    Routes::new(app)
+        .add("/health/detailed", get(probes::detailed))
+        .add(crds::load::PATH, get(load::load))
+        .add("/observability", get(observability::show).patch(observability::change))
+        .with_probes()
 }
 
 /// Routes, each with its number: so that no request needs to look for it.
@@ -108,9 +108,9 @@ impl Routes {
         Self { app, router: Router::new() }
     }
 
-    fn add(&mut self, path: &'static str, methods: MethodRouter<Arc<App>>) {
+    fn add(self, path: &'static str, methods: MethodRouter<Arc<App>>) -> Self {
         let scoped = self.scoped(Route::of(path), methods.fallback(wrong_verb));
-        self.router = mem::take(&mut self.router).route(path, scoped);
+        Self { router: self.router.route(path, scoped), ..self }
     }
 
     /// With what every request gets. The outer layer first, both as one: for each layer every request is boxed anew.
@@ -119,22 +119,23 @@ impl Routes {
         methods.layer((middleware::from_fn_with_state(state, scope), CatchPanicLayer::custom(panicked)))
     }
 
-    fn with_probes(mut self) -> Router {
-        self.add("/health", get(probes::health));
-        self.add("/ready", get(probes::ready));
-        self.add("/health/ready", get(probes::ready));
-        self.add("/info", get(probes::info));
-        self.add("/metrics", get(probes::metrics));
-        self.add("/v2", get(probes::server_metadata));
-        self.add("/v2/", get(probes::server_metadata));
-        self.add("/v2/health/live", get(probes::v2_live));
-        self.add("/v2/health/ready", get(probes::v2_ready));
-        self.add("/v2/models/{model}", get(probes::model_metadata));
-        self.add("/v2/models/{model}/ready", get(probes::model_ready));
-        self.add("/v2/models/{model}/versions/{version}", get(probes::model_metadata));
-        self.add("/v2/models/{model}/versions/{version}/ready", get(probes::model_ready));
-        let unknown = self.scoped(Route::of(""), any(unknown_path));
-        self.router.fallback(unknown).with_state(self.app)
+    fn with_probes(self) -> Router {
+        let all = self
+            .add("/health", get(probes::health))
+            .add("/ready", get(probes::ready))
+            .add("/health/ready", get(probes::ready))
+            .add("/info", get(probes::info))
+            .add("/metrics", get(probes::metrics))
+            .add("/v2", get(probes::server_metadata))
+            .add("/v2/", get(probes::server_metadata))
+            .add("/v2/health/live", get(probes::v2_live))
+            .add("/v2/health/ready", get(probes::v2_ready))
+            .add("/v2/models/{model}", get(probes::model_metadata))
+            .add("/v2/models/{model}/ready", get(probes::model_ready))
+            .add("/v2/models/{model}/versions/{version}", get(probes::model_metadata))
+            .add("/v2/models/{model}/versions/{version}/ready", get(probes::model_ready));
+        let unknown = all.scoped(Route::of(""), any(unknown_path));
+        all.router.fallback(unknown).with_state(all.app)
     }
 }
 

@@ -29,8 +29,8 @@ from . import Claim, attempt, mean
 GROUP = "telling"
 TITLES = {"tiny": TINY, "MiniLM": MINILM}
 ALTERNATIONS = 10
-# Each has another layout of both builds, and processes whose pages lie elsewhere. Either moves the tiny model by more than is asked,
-# the same layout begun again by 3.5 % (standard deviation): so many times more where it is judged.
+# Each has another layout of both builds, and processes whose pages lie elsewhere. Begun again, the same layouts differed by 3.5 %
+# (standard deviation of forty pairs), which is more than is asked: so many times more where it is judged.
 LAYOUTS = {"tiny": 12, "MiniLM": 1}
 QUICK_ALTERNATIONS = 2
 # Nobody is told anything.
