@@ -49,6 +49,7 @@ pub mod scaling;
 mod scaling_active;
 pub mod settings;
 pub mod shared;
+mod situation;
 pub mod status;
 pub mod stuck;
 pub mod traces;

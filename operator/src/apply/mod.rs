@@ -4,26 +4,32 @@
 //! has them is left alone, so that nothing is written while nothing changes. One that belongs to somebody else is never
 //! touched, but named.
 
+mod answer;
+mod wish;
+
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     fmt::Debug,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
-use crds::resource::{InferenceModel, conditions::accepted};
+use crds::resource::InferenceModel;
 use k8s_openapi::NamespaceResourceScope;
 use kube::{
     Api, Client, Resource, ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions},
-    core::{PartialObjectMeta, Status, response::StatusCause},
+    core::PartialObjectMeta,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
+pub use self::answer::reason_of_refusal;
+use self::{
+    answer::{ends_with_its_namespace, is_about_spec, is_another, refused, without_volumes},
+    wish::{Memory, Wish},
+};
 use crate::{
     build::{Objects, Scaler},
-    causes::lasting,
-    digest::{digest, says_nothing},
     leader::{Leadership, NotLeading},
     metrics::{Metrics, WriteResult},
     names,
@@ -33,23 +39,12 @@ use crate::{
     validate::Refusal,
 };
 
-/// Enough that two states of a child never meet.
-const DIGEST_BYTES: usize = 8;
-
 /// Writes to the API server, as long as this process leads.
 pub struct Writer {
     client: Client,
     leadership: Leadership,
     metrics: Arc<Metrics>,
-    written: Mutex<HashMap<String, Written>>,
-}
-
-/// What a child looked like right after it was written: the API server may write a value in another way than we do
-/// (`1` for `1000m`), and others may add to lists.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Written {
-    wanted: String,
-    stored: String,
+    written: Memory,
 }
 
 /// What came of it.
@@ -116,7 +111,7 @@ impl Writer {
     /// A writer that asks `leadership` before every write.
     #[must_use]
     pub fn new(client: Client, leadership: Leadership, metrics: Arc<Metrics>) -> Self {
-        Self { client, leadership, metrics, written: Mutex::default() }
+        Self { client, leadership, metrics, written: Memory::default() }
     }
 
     /// Brings the children to what `objects` says and removes those that it does not name.
@@ -263,9 +258,7 @@ impl Writer {
 
     /// Forgets children of InferenceModels, by their uid, that are gone. What namespaces share is little.
     pub fn keep_only(&self, is_there: impl Fn(&str) -> bool) {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, _| {
-            key.split_once(' ').is_some_and(|(owner, _)| owner.starts_with(NAMESPACE_PREFIX) || is_there(owner))
-        });
+        self.written.keep_only(|owner| owner.starts_with(NAMESPACE_PREFIX) || is_there(owner));
     }
 
     fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self, namespace: &str) -> Api<K> {
@@ -291,7 +284,7 @@ impl Writer {
             // It is made again when it is gone.
             return Ok(());
         }
-        if known.as_ref().is_some_and(|live| self.is_in_place(&key, &wanted, live)) {
+        if known.as_ref().is_some_and(|live| self.written.is_in_place(&key, &wanted, live)) {
             return Ok(());
         }
         if known.is_none() {
@@ -317,7 +310,7 @@ impl Writer {
                     // Not remembered: it is written again and again, until it stays.
                     Some(refusal) => applied.refusals.push(refusal),
                     None => {
-                        self.remember(key, &wanted, &stored);
+                        self.written.remember(key, &wanted, &stored);
                         applied.written.push(format!("{kind} {name}"));
                     }
                 }
@@ -492,27 +485,6 @@ impl Writer {
         self.metrics.wrote(&kind, WriteResult::error);
         ApplyError::Api { action, kind: kind.into_owned(), name: name.to_owned(), source: Box::new(source) }
     }
-
-    /// Whether a child already has everything that is wanted, and nothing of ours that is wanted no more.
-    fn is_in_place<K: Resource + Serialize>(&self, key: &str, wanted: &Wish, live: &K) -> bool {
-        if live.annotations().get(names::APPLIED_ANNOTATION) != Some(&wanted.digest) {
-            return false;
-        }
-        let live = serde_json::to_value(live).unwrap_or_default();
-        contains(&live, &wanted.object) || {
-            let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-            written.get(key) == Some(&Written { wanted: wanted.digest.clone(), stored: seen(&live, &wanted.object) })
-        }
-    }
-
-    fn remember<K: Serialize>(&self, key: String, wanted: &Wish, stored: &K) {
-        let stored = serde_json::to_value(stored).unwrap_or_default();
-        if contains(&stored, &wanted.object) {
-            return;
-        }
-        let written = Written { wanted: wanted.digest.clone(), stored: seen(&stored, &wanted.object) };
-        self.written.lock().unwrap_or_else(PoisonError::into_inner).insert(key, written);
-    }
 }
 
 /// The manager that the API server gives all fields to that nobody is known to own.
@@ -537,67 +509,6 @@ fn names<K: Resource>(objects: &[K]) -> HashSet<String> {
     objects.iter().map(kube::ResourceExt::name_any).collect()
 }
 
-/// A child as it should be, and the digest of it.
-struct Wish {
-    object: Value,
-    digest: String,
-}
-
-impl Wish {
-    fn of<K: Serialize>(child: &K) -> Self {
-        // Types of Kubernetes can always be written.
-        let mut object = serde_json::to_value(child).unwrap_or_default();
-        let digest = digest(&object, DIGEST_BYTES);
-        object["metadata"]["annotations"][names::APPLIED_ANNOTATION] = digest.as_str().into();
-        Self { object, digest }
-    }
-}
-
-/// Maps that have one owner as a whole: a further label in a selector selects other pods.
-const WHOLE_MAPS: [&str; 2] = ["selector", "nodeSelector"];
-
-/// Whether all that is wanted is there; what else is there does not matter, but for the items of lists.
-fn contains(live: &Value, wanted: &Value) -> bool {
-    match (live, wanted) {
-        (Value::Object(live), Value::Object(wanted)) => wanted.iter().all(|(key, wanted)| match live.get(key) {
-            Some(live) if WHOLE_MAPS.contains(&key.as_str()) => live == wanted,
-            Some(live) => contains(live, wanted),
-            None => says_nothing(wanted),
-        }),
-        (Value::Array(live), Value::Array(wanted)) => {
-            live.len() == wanted.len() && live.iter().zip(wanted).all(|(live, wanted)| contains(live, wanted))
-        }
-        _ => live == wanted,
-    }
-}
-
-/// Digest of what is there where something is wanted.
-fn seen(live: &Value, wanted: &Value) -> String {
-    fn project(live: &Value, wanted: &Value) -> Value {
-        match (live, wanted) {
-            (Value::Object(live), Value::Object(wanted)) => {
-                let seen = wanted.iter().filter_map(|(key, wanted)| Some((key, project(live.get(key)?, wanted))));
-                Value::Object(seen.map(|(key, value)| (key.clone(), value)).collect())
-            }
-            _ => live.clone(),
-        }
-    }
-    digest(&project(live, wanted), DIGEST_BYTES)
-}
-
-/// Whether the API server finds a fault in the spec of an object, which what somebody else has put there may be the reason of.
-fn is_about_spec(status: &Status) -> bool {
-    let causes = status.details.iter().flat_map(|details| &details.causes);
-    status.code == 422 && causes.clone().any(|cause| cause.field.starts_with("spec."))
-}
-
-/// Whether nothing can be made because the namespace is about to go, or has gone.
-fn ends_with_its_namespace(status: &Status) -> bool {
-    let details = status.details.as_ref();
-    let is_cause = |cause: &StatusCause| cause.reason == "NamespaceTerminating";
-    details.is_some_and(|it| it.causes.iter().any(is_cause) || (status.is_not_found() && it.kind == "namespaces"))
-}
-
 /// A patch of one value that only an object takes that has these values: the API server does not look at the uid of a custom
 /// resource's status or scale that is applied or merged.
 fn only_if(is_same: &[(&str, Value)], path: &str, value: &Value) -> Result<Patch<()>, kube::Error> {
@@ -606,75 +517,9 @@ fn only_if(is_same: &[(&str, Value)], path: &str, value: &Value) -> Result<Patch
     serde_json::from_value(operations).map(Patch::Json).map_err(kube::Error::SerdeError)
 }
 
-/// Whether a patch found another object than the one that it was meant for, or another number: a test did not pass, which the API
-/// server answers without a word on what was wrong. An object that the schema refuses is named.
-fn is_another(status: &Status) -> bool {
-    status.code == 422 && status.details.as_ref().is_none_or(|it| it.name.is_empty() && it.causes.is_empty())
-}
-
-/// A reason of the condition Accepted where the API server will not take the object however often it is asked.
-#[must_use]
-pub fn reason_of_refusal(status: &Status) -> Option<&'static str> {
-    match status.code {
-        403 if ends_with_its_namespace(status) => None,
-        // The operator's own rights are missing: an error of whoever installed it, not of the spec.
-        403 if status.message.contains("User \"") && status.message.contains("cannot ") => None,
-        403 if status.message.contains("exceeded quota") => Some(accepted::QUOTA_EXCEEDED),
-        400 | 403 | 422 => Some(accepted::ADMISSION_DENIED),
-        _ => None,
-    }
-}
-
-/// Why pods would not start: the API server has dropped volumes of theirs without a word, as it does with images where those
-/// are switched off (Kubernetes, feature gate ImageVolume).
-fn without_volumes<K: Serialize>(kind: &str, name: &str, wanted: &Value, stored: &K) -> Option<Refusal> {
-    const VOLUMES: &str = "/spec/template/spec/volumes";
-    fn names(object: &Value) -> Vec<&str> {
-        let volumes = object.pointer(VOLUMES).and_then(Value::as_array);
-        volumes.into_iter().flatten().filter_map(|volume| volume["name"].as_str()).collect()
-    }
-    let wanted = names(wanted);
-    if wanted.is_empty() {
-        return None;
-    }
-    let stored = serde_json::to_value(stored).unwrap_or_default();
-    let stored = names(&stored);
-    let dropped = wanted.into_iter().find(|name| !stored.contains(name))?;
-    let message = format!(
-        "{kind} {name}: the API server has dropped the volume {dropped}. Switch its feature gate ImageVolume on, there and in the \
-         kubelets, if the model's source is an image; or give source.uri or source.pvc"
-    );
-    Some(Refusal { reason: accepted::ADMISSION_DENIED, message })
-}
-
-fn refused(kind: &str, name: &str, status: &Status) -> Refusal {
-    let reason = reason_of_refusal(status).unwrap_or(accepted::ADMISSION_DENIED);
-    let remedy = match reason {
-        accepted::QUOTA_EXCEEDED => "Raise the namespace's ResourceQuota, or ask for less",
-        _ => "Change the spec so that it is allowed, or the policy that forbids it",
-    };
-    Refusal { reason, message: format!("{kind} {name} is refused: {}. {remedy}", lasting(&status.message)) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_volume_that_was_dropped_without_a_word_is_named() {
-        let of = |names: &[&str]| {
-            let volumes: Vec<_> = names.iter().map(|name| json!({"name": name})).collect();
-            json!({"spec": {"template": {"spec": {"volumes": volumes}}}})
-        };
-        let dropped = |wanted: &[&str], stored: &[&str]| without_volumes("Deployment", "m-1", &of(wanted), &of(stored));
-        assert_eq!(dropped(&["config", "model-m"], &["model-m", "token", "config"]), None);
-        let refusal = dropped(&["config", "model-m"], &["config"]).unwrap();
-        assert!(
-            refusal.message.starts_with("Deployment m-1: the API server has dropped the volume model-m."),
-            "{refusal:?}"
-        );
-        assert_eq!(without_volumes("Service", "m", &json!({"spec": {}}), &json!({})), None);
-    }
 
     #[test]
     fn a_number_is_written_only_over_the_one_that_it_was_decided_from() {
@@ -686,28 +531,5 @@ mod tests {
         ]);
         let Patch::Json::<()>(patch) = patch else { panic!("{patch:?}") };
         assert_eq!(serde_json::to_value(patch).unwrap(), operations);
-    }
-
-    #[test]
-    fn only_a_fault_in_the_spec_may_be_what_somebody_else_has_put_there() {
-        let status = |field: &str| -> Status {
-            let causes = [json!({"reason": "FieldValueInvalid", "field": field})];
-            let details = json!({"name": "espresso", "causes": causes});
-            serde_json::from_value(json!({"status": "Failure", "code": 422, "message": "no", "details": details}))
-                .unwrap()
-        };
-        assert!(is_about_spec(&status("spec.ports[1].name")));
-        assert!(!is_about_spec(&status("metadata.annotations")));
-    }
-
-    #[test]
-    fn a_test_that_does_not_pass_is_told_from_an_object_that_is_refused() {
-        let status = |details: Value| -> Status {
-            serde_json::from_value(json!({"status": "Failure", "code": 422, "message": "no", "details": details}))
-                .unwrap()
-        };
-        assert!(is_another(&status(Value::Null)));
-        assert!(is_another(&status(json!({}))));
-        assert!(!is_another(&status(json!({"name": "espresso", "causes": [{"reason": "FieldValueInvalid"}]}))));
     }
 }
