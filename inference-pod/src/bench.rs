@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crds::serving::{CudaOptions, ModelConfig, ModelOptions};
+use crds::serving::{CudaOptions, ExecutionProvider, ModelConfig, ModelOptions};
 use serde::Serialize;
 
 use crate::{
@@ -185,7 +185,8 @@ pub fn bench(args: &Bench) -> Result<Report, BenchError> {
         [] => buckets.iter().map(|bucket| (bucket.samples, bucket.p50_ms)).collect(),
         given => given.to_vec(),
     };
-    let simulated = args.arrivals.as_deref().map(|file| simulated(file, &times, sessions.len())).transpose()?;
+    let simulated =
+        args.arrivals.as_deref().map(|file| simulated(file, &times, sessions.len(), provider)).transpose()?;
     Ok(Report {
         simulated,
         model: files.model,
@@ -256,7 +257,7 @@ fn best(buckets: &[Bucket]) -> Best {
 }
 
 /// Plays arrivals through the scheduler, with the bounds that are shipped and the milliseconds of each bucket.
-fn simulated(file: &Path, buckets: &[(usize, f64)], instances: usize) -> Result<Simulated, BenchError> {
+fn simulated(file: &Path, buckets: &[(usize, f64)], instances: usize, provider: &str) -> Result<Simulated, BenchError> {
     let failed = |source| BenchError::Arrivals { path: file.to_owned(), source };
     let text = fs::read_to_string(file).map_err(failed)?;
     let mut arrivals = text.lines().map(arrival).collect::<Result<Vec<_>, _>>().map_err(failed)?;
@@ -273,6 +274,7 @@ fn simulated(file: &Path, buckets: &[(usize, f64)], instances: usize) -> Result<
             samples: shipped.queue_size as usize,
             bytes: usize::MAX,
             batch_size: buckets.iter().map(|(samples, _)| *samples).max().unwrap_or(1),
+            is_padded: provider == ExecutionProvider::Cuda.as_str(),
             batch_timeout: Duration::ZERO,
             latency_objective: None,
         },
@@ -533,11 +535,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("arrivals");
         fs::write(&file, "0.0\n0.001\n0.002\n").unwrap();
-        let simulated = simulated(&file, &[(1, 10.0), (2, 12.0)], 1).unwrap();
+        let simulated = simulated(&file, &[(1, 10.0), (2, 12.0)], 1, "cpu").unwrap();
         assert_eq!((simulated.answered, simulated.runs), (3, 2), "one alone, then two together");
         assert!((simulated.p99_ms - 21.0).abs() < 1e-6, "{simulated:?}");
         fs::write(&file, "soon\n").unwrap();
-        let error = super::simulated(&file, &[(1, 10.0)], 1).unwrap_err();
+        let error = super::simulated(&file, &[(1, 10.0)], 1, "cpu").unwrap_err();
         assert!(
             crate::termination::error_chain(&error).contains("expected seconds in each line, got `soon`"),
             "{error}"

@@ -261,6 +261,7 @@ impl Model {
             samples: config.queue_size as usize,
             bytes: usize::try_from(config.queue_bytes).unwrap_or(usize::MAX),
             batch_size: probed.batching.batch_size(),
+            is_padded: pads,
             batch_timeout: Duration::from_millis(config.batch_timeout_ms),
             latency_objective: config.latency_objective_ms.map(Duration::from_millis),
         };

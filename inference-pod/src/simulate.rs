@@ -1,5 +1,5 @@
 //! What the scheduler makes of given arrivals, by a clock that only this moves: the measure that a serving process is held
-//! against. The queue is the real one; a run takes what was measured for its bucket.
+//! against. The queue is the real one; a run takes what was measured for its bucket, or what the line between two of them says.
 
 use std::time::{Duration, Instant};
 
@@ -58,6 +58,7 @@ struct World {
     queue: Queue<Instant>,
     instances: Vec<Option<Busy>>,
     times: Times,
+    is_padded: bool,
     /// When an idle instance that waits for company gives up waiting.
     wake: Option<Instant>,
     fared: Fared,
@@ -72,6 +73,7 @@ pub fn simulate(simulation: &Simulation) -> Fared {
         queue: Queue::new(*limits, times.clone(), *instances),
         instances: (0..*instances).map(|_| None).collect(),
         times: times.clone(),
+        is_padded: limits.is_padded,
         wake: None,
         fared: Fared::default(),
     };
@@ -121,7 +123,8 @@ impl World {
         self.wake = self.wake.into_iter().chain(wait_until).min();
         let Some(length) = batch.iter().map(Waiting::length).max() else { return };
         let samples = batch.iter().map(|job| job.samples).sum();
-        let time = self.times.class(LengthClass::of(length)).of(samples);
+        let times = self.times.class(LengthClass::of(length));
+        let time = if self.is_padded { times.of(samples) } else { times.unpadded(samples) };
         let came = batch.into_iter().map(|job| job.payload).collect();
         self.instances[instance] = Some(Busy { until: now + time, run: Run { instance, samples, length, time }, came });
     }
@@ -144,6 +147,7 @@ mod tests {
                 samples: 1000,
                 bytes: 1000,
                 batch_size: 4,
+                is_padded: false,
                 batch_timeout: Duration::ZERO,
                 latency_objective: None,
             },

@@ -5,11 +5,18 @@ use std::{collections::BTreeMap, time::Duration};
 /// Runs of a bucket that count: few enough that a slower machine shows soon, enough that some stalled runs do not.
 const WINDOW: usize = 15;
 
-/// A bucket that could have been taken so often without being taken is tried once, for only a run corrects its time.
-const FORGOTTEN_AFTER: u32 = 500;
+/// A bucket that could have been taken so often without being taken is tried once, for only a run corrects its time. One that seems
+/// so many times as dear as the best is tried after so many times as many, so that tries cost the same share of the time.
+const FORGOTTEN_AFTER: f64 = 500.0;
 
-/// A forgotten bucket is not tried where it seems to cost more than this multiple of the best one.
-const WORTH_A_TRY: f64 = 2.0;
+/// The same for a bucket that has not run since the warm-up: whatever held the machine up then is in its time.
+const UNTRIED_AFTER: f64 = 50.0;
+
+/// A bucket is not tried where it seems to cost more than this multiple of the best one.
+const WORTH_A_TRY: f64 = 16.0;
+
+/// Runs of a bucket after which a change of its time is the machine's, and not for want of runs.
+const SETTLED_AFTER: usize = 5;
 
 /// The bucket sizes of a model: the powers of two up to `batch_size`, and `batch_size` itself.
 #[must_use]
@@ -41,6 +48,8 @@ struct Bucket {
     next: usize,
     /// Times that it could have been taken since it was.
     passed_over: u32,
+    /// Runs of other buckets since its own last.
+    others_ran: usize,
     /// Jobs that were given up on its account since a batch of its size, or a larger one, last ran.
     doubts: i32,
 }
@@ -49,7 +58,8 @@ impl Bucket {
     fn new(samples: usize, seconds: f64) -> Self {
         let (median, time, slow) = (0.0, Duration::ZERO, 0.0);
         let (seen, count, next) = ([0.0; WINDOW], 0, 0);
-        let mut bucket = Self { samples, median, time, slow, seen, count, next, passed_over: 0, doubts: 0 };
+        let (passed_over, others_ran, doubts) = (0, 0, 0);
+        let mut bucket = Self { samples, median, time, slow, seen, count, next, passed_over, others_ran, doubts };
         bucket.record(seconds);
         bucket
     }
@@ -60,7 +70,7 @@ impl Bucket {
     }
 
     fn record(&mut self, seconds: f64) {
-        self.passed_over = 0;
+        (self.passed_over, self.others_ran) = (0, 0);
         self.seen[self.next] = seconds;
         self.next = (self.next + 1) % WINDOW;
         self.count = (self.count + 1).min(WINDOW);
@@ -76,6 +86,7 @@ impl Bucket {
 
     /// All its times become so many times as long.
     fn scale(&mut self, factor: f64) {
+        self.seen.iter_mut().for_each(|seen| *seen *= factor);
         self.median *= factor;
         self.time = Duration::from_secs_f64(self.median);
         self.slow *= factor;
@@ -91,9 +102,34 @@ impl Bucket {
         self.count == 0
     }
 
+    /// Whether others have to say how fast the machine is by now.
+    fn is_old(&self) -> bool {
+        self.count <= 1 || self.others_ran >= WINDOW
+    }
+
+    /// It is tried: one run is to be enough to correct it.
+    fn forget(&mut self) {
+        (self.seen[0], self.count, self.next) = (self.median, 1, 1);
+    }
+
+    /// Whether it was passed over for long enough, at so many times the cost of the best.
+    fn is_to_be_tried(&self, dearer: f64) -> bool {
+        let after = if self.count <= 1 { UNTRIED_AFTER } else { FORGOTTEN_AFTER };
+        dearer <= WORTH_A_TRY && f64::from(self.passed_over) > after * dearer
+    }
+
     fn per_sample(&self) -> f64 {
         self.median / self.samples as f64
     }
+}
+
+/// The bucket for a batch that is about to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chosen {
+    /// Its samples.
+    pub samples: usize,
+    /// Whether it is taken for its time to be measured again.
+    pub is_try: bool,
 }
 
 /// Measured time of each bucket, smallest bucket first. Empty where nothing could be measured.
@@ -125,14 +161,21 @@ impl BucketTimes {
         self.buckets.iter_mut().take(run).for_each(|bucket| bucket.doubts = 0);
     }
 
+    /// By as much as the first run of an estimated bucket differs, the others that are estimated will. And by as much as a bucket that
+    /// runs becomes slower or faster, so do those that do not: a spell in which all is slow must not put off those that it was seen in, nor
+    /// those that it kept from running.
     fn learn(&mut self, at: usize, time: f64) {
-        // By as much as the first run of an estimated bucket differs, the others that are estimated will.
-        let factor = time / self.buckets[at].median;
-        if self.buckets[at].is_estimated() && factor.is_finite() {
-            let others = self.buckets.iter_mut().filter(|bucket| bucket.is_estimated());
-            others.for_each(|bucket| bucket.scale(factor));
+        let bucket = &mut self.buckets[at];
+        let (before, is_estimated, is_settled) = (bucket.median, bucket.is_estimated(), bucket.count >= SETTLED_AFTER);
+        bucket.record(time);
+        let factor = if is_estimated || is_settled { bucket.median / before } else { 1.0 };
+        for (_, other) in self.buckets.iter_mut().enumerate().filter(|(other, _)| *other != at) {
+            other.others_ran = other.others_ran.saturating_add(1);
+            let follows = if is_estimated { other.is_estimated() } else { other.is_old() };
+            if follows && factor.is_normal() {
+                other.scale(factor);
+            }
         }
-        self.buckets[at].record(time);
     }
 
     /// A batch that is no bucket, for what waited fills none: where all requests are of three samples no other ever comes. It
@@ -193,6 +236,12 @@ impl BucketTimes {
         })
     }
 
+    /// Time of a batch of that many samples which no rows are added to: between two buckets it is on the line between their times.
+    #[must_use]
+    pub fn unpadded(&self, samples: usize) -> Duration {
+        self.holding(samples).map_or(Duration::ZERO, |at| Duration::from_secs_f64(self.between(samples, at)))
+    }
+
     /// Time of the largest bucket of at most that many samples.
     #[must_use]
     pub fn largest(&self, most: usize) -> Duration {
@@ -219,23 +268,29 @@ impl BucketTimes {
         self.cheapest(|samples, time| samples <= waiting && time <= limit).map(|at| self.buckets[at].samples)
     }
 
-    /// As [`Self::best_filled_by`], of the buckets that fit, each judged by its samples and its time, for a batch that is about to
-    /// run: now and then it is a bucket whose time is so old that it should be taken again.
-    pub fn choose(&mut self, fits: impl Fn(usize, Duration) -> bool) -> Option<usize> {
-        let best = self.cheapest(&fits)?;
-        let worth = self.buckets[best].per_sample() * WORTH_A_TRY;
+    /// Of the buckets that `fit`, each judged by its samples and its time, and have at most `allowed` samples, the one with the best time
+    /// per sample, for a batch that is about to run: now and then it is a bucket whose time is so old that it should be taken again. That
+    /// may be the smallest that has too many samples, for a time that is too long may be why it has.
+    pub fn choose(&mut self, allowed: usize, fits: impl Fn(usize, Duration) -> bool) -> Option<Chosen> {
+        let best = self.cheapest(|samples, time| samples <= allowed && fits(samples, time))?;
+        let least = self.buckets[best].per_sample();
         let mut chosen = best;
-        for (at, bucket) in self.buckets.iter_mut().enumerate() {
+        let candidates = self.buckets.partition_point(|bucket| bucket.samples <= allowed) + 1;
+        for (at, bucket) in self.buckets.iter_mut().enumerate().take(candidates) {
             if at == best || !fits(bucket.samples, bucket.time) {
                 continue;
             }
             bucket.passed_over = bucket.passed_over.saturating_add(1);
-            if bucket.passed_over > FORGOTTEN_AFTER && bucket.per_sample() <= worth {
+            if bucket.is_to_be_tried((bucket.per_sample() / least).max(1.0)) {
                 chosen = at;
             }
         }
-        self.buckets[chosen].passed_over = 0;
-        Some(self.buckets[chosen].samples)
+        let (bucket, is_try) = (&mut self.buckets[chosen], chosen != best);
+        bucket.passed_over = 0;
+        if is_try {
+            bucket.forget();
+        }
+        Some(Chosen { samples: bucket.samples, is_try })
     }
 
     /// The smallest bucket over `samples` samples that costs less for each than that many do, and is no larger than
@@ -436,14 +491,61 @@ mod tests {
         }
     }
 
+    /// Of so many choices those that are not of one sample, which then took so many milliseconds: which choice it was, and of how many.
+    fn tries(times: &mut BucketTimes, choices: usize, millis: u64) -> Vec<(usize, usize)> {
+        let mut tries = Vec::new();
+        for at in 0..choices {
+            if let Some(Chosen { samples, .. }) = times.choose(8, |_, _| true).filter(|chosen| chosen.samples != 1) {
+                times.record(samples, Duration::from_millis(millis));
+                tries.push((at, samples));
+            }
+        }
+        tries
+    }
+
     #[test]
     fn a_bucket_that_was_passed_over_for_long_is_tried_again_unless_it_seems_much_too_dear() {
-        let mut wrong = times(&[(1, 5), (2, 12), (4, 100)]);
-        let chosen: Vec<_> =
-            (0..2000).filter_map(|_| wrong.choose(|size, _| size <= 4)).filter(|size| *size != 1).collect();
-        assert_eq!(chosen, [2, 2, 2], "every {FORGOTTEN_AFTER} or so, and never the one at five times the cost");
-        wrong.record(2, Duration::from_millis(6));
-        assert_eq!(wrong.choose(|size, _| size <= 4), Some(2));
+        let mut dear = times(&[(1, 5), (2, 30), (4, 1000)]);
+        let expected = [150, 1651, 3152].map(|at| (at, 2));
+        assert_eq!(
+            tries(&mut dear, 4000, 30),
+            expected,
+            "3 times as dear, first by a time of the warm-up; never 50 times"
+        );
+    }
+
+    #[test]
+    fn one_run_corrects_a_time_that_was_too_long() {
+        let mut stalled = times(&[(1, 5), (2, 70), (8, 1300)]);
+        (0..WINDOW).for_each(|_| stalled.record(2, Duration::from_millis(70)));
+        assert_eq!(tries(&mut stalled, 3502, 6), [(3500, 2), (3501, 2)], "7 times as dear, and then the best");
+    }
+
+    #[test]
+    fn where_all_becomes_slower_what_does_not_run_does_too() {
+        let measured = [(1, 5), (2, 7), (4, 12), (8, 20)];
+        let mut spell = times(&measured);
+        let of_all = |times: &BucketTimes| measured.map(|(size, _)| times.of(size).as_millis());
+        (0..WINDOW).for_each(|_| spell.record(8, Duration::from_millis(20)));
+        (0..WINDOW).for_each(|_| spell.record(8, Duration::from_millis(60)));
+        assert_eq!(of_all(&spell), [15, 21, 36, 60]);
+        (0..WINDOW).for_each(|_| spell.record(1, Duration::from_millis(15)));
+        (0..WINDOW).for_each(|_| spell.record(1, Duration::from_millis(5)));
+        assert_eq!(of_all(&spell), [5, 7, 12, 20], "8 has not run for long");
+    }
+
+    #[test]
+    fn a_bucket_that_an_objective_does_not_allow_is_tried_if_it_is_the_next() {
+        let mut stale = times(&[(1, 5), (2, 7), (4, 12), (8, 20)]);
+        let chosen: Vec<_> = (0..120).filter_map(|_| stale.choose(2, |_, _| true)).map(|it| it.samples).collect();
+        assert_eq!((chosen.iter().filter(|size| **size == 4).count(), chosen.contains(&8)), (2, false));
+    }
+
+    #[test]
+    fn between_buckets_a_batch_takes_what_the_line_says() {
+        let known = times(&[(1, 5), (4, 11), (8, 19)]);
+        assert_eq!([1, 2, 3, 4, 6, 8, 16].map(|size| known.unpadded(size).as_millis()), [5, 7, 9, 11, 15, 19, 38]);
+        assert_eq!(BucketTimes::default().unpadded(3), Duration::ZERO);
     }
 
     #[test]

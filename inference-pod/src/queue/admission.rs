@@ -22,6 +22,8 @@ pub struct Limits {
     pub bytes: usize,
     /// Largest batch, in samples.
     pub batch_size: usize,
+    /// Whether a batch gets rows that are nobody's, up to the size of a bucket; else it takes the less time the fewer it has.
+    pub is_padded: bool,
     /// Longest that an idle instance waits for company.
     pub batch_timeout: Duration,
     /// Latency that the choice of the bucket is to keep.
@@ -142,7 +144,9 @@ impl<T> Queue<T> {
     pub fn predicted_wait(&self, now: Instant) -> Duration {
         // A request whose body is still on its way is no work yet; slow senders must not shut others out.
         let queued = self.admitted.work.saturating_add(self.usual_cost(self.decoding()));
-        let busy_for = |busy: &Option<Instant>| busy.map_or(Duration::ZERO, |end| end.saturating_duration_since(now));
+        // What should have ended and has not may hang: as long again is expected, the more the longer it does.
+        let time_to = |end: Instant| if end > now { end - now } else { now - end };
+        let busy_for = |busy: &Option<Instant>| busy.map_or(Duration::ZERO, time_to);
         begun_after(self.working().map(busy_for).collect(), self.pace.of(queued))
     }
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Key, Queue, Waiting, as_u32};
+use super::{Key, Limits, Queue, Waiting, as_u32};
 use crate::times::{BucketTimes, LengthClass};
 
 /// What a free instance is to do about the first job.
@@ -21,7 +21,10 @@ pub(super) enum Choice {
 /// A batch that could run: jobs of so many samples at most, none outside of a range of lengths.
 struct Offer {
     keys: Vec<Key>,
+    /// Time that it has to have.
     time: Duration,
+    /// Time that it will take, for those that it is really of.
+    expected: Duration,
     /// What its jobs would cost in batches of their own lengths, as many as wait: what the run saves.
     worth: Duration,
 }
@@ -78,8 +81,8 @@ impl<T> Queue<T> {
                 return Choice::Wait(until.min(latest));
             }
         }
-        let Offer { keys, time, .. } = self.best_offer(&mut candidates, least, class, (now, left));
-        Choice::Run(keys, time)
+        let Offer { keys, expected, .. } = self.best_offer(&mut candidates, least, class, (now, left));
+        Choice::Run(keys, expected)
     }
 
     /// The jobs that could share a run with the first, in order, it among them; no more than it takes to fill a batch with
@@ -133,7 +136,8 @@ impl<T> Queue<T> {
         }
         best.unwrap_or_else(|| {
             let first = candidates.iter().take(1).map(|candidate| candidate.key).collect();
-            Offer { keys: first, time: self.times.class(class).of(least), worth: Duration::ZERO }
+            let time = self.times.class(class).of(least);
+            Offer { keys: first, time, expected: time, worth: Duration::ZERO }
         })
     }
 
@@ -162,26 +166,47 @@ impl<T> Queue<T> {
         longest: LengthClass,
         (now, left): (Instant, Duration),
     ) -> Offer {
-        let (most, objective) = (self.limits.batch_size, self.limits.latency_objective);
-        let times = self.times.class(longest);
-        let allowed = allowed(times, objective);
-        // Who is in more of a hurry than the first and would be late with so many is no company.
-        let in_time = |candidate: &&Candidate, time| candidate.deadline >= now + time;
-        let filled = |time| -> usize {
-            fitting.iter().filter(|candidate| in_time(candidate, time)).map(|candidate| candidate.samples).sum()
-        };
-        let chosen = if times.is_empty() {
-            Some(filled(Duration::ZERO).min(most))
-        } else {
-            times.choose(|size, time| size <= allowed && time <= left && size <= filled(time))
-        };
-        let samples = chosen.unwrap_or(least).max(least);
-        let time = times.of(samples);
+        let samples = self.size(&fitting, longest, (now, left)).unwrap_or(least).max(least);
+        let time = self.time_of(longest, samples);
         if time <= left {
-            fitting.retain(|candidate| in_time(candidate, time));
+            fitting.retain(|candidate| candidate.deadline >= now + time);
         }
-        let (keys, worth) = fill(&fitting, samples);
-        Offer { keys, time, worth }
+        let Filled { keys, samples, worth } = fill(&fitting, samples);
+        Offer { keys, time, expected: self.time_of(longest, samples), worth }
+    }
+
+    /// How many samples are to run together: a bucket that is filled, or all that wait where that costs each of them less and leaves nobody
+    /// over. `None` where not even the smallest is in time.
+    fn size(
+        &mut self,
+        fitting: &[&Candidate],
+        longest: LengthClass,
+        (now, left): (Instant, Duration),
+    ) -> Option<usize> {
+        let Limits { batch_size: most, latency_objective, .. } = self.limits;
+        // Who is in more of a hurry than the first and would be late with so many is no company.
+        let filled = |time| -> usize {
+            let in_time = fitting.iter().filter(|candidate| candidate.deadline >= now + time);
+            in_time.map(|candidate| candidate.samples).sum()
+        };
+        let all = filled(Duration::ZERO);
+        let together = self.time_of(longest, all);
+        let times = self.times.class(longest);
+        if times.is_empty() {
+            return Some(all.min(most));
+        }
+        let allowed = allowed(times, latency_objective);
+        let bucket = times.choose(allowed, |size, time| size <= most && time <= left && size <= filled(time))?;
+        let may_be_all =
+            all > bucket.samples && all <= most.min(allowed) && together <= left && filled(together) == all;
+        let is_cheaper = of_each(together, all) < of_each(times.of(bucket.samples), bucket.samples);
+        Some(if may_be_all && is_cheaper && !bucket.is_try { all } else { bucket.samples })
+    }
+
+    /// What a batch of so many samples takes, with the rows that are added to it.
+    fn time_of(&mut self, class: LengthClass, samples: usize) -> Duration {
+        let times = self.times.class(class);
+        if self.limits.is_padded { times.of(samples) } else { times.unpadded(samples) }
     }
 
     /// Until when an idle instance has reason to wait: the next bucket is cheaper for each sample, and as often as samples
@@ -202,20 +227,30 @@ impl<T> Queue<T> {
     }
 }
 
-/// In order, each job that still fits into so many samples, and what they cost by themselves; the first always fits.
-fn fill(fitting: &[&Candidate], samples: usize) -> (Vec<Key>, Duration) {
-    let mut room = samples;
-    let mut keys = Vec::with_capacity(room.min(fitting.len()));
-    let mut worth = Duration::ZERO;
+fn of_each(time: Duration, samples: usize) -> f64 {
+    time.as_secs_f64() / samples as f64
+}
+
+/// Jobs that run together.
+struct Filled {
+    keys: Vec<Key>,
+    samples: usize,
+    /// What they cost by themselves.
+    worth: Duration,
+}
+
+/// In order, each job that still fits into so many samples; the first always fits.
+fn fill(fitting: &[&Candidate], samples: usize) -> Filled {
+    let mut filled = Filled { keys: Vec::with_capacity(samples.min(fitting.len())), samples: 0, worth: Duration::ZERO };
     for candidate in fitting {
-        if candidate.samples <= room {
-            room -= candidate.samples;
-            keys.push(candidate.key);
-            worth += candidate.cost;
+        if candidate.samples <= samples - filled.samples {
+            filled.samples += candidate.samples;
+            filled.keys.push(candidate.key);
+            filled.worth += candidate.cost;
         }
-        if room == 0 {
+        if filled.samples == samples {
             break;
         }
     }
-    (keys, worth)
+    filled
 }

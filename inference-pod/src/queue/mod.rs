@@ -56,8 +56,8 @@ pub struct NewJob<T> {
 /// Names a waiting job. Jobs are ordered by when they are due, then by arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
-    /// Its deadline; or the end of the longest wait with which jobs are let in, where this is earlier. Who is in no hurry is overtaken for so
-    /// long, and not for as long as others come who are.
+    /// Its deadline; or the end of the wait that is asked for, where this is earlier. Who is in no hurry is overtaken for so long, and not
+    /// for as long as others come who are. Nothing that is measured is in it: who came earlier would be due later than who comes now.
     due: Instant,
     arrival: u64,
 }
@@ -213,8 +213,7 @@ impl<T> Queue<T> {
     }
 
     fn insert(&mut self, job: NewJob<T>, now: Instant) -> Key {
-        let (_, longest) = self.bound();
-        let key = Key { due: job.deadline.min(now + longest), arrival: self.arrived };
+        let key = Key { due: job.deadline.min(now + self.limits.max_wait), arrival: self.arrived };
         self.arrived += 1;
         let NewJob { samples, bytes, shape, length, payload, deadline } = job;
         let times = self.times.class(LengthClass::of(length));

@@ -42,12 +42,14 @@ fn happenings() -> impl Strategy<Value = Vec<(u64, Happening)>> {
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    (1_u64..500, 1_usize..60, 100_usize..4000, 0_u64..50, prop::option::of(1_u64..300)).prop_map(
-        |(max_wait, samples, bytes, batch_timeout, objective)| Limits {
+    let objective = prop::option::of(1_u64..300);
+    (1_u64..500, 1_usize..60, 100_usize..4000, prop::bool::ANY, 0_u64..50, objective).prop_map(
+        |(max_wait, samples, bytes, is_padded, batch_timeout, objective)| Limits {
             max_wait: Duration::from_millis(max_wait),
             samples,
             bytes,
             batch_size: BATCH_SIZE,
+            is_padded,
             batch_timeout: Duration::from_millis(batch_timeout),
             latency_objective: objective.map(Duration::from_millis),
         },
@@ -263,6 +265,7 @@ proptest! {
         prop_assert_eq!(waited, Reading { level: 0, seconds: world.waited as f64 / 1e3 });
         let decoded = world.queue.decoding_over_time(world.now);
         prop_assert_eq!(decoded, Reading { level: 0, seconds: world.decoded as f64 / 1e3 });
-        prop_assert_eq!(world.queue.predicted_wait(world.now + Duration::from_secs(3600)), Duration::ZERO);
+        (0..INSTANCES).for_each(|instance| world.end(instance, Duration::from_millis(5)));
+        prop_assert_eq!(world.queue.predicted_wait(world.now), Duration::ZERO);
     }
 }

@@ -11,6 +11,7 @@ fn limits() -> Limits {
         samples: 50,
         bytes: 1000,
         batch_size: BATCH_SIZE,
+        is_padded: false,
         batch_timeout: Duration::ZERO,
         latency_objective: None,
     }
@@ -60,8 +61,7 @@ fn the_earliest_deadline_goes_first_and_arrival_decides_among_equals() {
     push(&mut queue, job("late", 1, later(now, 90)), now);
     push(&mut queue, job("early", 1, later(now, 30)), now);
     push(&mut queue, job("late too", 1, later(now, 90)), now);
-    assert_eq!(names(&queue.take(0, now).batch), ["early", "late"], "two of three, for 3 fill the bucket of 2");
-    assert_eq!(names(&queue.take(0, now).batch), ["late too"]);
+    assert_eq!(names(&queue.take(0, now).batch), ["early", "late", "late too"]);
 }
 
 #[test]
@@ -74,6 +74,23 @@ fn who_is_in_no_hurry_is_overtaken_for_as_long_as_jobs_may_wait_and_no_longer() 
     push(&mut queue, hurried("second", 50), later(now, 50));
     assert_eq!(names(&queue.take(0, later(now, 50)).batch), ["calm"], "it is due after 100 ms");
     assert_eq!(names(&queue.take(0, later(now, 55)).batch), ["second"]);
+}
+
+#[test]
+fn who_comes_first_goes_first_however_long_the_runs_before_took() {
+    let mut times = Times::default();
+    for (length, millis) in [(4, 20), (400, 600)] {
+        times.class(LengthClass::of(length)).set(8, Duration::from_millis(millis));
+    }
+    let (now, calm) = (Instant::now(), 30_000);
+    let mut queue: Queue<&'static str> = Queue::new(limits(), times, 1);
+    let ran = |length, millis| Run { instance: 0, samples: 8, length, time: Duration::from_millis(millis) };
+    queue.finished(ran(400, 600));
+    push(&mut queue, job("first", 1, later(now, calm)), now);
+    queue.finished(ran(4, 20));
+    let wide = NewJob { shape: Shape::from_slice(&[5]), ..job("second", 1, later(now, calm)) };
+    push(&mut queue, wide, later(now, 30));
+    assert_eq!(names(&queue.take(0, later(now, 30)).batch), ["first"]);
 }
 
 #[test]
@@ -94,6 +111,28 @@ fn a_batch_is_as_large_as_those_in_a_hurry_allow() {
     }
     let batch = names(&queue.take(0, later(now, 100)).batch);
     assert_eq!(batch, ["calm", "b", "c", "d"], "eight of them take until 120, four until 112");
+}
+
+#[test]
+fn all_that_wait_run_together_where_that_costs_each_less_than_a_bucket_that_they_fill() {
+    let taken = |waiting, measured: [u64; 4], is_padded, objective: Option<u64>| {
+        let mut times = BucketTimes::default();
+        [1, 2, 4, 8].into_iter().zip(measured).for_each(|(size, at)| times.set(size, Duration::from_millis(at)));
+        let latency_objective = objective.map(Duration::from_millis);
+        let limits = Limits { is_padded, latency_objective, ..limits() };
+        let mut queue = Queue::new(limits, Times::warmed_up(4, times), 1);
+        let now = Instant::now();
+        for _ in 0..waiting {
+            push(&mut queue, job("x", 1, later(now, 30_000)), now);
+        }
+        queue.take(0, now).batch.len()
+    };
+    assert_eq!(taken(7, [5, 7, 12, 20], false, None), 7, "18 ms for 7, and 12 for 4");
+    assert_eq!(taken(7, [30, 32, 35, 40], true, None), 7, "40 ms for 8 of which one is nobody's");
+    assert_eq!(taken(5, [5, 7, 12, 20], true, None), 4, "20 ms for 5, and 12 for 4");
+    assert_eq!(taken(7, [5, 7, 20, 60], false, None), 2, "more cost more");
+    assert_eq!(taken(7, [5, 7, 12, 20], false, Some(30)), 4, "eight would take longer than half of 30 ms");
+    assert_eq!(taken(3, [5, 7, 12, 20], false, Some(30)), 3);
 }
 
 #[test]
@@ -196,6 +235,81 @@ fn a_running_batch_counts_in_the_predicted_wait() {
 }
 
 #[test]
+fn a_run_that_should_have_ended_is_expected_to_take_as_long_again() {
+    let (mut queue, now) = queue();
+    push(&mut queue, job("hangs", 8, later(now, 60_000)), now);
+    queue.take(0, now);
+    assert_eq!(queue.predicted_wait(later(now, 21)), Duration::from_millis(1));
+    let long_after = later(now, 5020);
+    assert_eq!(queue.predicted_wait(long_after), Duration::from_secs(5));
+    let (refused, _) = queue.push(vec![job("next", 1, later(now, 60_000))], long_after).unwrap_err();
+    assert!(refused.retry_after >= Duration::from_secs(4), "{refused:?}");
+}
+
+#[test]
+fn jobs_that_fill_no_bucket_wait_no_longer_than_allowed() {
+    for samples in [1, 3, 5] {
+        let linear = [1, 2, 4, 8].map(|size| (size, 4 * size as u64));
+        let mut times = BucketTimes::default();
+        linear.iter().for_each(|(size, millis)| times.set(*size, Duration::from_millis(*millis)));
+        let start = Instant::now();
+        let limits = Limits { max_wait: Duration::from_millis(500), samples: 1000, bytes: 1 << 20, ..limits() };
+        let mut queue: Queue<Instant> = Queue::new(limits, Times::warmed_up(4, times), 1);
+        let (mut now, mut longest) = (start, Duration::ZERO);
+        for _ in 0..400 {
+            let new = || NewJob {
+                samples,
+                bytes: 4,
+                shape: Shape::new(),
+                length: 4,
+                deadline: later(now, 9000),
+                payload: now,
+            };
+            while queue.push(vec![new()], now).is_ok() {}
+            let batch = queue.take(0, now).batch;
+            let taken: usize = batch.iter().map(|job| job.samples).sum();
+            let time = Duration::from_millis(4 * taken as u64);
+            now += time;
+            queue.finished(Run { instance: 0, samples: taken, length: 4, time });
+            longest = batch.iter().map(|job| now - job.payload).chain([longest]).max().unwrap();
+        }
+        assert!(longest < Duration::from_millis(550), "of {samples} samples: {longest:?}");
+    }
+}
+
+#[test]
+fn a_slow_spell_is_over_when_it_is_over() {
+    for objective in [None, Some(Duration::from_millis(50))] {
+        for (slower, seconds) in [(5, 10), (3, 10), (2, 1), (12, 1)] {
+            let limits = Limits { latency_objective: objective, max_wait: Duration::from_secs(9), ..limits() };
+            let mut queue: Queue<&'static str> = Queue::new(limits, measured_times(), 1);
+            let start = Instant::now();
+            let (mut now, mut done) = (start, 0);
+            let (begins, ends) = (later(start, 5000), later(start, 5000 + seconds * 1000));
+            let (from, until) = (ends + Duration::from_secs(60), ends + Duration::from_secs(70));
+            while now < until {
+                while queue.samples() < 16 {
+                    push(&mut queue, job("x", 1, later(now, 60_000)), now);
+                }
+                let samples = queue.take(0, now).batch.len();
+                let millis = match samples {
+                    1 => 5,
+                    2 => 7,
+                    3..=4 => 12,
+                    _ => 20,
+                };
+                let is_slow = (begins..ends).contains(&now);
+                let time = Duration::from_millis(millis) * if is_slow { slower } else { 1 };
+                now += time;
+                done += if now > from { samples } else { 0 };
+                queue.finished(Run { instance: 0, samples, length: 4, time });
+            }
+            assert!(done > 3900, "{done} of 4000 in ten seconds, a minute after {seconds} s at {slower} times as slow");
+        }
+    }
+}
+
+#[test]
 fn a_queue_that_drains_more_slowly_than_its_runs_promise_lets_fewer_in() {
     let (mut queue, mut now) = queue();
     let fill = |queue: &mut Queue<&'static str>, now| {
@@ -227,7 +341,8 @@ fn a_slow_queue_lets_two_runs_in_all_the_same() {
         now = later(now, 40);
         queue.finished(Run { instance: 0, samples, length: 4, time: Duration::from_millis(20) });
     }
-    assert_eq!(batches, [8; 100], "what is let in fills the batches");
+    let tries = batches.iter().filter(|samples| **samples != 8).count();
+    assert!(tries <= 3, "what is let in fills the batches, but for a try of each other bucket: {batches:?}");
 }
 
 #[test]

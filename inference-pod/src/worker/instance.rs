@@ -334,8 +334,14 @@ fn run(shared: &Shared, index: usize, runner: &mut dyn Runner, batch: Vec<Waitin
         }
         Err(_) if jobs.len() > 1 && matches!(ended, Ended::Badly) => {
             shared.meeting.with(|queue| queue.runs_again(index, jobs.len(), length, Instant::now()));
-            let ended = run_apart(shared, index, runner, &jobs, replies, ways);
-            shared.meeting.with(|queue| queue.gave_up(index));
+            let samples = samples_of(&ways) + run.padding;
+            let (ended, went_well) = run_apart(shared, index, runner, &jobs, replies, ways);
+            if went_well == jobs.len() {
+                // It was the size that failed, for want of memory for example: that is what a batch of it takes.
+                shared.ran(queue::Run { instance: index, samples, length, time: began.elapsed() });
+            } else {
+                shared.meeting.with(|queue| queue.gave_up(index));
+            }
             return ended;
         }
         Err(_) => shared.meeting.with(|queue| queue.gave_up(index)),
@@ -344,7 +350,7 @@ fn run(shared: &Shared, index: usize, runner: &mut dyn Runner, batch: Vec<Waitin
     ended
 }
 
-/// Runs the jobs of a failed batch again, each by itself: a bad one fails alone. Well, if any of them went well.
+/// Runs the jobs of a failed batch again, each by itself: a bad one fails alone. Well, if any of them went well; and how many did.
 fn run_apart(
     shared: &Shared,
     index: usize,
@@ -352,8 +358,8 @@ fn run_apart(
     jobs: &[&[Tensor]],
     replies: Vec<Reply>,
     ways: Vec<Way>,
-) -> Ended {
-    let mut all = Ended::Badly;
+) -> (Ended, usize) {
+    let (mut all, mut went_well) = (Ended::Badly, 0);
     let instance = &shared.instances[index];
     instance.put_aside(replies);
     for (job, way) in jobs.iter().zip(ways) {
@@ -369,6 +375,7 @@ fn run_apart(
         let way = [way];
         let told = (&way[..], iter::empty());
         let Ran { result, replies, run, ended } = run_together(shared, index, runner, &[job], told, vec![reply]);
+        went_well += usize::from(result.is_ok());
         all = match (ended, &result) {
             (Ended::Panicked, _) => Ended::Panicked,
             (_, Ok(_)) => Ended::Well,
@@ -376,7 +383,7 @@ fn run_apart(
         };
         shared.deliver(address(replies, &way, run, &result));
     }
-    all
+    (all, went_well)
 }
 
 /// What came of a run.

@@ -47,6 +47,10 @@ struct Fate {
     cancel: Arc<Condvar>,
     /// What hangs does so until this one is cancelled.
     tied_to: u8,
+    /// Every run takes at least so long.
+    takes: Duration,
+    /// Runs of more rows fail; of any number where 0.
+    most_rows: usize,
     /// Trials last until they are cancelled.
     trials_hang: bool,
     /// So does opening another.
@@ -83,7 +87,9 @@ impl Runner for Doubler {
         if numbers.contains(&TAR) || numbers == [PITCH] {
             return Err(self.fate.hang());
         }
-        if self.is_broken || numbers.contains(&POISON) {
+        std::thread::sleep(self.fate.takes);
+        let is_too_large = self.fate.most_rows > 0 && numbers.len() > self.fate.most_rows;
+        if self.is_broken || is_too_large || numbers.contains(&POISON) {
             return Err(failure("as asked for"));
         }
         let doubled: Vec<f32> = numbers.iter().map(|number| number * 2.0).collect();
@@ -145,6 +151,7 @@ fn world_with(
         samples: 1000,
         bytes: 1 << 20,
         batch_size: 8,
+        is_padded: !padded_to.is_empty(),
         batch_timeout: Duration::ZERO,
         latency_objective: None,
     };
@@ -217,6 +224,20 @@ fn a_bad_job_fails_alone_and_its_session_stays() {
     assert_eq!(world.answers(&[5.0]), [Ok(10.0)]);
     assert_eq!(world.fate.opened.load(Ordering::SeqCst), 0);
     assert!(world.says("ortolan_instances{model=\"m\",state=\"running\"} 1"));
+}
+
+#[test]
+fn a_size_that_fails_where_its_jobs_do_not_is_taken_less() {
+    let fate = Fate { most_rows: 4, takes: Duration::from_millis(2), ..Fate::default() };
+    let world = world_with(fate, 1, false, LONG, Vec::new());
+    let runs_of_a_round = || {
+        let before = world.fate.runs.load(Ordering::SeqCst);
+        assert_eq!(world.answers(&[3.0; 8]), vec![Ok(6.0); 8]);
+        world.fate.runs.load(Ordering::SeqCst) - before
+    };
+    let rounds: Vec<usize> = std::iter::repeat_with(runs_of_a_round).take(40).collect();
+    assert_eq!(rounds[0], 9, "all together, and then one by one");
+    assert!(rounds[20..].iter().filter(|runs| **runs > 2).count() < 4, "mostly two of four: {rounds:?}");
 }
 
 #[test]
