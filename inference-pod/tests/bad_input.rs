@@ -153,11 +153,8 @@ fn another_number_of_hosts_than_one_is_400() {
 fn a_wrong_content_type_is_415_and_names_the_right_ones() {
     let server = server();
     let known = ["application/json", "multipart/form-data", "image/png"];
-    assert_error(&server.post(PATH, "text/plain", b"hello"), 415, &["got text/plain", known[0], known[1], known[2]]);
+    assert_error(&server.post(PATH, "text/html", b"hello"), 415, &["got text/html", known[0], known[1], known[2]]);
     assert_error(&server.post(PATH, "image/gif", b"GIF89a"), 415, &["got image/gif"]);
-    let mut connection = server.connect();
-    connection.write(&request("POST", PATH, &[], b"x")).unwrap();
-    assert_error(&connection.read().unwrap(), 415, &["got none"]);
 }
 
 #[test]

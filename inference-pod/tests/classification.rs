@@ -52,6 +52,11 @@ fn the_coffee_photo_is_espresso_by_every_form_of_body() {
     }
     let (content_type, body) = form(&[("image", &coffee)]);
     assert_espresso(&server.post("/predict/espresso", &content_type, &body).json());
+    // What curl says unless told otherwise.
+    let untold = "application/x-www-form-urlencoded";
+    assert_espresso(&server.post("/predict/espresso", untold, &coffee).json());
+    let object = json!({"image": STANDARD.encode(&coffee)}).to_string();
+    assert_espresso(&server.post("/predict/espresso", untold, object.as_bytes()).json());
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod common;
 
 use std::{
+    io::Write as _,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -128,6 +129,29 @@ async fn a_raw_request_is_answered_raw_and_a_typed_one_typed() {
     let answer = client.infer(long).await.unwrap();
     assert!(answer.id == id, "{} bytes came back as {}", id.len(), answer.id.len());
     assert_eq!(answer.outputs[0].contents.as_ref().unwrap().fp32_contents, [2.0, 4.0, 6.0, 8.5]);
+}
+
+#[tokio::test]
+async fn no_answer_announces_its_length() {
+    // A proxy that finds one takes what comes behind it, the status, for nothing.
+    let server = SHARED.get();
+    let client = Client::new(&server).await;
+    let path = "/inference.GRPCInferenceService/ModelInfer";
+    let ask = |model| client.call::<_, ModelInferResponse>(path, Request::new(raw(model, 1, floats(&[1.0; 4]))));
+    assert_eq!(ask("tiny").await.unwrap().metadata().get("content-length"), None);
+    let error = ask("none").await.unwrap_err();
+    assert_eq!((error.code(), error.metadata().get("content-length")), (Code::NotFound, None));
+}
+
+#[tokio::test]
+async fn grpc_over_http_1_is_505_for_there_is_no_status_of_grpc() {
+    let server = SHARED.get();
+    let mut stream = std::net::TcpStream::connect(server.grpc).unwrap();
+    let head =
+        "POST /inference.GRPCInferenceService/ServerLive HTTP/1.1\r\nhost: t\r\ncontent-type: application/grpc\r\n";
+    stream.write_all(format!("{head}connection: close\r\ncontent-length: 5\r\n\r\n\0\0\0\0\0").as_bytes()).unwrap();
+    let answer = std::io::read_to_string(stream).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 505 ") && answer.contains("expected gRPC over HTTP/2"), "{answer}");
 }
 
 #[tokio::test]

@@ -169,15 +169,17 @@ fn wanted(output: &InferRequestedOutputTensor) -> Result<&str, String> {
 
 /// Gives each input its elements: its own, or the next of the raw ones.
 fn with_data(inputs: Vec<InferInputTensor>, raw: Vec<Chunks>) -> Result<Vec<NamedInput<Data>>, String> {
+    for input in &inputs {
+        refuse_unsupported(input.parameters.keys()).map_err(|message| format!("input `{}`: {message}", input.name))?;
+    }
     if !raw.is_empty() && raw.len() != inputs.len() {
         let (expected, got) = (inputs.len(), raw.len());
         return Err(format!("raw_input_contents: expected {expected}, one for each input, got {got}"));
     }
     let mut raw = raw.into_iter();
     let one = |input: InferInputTensor| {
-        let InferInputTensor { name, datatype, shape, parameters, contents } = input;
+        let InferInputTensor { name, datatype, shape, parameters: _, contents } = input;
         let wrong = |message: String| format!("input `{name}`: {message}");
-        refuse_unsupported(parameters.keys()).map_err(wrong)?;
         let data = match (contents, raw.next()) {
             (Some(_), Some(_)) => {
                 return Err(wrong("expected contents or raw_input_contents, got both".to_owned()));

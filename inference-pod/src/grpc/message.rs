@@ -1,6 +1,11 @@
 //! Messages as they travel: five bytes before each, frames that end anywhere, and the fields of the protocol's encoding.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use axum::{
     body::{Body, Bytes},
@@ -9,6 +14,7 @@ use axum::{
 };
 use bytes::BytesMut;
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Frame, SizeHint};
 use prost::Message;
 
 use crate::{
@@ -396,9 +402,35 @@ pub fn answer(message: &impl Message) -> Result<Response, ApiError> {
     message.encode(&mut bytes).map_err(|error| ApiError::internal(format!("cannot write the answer: {error}")))?;
     let trailers = HeaderMap::from_iter([(tonic::Status::GRPC_STATUS, HeaderValue::from_static("0"))]);
     let body = Full::new(Bytes::from(bytes)).with_trailers(std::future::ready(Some(Ok(trailers))));
-    let mut response = Response::new(Body::new(body));
+    let mut response = Response::new(Body::new(Unannounced(body)));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     Ok(response)
+}
+
+/// A body whose length is not announced: answers of gRPC have no content-length, and proxies that find one end the answer there, before
+/// the trailers with its status.
+pub struct Unannounced<B>(pub B);
+
+impl<B: hyper::body::Body + Unpin> hyper::body::Body for Unannounced<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.0).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = SizeHint::new();
+        hint.set_lower(self.0.size_hint().lower());
+        hint
+    }
 }
 
 #[cfg(test)]
@@ -523,8 +555,8 @@ mod tests {
             fn poll_frame(
                 mut self: std::pin::Pin<&mut Self>,
                 _: &mut std::task::Context<'_>,
-            ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
-                std::task::Poll::Ready((self.0)().map(|data| Ok(hyper::body::Frame::data(data))))
+            ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+                Poll::Ready((self.0)().map(|data| Ok(Frame::data(data))))
             }
         }
         Body::new(Frames(next))

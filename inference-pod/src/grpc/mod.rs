@@ -17,7 +17,7 @@ use axum::{
     Router,
     body::Body,
     extract::Request as HttpRequest,
-    http::{HeaderMap, HeaderValue, Uri, header::CONTENT_TYPE},
+    http::{HeaderValue, Uri, Version, header::CONTENT_TYPE},
     middleware::{self, Next},
     response::{IntoResponse as _, Response as HttpResponse},
     routing::post,
@@ -30,11 +30,14 @@ use tonic_health::pb::{
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
-use self::protocol::{
-    ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ServerLiveRequest,
-    ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
-    grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer, SERVICE_NAME},
-    model_metadata_response::TensorMetadata,
+use self::{
+    message::Unannounced,
+    protocol::{
+        ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ServerLiveRequest,
+        ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+        grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer, SERVICE_NAME},
+        model_metadata_response::TensorMetadata,
+    },
 };
 use crate::{
     http::{
@@ -77,28 +80,37 @@ fn panicked(_: Box<dyn Any + Send + 'static>) -> HttpResponse {
 async fn scope(mut request: HttpRequest<Body>, next: Next) -> HttpResponse {
     let id = name_request(&mut request);
     let uri = request.uri().clone();
-    let mut response = match refused(request.headers()) {
+    let mut response = match refused(&request) {
         None => next.run(request).await,
         Some(refusal) => refusal,
     };
     let status = response.headers().get(Status::GRPC_STATUS).map(HeaderValue::as_bytes);
+    let status_is_header = status.is_some();
     if status == Some(b"12") && !response.headers().contains_key(Status::GRPC_MESSAGE) {
         response = unknown(&uri);
+    }
+    if status_is_header {
+        response = response.map(|body| Body::new(Unannounced(body)));
     }
     response.headers_mut().insert(REQUEST_ID, id);
     response
 }
 
-/// What is answered to a call whose headers tell that it cannot be read: 415 of HTTP to who does not speak gRPC, and would take
-/// a status of gRPC for success.
-fn refused(headers: &HeaderMap) -> Option<HttpResponse> {
+/// What is answered to a call whose headers tell that it cannot be read: a status of HTTP to who does not speak gRPC, and would take
+/// one of gRPC for success.
+fn refused(request: &HttpRequest<Body>) -> Option<HttpResponse> {
     const GRPC: &[u8] = b"application/grpc";
+    let headers = request.headers();
     let quoted = |value: &[u8]| String::from_utf8_lossy(value).chars().take(100).collect::<String>();
     let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     let (start, rest) = kind.split_at(kind.len().min(GRPC.len()));
     if !start.eq_ignore_ascii_case(GRPC) || !matches!(rest.first(), None | Some(b'+' | b';' | b' ')) {
         let message = format!("expected content type application/grpc, got {:?}", quoted(kind));
         return Some(ApiError::unsupported_type(message).into_response());
+    }
+    if request.version() != Version::HTTP_2 {
+        let message = format!("expected gRPC over HTTP/2, got {:?}", request.version());
+        return Some(ApiError::wrong_version(message).into_response());
     }
     let encoding = headers.get("grpc-encoding").map(HeaderValue::as_bytes).filter(|value| *value != b"identity")?;
     let message = format!("expected messages that are not compressed, got encoding {}", quoted(encoding));

@@ -24,20 +24,20 @@ pub enum BodyKind {
     Json,
     /// The bytes of an image file.
     Image,
+    /// JSON or an image: its first byte tells.
+    Unsaid,
     /// A form with files; its boundary.
     Multipart(String),
 }
 
-/// Content types that hold an image's bytes. Which format it is, the bytes themselves tell.
-const IMAGE_TYPES: [&str; 5] = ["image/png", "image/jpeg", "image/jpg", "image/webp", "application/octet-stream"];
-
 const EXPECTED: &str = "expected content type application/json, multipart/form-data, image/png, image/jpeg, image/webp or \
                         application/octet-stream";
 
-/// Content types of a request of tensors. Clients often say none, or what their library says unless told otherwise; the
-/// body is JSON all the same.
-const TENSOR_TYPES: [&str; 4] =
-    ["application/json", "application/octet-stream", "application/x-www-form-urlencoded", "text/plain"];
+/// What clients say who were not told what to say: nothing, or what their library says of text and of forms.
+const UNTOLD_TYPES: [&str; 3] = ["", "application/x-www-form-urlencoded", "text/plain"];
+
+/// Content types of a request of tensors, whose body is JSON even where they are [none](UNTOLD_TYPES).
+const TENSOR_TYPES: [&str; 2] = ["application/json", "application/octet-stream"];
 
 /// Judges a request by its headers alone, before the body is read.
 ///
@@ -46,19 +46,30 @@ const TENSOR_TYPES: [&str; 4] =
 pub fn kind_of(headers: &HeaderMap, max_body_bytes: u64) -> Result<BodyKind, ApiError> {
     check_length(headers, max_body_bytes)?;
     check_encoding(headers)?;
-    let Some(value) = headers.get(header::CONTENT_TYPE) else {
-        return Err(ApiError::unsupported_type(format!("{EXPECTED}, got none")));
-    };
-    let text = value.to_str().unwrap_or_default();
-    let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let (text, essence) = content_type(headers);
     match essence.as_str() {
         "application/json" => Ok(BodyKind::Json),
         "multipart/form-data" => multer::parse_boundary(text)
             .map(BodyKind::Multipart)
             .map_err(|_| ApiError::bad_input("content type multipart/form-data has no boundary")),
-        known if IMAGE_TYPES.contains(&known) => Ok(BodyKind::Image),
+        // Which format it is, the bytes themselves tell.
+        "application/octet-stream" => Ok(BodyKind::Image),
+        image if image.starts_with("image/") => Ok(BodyKind::Image),
+        untold if UNTOLD_TYPES.contains(&untold) => Ok(BodyKind::Unsaid),
         _ => Err(ApiError::unsupported_type(format!("{EXPECTED}, got {}", text.chars().take(100).collect::<String>()))),
     }
+}
+
+/// The content type as it came, and without parameters and in small letters. Empty where there is none.
+fn content_type(headers: &HeaderMap) -> (&str, String) {
+    let text = headers.get(header::CONTENT_TYPE).map_or("", |value| value.to_str().unwrap_or("what is no text"));
+    (text, text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+}
+
+/// Whether a body is a JSON object, or begins as one.
+#[must_use]
+pub fn is_object(body: &[u8]) -> bool {
+    without_mark(body).trim_ascii_start().starts_with(b"{")
 }
 
 /// Judges a request of tensors by its headers alone.
@@ -68,14 +79,13 @@ pub fn kind_of(headers: &HeaderMap, max_body_bytes: u64) -> Result<BodyKind, Api
 pub fn expect_json(headers: &HeaderMap, max_body_bytes: u64) -> Result<(), ApiError> {
     check_length(headers, max_body_bytes)?;
     check_encoding(headers)?;
-    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
-    let text = value.to_str().unwrap_or_default();
-    let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    if TENSOR_TYPES.contains(&essence.as_str()) {
+    let (text, essence) = content_type(headers);
+    if TENSOR_TYPES.contains(&essence.as_str()) || UNTOLD_TYPES.contains(&essence.as_str()) {
         return Ok(());
     }
     let got: String = text.chars().take(100).collect();
-    Err(ApiError::unsupported_type(format!("expected content type {} or none, got {got}", TENSOR_TYPES.join(", "))))
+    let expected = [&TENSOR_TYPES[..], &UNTOLD_TYPES[1..]].concat().join(", ");
+    Err(ApiError::unsupported_type(format!("expected content type {expected} or none, got {got}")))
 }
 
 /// Judges by its announced length whether a body can ever have room in the queue, which has so many bytes.
@@ -96,14 +106,18 @@ pub fn without_mark(text: &[u8]) -> &[u8] {
 }
 
 fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
-    let lines = headers.get_all(header::CONTENT_ENCODING).into_iter().map(HeaderValue::as_bytes);
-    let mut codings = lines.flat_map(|line| line.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
-    match codings.find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity")) {
+    let not_read = |name, read: &[u8]| {
+        let lines = headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
+        let mut codings = lines.flat_map(|line| line.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+        let other = codings.find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(read))?;
+        Some(String::from_utf8_lossy(other).chars().take(100).collect::<String>())
+    };
+    if let Some(got) = not_read(header::CONTENT_ENCODING, b"identity") {
+        return Err(ApiError::compressed(format!("expected a body that is not compressed, got encoding {got}")));
+    }
+    match not_read(header::TRANSFER_ENCODING, b"chunked") {
+        Some(got) => Err(ApiError::not_implemented(format!("expected transfer encoding chunked, got {got}"))),
         None => Ok(()),
-        Some(other) => {
-            let got = String::from_utf8_lossy(other);
-            Err(ApiError::compressed(format!("expected a body that is not compressed, got encoding {got}")))
-        }
     }
 }
 
@@ -244,5 +258,31 @@ mod tests {
             let expected = "expected a body that is not compressed, got encoding gzip";
             assert_eq!(refused(lines).as_deref(), Some(expected), "{lines:?}");
         }
+    }
+
+    #[test]
+    fn a_body_that_was_compressed_on_its_way_is_not_taken_for_what_it_holds() {
+        let judged = |text: &'static str| {
+            let header = (header::TRANSFER_ENCODING, HeaderValue::from_static(text));
+            expect_json(&HeaderMap::from_iter([header]), 1).map_err(|error| (error.status().as_u16(), error.message()))
+        };
+        assert_eq!(judged("Chunked"), Ok(()));
+        let message = "expected transfer encoding chunked, got gzip".to_owned();
+        assert_eq!(judged("gzip, chunked"), Err((501, message)));
+    }
+
+    #[test]
+    fn who_does_not_say_what_a_body_is_sends_json_or_an_image() {
+        let kind = |text: Option<&'static str>| {
+            let header = text.map(|text| (header::CONTENT_TYPE, HeaderValue::from_static(text)));
+            kind_of(&header.into_iter().collect(), 1).map_err(|error| error.status().as_u16())
+        };
+        for untold in [None, Some(""), Some("text/plain;charset=UTF-8"), Some("application/x-www-form-urlencoded")] {
+            assert_eq!(kind(untold), Ok(BodyKind::Unsaid), "{untold:?}");
+        }
+        assert_eq!(kind(Some("image/*")), Ok(BodyKind::Image));
+        assert_eq!(kind(Some("text/html")), Err(415));
+        assert!(is_object("\u{feff} \n{}".as_bytes()));
+        assert!(!is_object(b"\x89PNG"));
     }
 }

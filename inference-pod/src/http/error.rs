@@ -106,10 +106,20 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
     }
 
+    /// 501: a way of sending that is not known here.
+    pub fn not_implemented(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_IMPLEMENTED, message)
+    }
+
     /// 503: the model is still loading, or the server is stopping.
     pub fn not_ready(message: impl Into<String>) -> Self {
         let retry_after = Some(Duration::from_secs(1));
         Self { retry_after, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message) }
+    }
+
+    /// 505: another version of HTTP.
+    pub fn wrong_version(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, message)
     }
 
     /// 504.
@@ -236,6 +246,7 @@ impl From<PredictError> for ApiError {
             }
             PredictError::Job(error @ (JobError::Stopped | JobError::NoInstance)) => Self::not_ready(error.to_string()),
             PredictError::Job(error @ JobError::TooLong(_)) => Self::internal(error.to_string()),
+            PredictError::Job(error @ JobError::Invalid(_)) => Self::bad_input(error.to_string()),
             PredictError::Job(error @ JobError::Failed(_)) => {
                 let failure = Some(error.to_string());
                 Self { failure, ..Self::internal("inference failed; the server's log says why") }

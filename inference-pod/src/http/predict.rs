@@ -213,7 +213,8 @@ fn in_time(timeout: Duration) -> Duration {
 fn read_images(kind: BodyKind, body: Bytes, most: usize) -> Result<Images, ApiError> {
     match kind {
         BodyKind::Json => Images::from_json(&body, most),
-        BodyKind::Image => Ok(Images::from_file(body)),
+        BodyKind::Unsaid if body::is_object(&body) => Images::from_json(&body, most),
+        BodyKind::Image | BodyKind::Unsaid => Ok(Images::from_file(body)),
         // All of it is there: nothing is waited for.
         BodyKind::Multipart(boundary) => {
             Handle::current().block_on(body::files(body, boundary, most)).map(Images::from_form)
