@@ -10,7 +10,9 @@ use kube::{
     runtime::events::{Event, EventType, Recorder},
 };
 
-use crate::{apply::Applied, causes::chain, status::find};
+use serde_json::Value;
+
+use crate::{apply::Applied, autoscalers, causes::chain, digest::digest, status::find};
 
 /// An Event's note has at most this many bytes.
 const LONGEST_NOTE_BYTES: usize = 1024;
@@ -70,12 +72,20 @@ fn changed(before: Option<&Condition>, now: &Condition) -> Option<Event> {
 /// Another number of replicas was decided on.
 fn scaled(before: &InferenceModelStatus, now: &InferenceModelStatus) -> Option<Event> {
     let (before, now) = (before.scaling.as_ref(), now.scaling.as_ref()?);
-    let since = |scaling: &ScalingStatus| scaling.last_scale_time.clone();
-    let is_news = since(now).is_some() && before.and_then(since) != since(now);
+    let is_news = now.last_scale_time.is_some() && before.is_none_or(|before| is_another_step(before, now));
     is_news.then(|| {
         let event = event(EventType::Normal, SCALED, &format!("{} replicas: {}", now.desired, now.reason));
-        Event { action: format!("ScaleTo{}", now.desired), ..event }
+        // For minutes, Events with the same action are told by the first one's note: steps that are told by other words have another.
+        let words = digest(&Value::from(now.reason.as_str()), 4);
+        Event { action: format!("ScaleTo{}-{words}", now.desired), ..event }
     })
+}
+
+/// Whether it is not the step that was told before. Two of the operator's may be of the same second; what an autoscaler tells, and the
+/// number that it goes by, change without a step of its own.
+fn is_another_step(before: &ScalingStatus, now: &ScalingStatus) -> bool {
+    let is_ours = !now.reason.starts_with(autoscalers::KIND);
+    before.last_scale_time != now.last_scale_time || (is_ours && before != now)
 }
 
 /// Children that were written at rest: somebody else had changed or deleted them.
@@ -92,4 +102,46 @@ fn event(type_: EventType, reason: &str, note: &str) -> Event {
     let mut note = note.to_owned();
     note.truncate(note.floor_char_boundary(LONGEST_NOTE_BYTES));
     Event { type_, reason: reason.to_owned(), note: Some(note), action: String::new(), secondary: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+
+    /// A step to so many, at that second of the epoch.
+    fn stepped(desired: i32, reason: &str, second: i64) -> InferenceModelStatus {
+        let at = k8s_openapi::jiff::Timestamp::from_second(second).unwrap();
+        let step = ScalingStatus { desired, reason: reason.to_owned(), last_scale_time: Some(Time(at)) };
+        InferenceModelStatus { scaling: Some(step), ..InferenceModelStatus::default() }
+    }
+
+    #[test]
+    fn each_step_has_an_event_with_its_own_words() {
+        let steps = [
+            stepped(3, "the load is far over the target (there were 1)", 7),
+            stepped(5, "the load is far over the target (there were 3)", 7),
+            stepped(3, "fewer replicas carry the load (there were 5)", 90),
+            stepped(3, "the load is over the target (there were 2)", 90),
+        ];
+        let mut before = InferenceModelStatus::default();
+        let mut actions = Vec::new();
+        for step in steps {
+            actions.extend(scaled(&before, &step).map(|event| event.action));
+            assert!(scaled(&step, &step).is_none(), "nothing is new");
+            before = step;
+        }
+        assert!(actions.iter().all(|action| action.starts_with("ScaleTo") && action.len() < 128));
+        actions.sort();
+        actions.dedup();
+        assert_eq!(actions.len(), 4, "{actions:?}");
+    }
+
+    #[test]
+    fn what_an_autoscaler_tells_without_a_step_is_none() {
+        let before = stepped(3, "HorizontalPodAutoscaler espresso scales", 7);
+        assert!(scaled(&before, &stepped(4, "HorizontalPodAutoscaler espresso: too many are wanted", 7)).is_none());
+        assert!(scaled(&before, &stepped(3, "HorizontalPodAutoscaler espresso scales", 8)).is_some());
+    }
 }
