@@ -119,6 +119,8 @@ pub struct Plan {
     pub active: String,
     /// How far it is.
     pub stage: Stage,
+    /// The target's deadline has passed, though it is not given up for that: the spec cannot be acted on.
+    pub is_overdue: bool,
     /// What is to be remembered of each revision.
     pub records: BTreeMap<String, Record>,
     /// When the plan changes if nothing else does.
@@ -149,6 +151,7 @@ pub fn plan(situation: &Situation) -> Plan {
         situation.revisions.iter().map(|(hash, revision)| (hash.clone(), revision.record.clone())).collect();
     turn_to_target(situation, &mut records);
     let mut look_again = give_up_in_time(situation, &mut records);
+    let is_overdue = situation.is_refused && is_overdue(situation, &records);
 
     let goal = goal(situation, &records);
     look_again = earliest(look_again, make_room_in_time(situation, &goal, &mut records));
@@ -160,7 +163,7 @@ pub fn plan(situation: &Situation) -> Plan {
     remember_beginning(situation, &replicas, &mut records);
     let stage = stage(situation, &goal, &replicas, &mut records);
     let weights = weights(situation, &goal);
-    Plan { replicas, without_active, weights, active: goal, stage, records, look_again }
+    Plan { replicas, without_active, weights, active: goal, stage, is_overdue, records, look_again }
 }
 
 /// A revision that becomes the target starts anew: what it failed at before counts no longer.
@@ -192,22 +195,36 @@ fn accept_what_serves(situation: &Situation, hash: &str, since: Timestamp, recor
     }
 }
 
-/// The target is given up once it has made no progress for `progress_deadline`: no pod of it turned ready. One that was given up by
-/// a shorter deadline gets another try.
-///
-/// Who leads anew looks a while first: nobody has gone on with it in the meantime, and what is ready may not have been told yet.
+/// The target is given up once its [`deadline`] has passed. One that was given up by a shorter deadline gets another try.
 fn give_up_in_time(situation: &Situation, records: &mut BTreeMap<String, Record>) -> Option<Timestamp> {
-    let target = situation.target();
-    let done = takes_over(situation);
     let record = records.get_mut(&situation.target)?;
-    if situation.is_refused {
-        return None;
-    }
     let is_longer = |failure: &Failure| failure.deadline.is_some_and(|it| it < situation.progress_deadline);
-    if record.failed.as_ref().is_some_and(is_longer) {
+    if !situation.is_refused && record.failed.as_ref().is_some_and(is_longer) {
         *record = Record { target_since: record.target_since, completed: record.completed, ..Record::default() };
     }
-    if done || completed(record) || record.failed.is_some() {
+    let deadline = deadline(situation, record)?;
+    if situation.now < deadline {
+        return Some(deadline);
+    }
+    if !situation.is_refused {
+        let cause = situation.cause.clone().unwrap_or_else(|| "its pods were not ready in time".to_owned());
+        record.failed = Some(Failure { at: situation.now, cause, deadline: Some(situation.progress_deadline) });
+    }
+    None
+}
+
+fn is_overdue(situation: &Situation, records: &BTreeMap<String, Record>) -> bool {
+    let deadline = records.get(&situation.target).and_then(|record| deadline(situation, record));
+    deadline.is_some_and(|deadline| deadline <= situation.now)
+}
+
+/// When the target has made no progress for `progress_deadline`, if that goes on: no pod of it turned ready. None where it has taken
+/// over or was given up.
+///
+/// Who leads anew looks a while first: nobody has gone on with it in the meantime, and what is ready may not have been told yet.
+fn deadline(situation: &Situation, record: &Record) -> Option<Timestamp> {
+    let target = situation.target();
+    if takes_over(situation) || completed(record) || record.failed.is_some() {
         return None;
     }
     // While it waits for room that may still be made for it, and while that is made, it cannot get on.
@@ -218,13 +235,7 @@ fn give_up_in_time(situation: &Situation, records: &mut BTreeMap<String, Record>
     let waits_until = target.waits_since().filter(|_| may_get_room).map(|since| later(since, situation.surge_timeout));
     let moved = [target.last_ready(), record.terminating_first, waits_until].into_iter().flatten().max();
     let deadline = later(record.began?.max(moved.unwrap_or(Timestamp::MIN)), situation.progress_deadline);
-    let deadline = deadline.max(later(situation.led_since, LOOKS_FIRST));
-    if situation.now < deadline {
-        return Some(deadline);
-    }
-    let cause = situation.cause.clone().unwrap_or_else(|| "its pods were not ready in time".to_owned());
-    record.failed = Some(Failure { at: situation.now, cause, deadline: Some(situation.progress_deadline) });
-    None
+    Some(deadline.max(later(situation.led_since, LOOKS_FIRST)))
 }
 
 /// The target, or what served before it if the target was given up.

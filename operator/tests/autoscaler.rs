@@ -138,6 +138,7 @@ fn told_status(observed: &Observed, refusal: Option<&Refusal>) -> InferenceModel
         weights: BTreeMap::new(),
         active: "abc".to_owned(),
         stage: Stage::Complete,
+        is_overdue: false,
         records: BTreeMap::new(),
         look_again: None,
     };

@@ -46,6 +46,7 @@ fn told(monitoring: Value, service_monitor: Place, rules: Place, type_: &str) ->
         weights: BTreeMap::new(),
         active: "abc".to_owned(),
         stage: Stage::Complete,
+        is_overdue: false,
         records: BTreeMap::new(),
         look_again: None,
     };

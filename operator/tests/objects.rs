@@ -85,6 +85,7 @@ fn plan(hash: &str) -> Plan {
         weights: BTreeMap::new(),
         active: hash.to_owned(),
         stage: Stage::Complete,
+        is_overdue: false,
         records: BTreeMap::from([(
             hash.to_owned(),
             Record { target_since: "2026-01-01T12:00:00Z".parse().ok(), ..Record::default() },

@@ -56,8 +56,11 @@ fn wanted(observed: &Observed) -> u32 {
     u32::try_from(observed.model.spec.replicas).unwrap_or_default()
 }
 
+/// Whether new pods replace old ones. One that does not get on is given up in time, but not while the spec cannot be acted on: then it
+/// keeps replicas for no longer than it would have taken.
 fn is_rolling_out(plan: &Plan) -> bool {
-    matches!(plan.stage, Stage::Surging | Stage::WaitingForCapacity | Stage::TerminatingFirst)
+    let is_under_way = matches!(plan.stage, Stage::Surging | Stage::WaitingForCapacity | Stage::TerminatingFirst);
+    is_under_way && !plan.is_overdue
 }
 
 /// Writes `minReplicas` where fewer are asked for and nobody is there to do it, as where KEDA is not: so many there are, and so many
@@ -102,18 +105,30 @@ mod tests {
         Observed::bare(Arc::new(model))
     }
 
-    #[test]
-    fn a_model_is_scaled_unless_none_are_wanted() {
-        let plan = Plan {
+    fn plan(stage: Stage) -> Plan {
+        Plan {
             replicas: BTreeMap::new(),
             without_active: BTreeMap::new(),
             weights: BTreeMap::new(),
             active: "abc".to_owned(),
-            stage: Stage::Complete,
+            stage,
+            is_overdue: false,
             records: BTreeMap::new(),
             look_again: None,
-        };
+        }
+    }
+
+    #[test]
+    fn a_model_is_scaled_unless_none_are_wanted() {
+        let plan = plan(Stage::Complete);
         assert_eq!(scaled(&observed(model(1)), &plan).map(|target| target.wanted), Some(1));
         assert_eq!(scaled(&observed(model(0)), &plan), None);
+    }
+
+    #[test]
+    fn a_rollout_that_is_overdue_keeps_no_replicas() {
+        let in_rollout = |plan| scaled(&observed(model(1)), &plan).is_some_and(|target| target.in_rollout);
+        assert!(!in_rollout(plan(Stage::Complete)) && in_rollout(plan(Stage::Surging)));
+        assert!(!in_rollout(Plan { is_overdue: true, ..plan(Stage::Surging) }));
     }
 }

@@ -3,7 +3,7 @@
 use crds::resource::RolloutStrategy;
 use ortolan_operator::rollout::{Stage, plan};
 
-use crate::play::{PROGRESS_DEADLINE, Play, SURGE_TIMEOUT, served};
+use crate::play::{PROGRESS_DEADLINE, Play, SURGE_TIMEOUT, at, served};
 
 #[test]
 fn room_that_helps_no_new_pod_goes_back_long_before_the_deadline() {
@@ -263,6 +263,23 @@ fn a_spec_that_cannot_be_acted_on_tries_nothing_again_and_gives_nothing_up() {
     play.turn_to("new");
     (play.is_refused, play.deadline) = (true, 1);
     (0..1000).for_each(|_| assert_eq!(play.step().stage, Stage::Surging));
+}
+
+#[test]
+fn a_rollout_whose_deadline_passes_while_the_spec_cannot_be_acted_on_is_overdue_until_it_gets_on() {
+    let mut play = served(2, RolloutStrategy::Surge);
+    play.broken = vec!["new"];
+    play.turn_to("new");
+    play.is_refused = true;
+    let first = play.step();
+    assert!(!first.is_overdue);
+    let second = play.step();
+    assert_eq!(second.look_again, Some(at(play.now - 2 + PROGRESS_DEADLINE)), "there is something new then");
+    (2..PROGRESS_DEADLINE).for_each(|_| assert!(!play.step().is_overdue));
+    (0..100).for_each(|_| assert!(play.step().is_overdue));
+    play.is_refused = false;
+    let given_up = play.step();
+    assert_eq!((given_up.stage, given_up.is_overdue), (Stage::RolledBack, false));
 }
 
 #[test]
