@@ -182,6 +182,13 @@ fn external_mode(observed: &Observed) -> Verdict {
             "whoever writes the scale subresource decides; no HorizontalPodAutoscaler with this target is there",
         );
     }
+    if found.len() > 1 {
+        let message = format!(
+            "{} scale the same pods, so Kubernetes stops each of them (AmbiguousSelector). Delete all but one",
+            found.join(" and ")
+        );
+        return Verdict::no(CONFLICTING_AUTOSCALER, message);
+    }
     Verdict::yes(EXTERNAL_OWNER, format!("{} decides", found.join(", ")))
 }
 

@@ -311,6 +311,15 @@ fn in_mode_external_whoever_scales_is_named_and_a_deployment_stays_ours() {
 }
 
 #[test]
+fn in_mode_external_two_that_scale_the_same_pods_are_a_conflict_and_named() {
+    let another = autoscaler("of-a-colleague", None);
+    let both = observed(mode("External")).with(foreign()).with(another);
+    let says = ["HorizontalPodAutoscaler hand-made and HorizontalPodAutoscaler of-a-colleague", "Delete all but one"];
+    is(&both, "False", "ConflictingAutoscaler", &says);
+    is(&observed(mode("External")).with(foreign()).with(ours()), "True", "ExternalOwner", &["hand-made decides"]);
+}
+
+#[test]
 fn what_our_autoscaler_tells_is_told() {
     let hpa = |told: &[[&str; 4]]| observed(mode("HPA")).with(telling(ours(), told));
     is(&observed(mode("HPA")), "Unknown", "Pending", &["about to be there"]);
