@@ -20,6 +20,7 @@ use std::{collections::BTreeSet, fmt, time::Duration};
 
 use super::{
     History, Reading, Share,
+    history::WAITING,
     policy::{BLIND_KEPT, Policy, RETURN_EXPECTED, RETURN_LOAD_TIMES, replicas},
 };
 
@@ -29,9 +30,6 @@ const AGREEING: usize = 3;
 /// A replica that has not come after this time, and so many times what loading takes, does not come.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 const STUCK_LOAD_TIMES: u32 = 3;
-
-/// Share of the samples that must wait for a burst to be one, and for more replicas to help a latency.
-const WAITING: f64 = 0.1;
 
 /// Answers are looked for in readings of this time, where the last ones have few.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
@@ -316,6 +314,11 @@ fn is_refusing(reading: &Reading) -> bool {
     reading.refused > 0 && reading.refused as f64 >= REFUSED * (reading.refused + reading.answered) as f64
 }
 
+/// Whether replicas are short: a part of the samples is in a queue, or of the requests refused.
+fn is_short(reading: &Reading) -> bool {
+    is_refusing(reading) || reading.has_queue()
+}
+
 /// Samples that would run and wait if none were refused.
 ///
 /// A full queue says that there is too little and not how much: it is as long for a load that is a little too high as for one that
@@ -343,8 +346,8 @@ fn are_refused(history: &History) -> bool {
 }
 
 fn is_late_with_queue(history: &History, policy: &Policy, now: &Now) -> bool {
-    // Each request is in the queue for a moment, or is being decoded: only where much of what there is waits do more replicas help.
-    let has_queue = |reading: &&Reading| reading.ready >= now.wanted && is_waiting(reading);
+    // Each request is in the queue for a moment: only where much of what there is waits in it do more replicas help.
+    let has_queue = |reading: &&Reading| reading.ready >= now.wanted && is_short(reading);
     let Some(quantile) = policy.latency_quantile else { return false };
     agreeing(history).is_some_and(|last| last.iter().all(has_queue)) && is_late(history, AGREEING, quantile, now)
 }

@@ -18,6 +18,9 @@ pub(super) const MINUTE: Duration = Duration::from_secs(60);
 /// return.
 const LEFT: u32 = 3;
 
+/// Share of the samples that must wait to be a queue: some are in one for a moment even where there is room.
+pub(super) const WAITING: f64 = 0.1;
+
 /// What the pods of a model told at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Reading {
@@ -31,8 +34,10 @@ pub struct Reading {
     pub counted: u32,
     /// Samples that ran and waited in these, on average over the span.
     pub load: f64,
-    /// Samples that waited, on average over the span.
+    /// Samples that waited, on average over the span: in the queue, to be decoded, or while they were.
     pub queued: f64,
+    /// Those of them that waited in the queue.
+    pub in_queue: f64,
     /// Samples that run and wait at this moment.
     pub load_now: f64,
     /// Samples that wait at this moment.
@@ -50,6 +55,12 @@ impl Reading {
     #[must_use]
     pub fn silent(&self) -> f64 {
         f64::from(self.ready.saturating_sub(self.counted))
+    }
+
+    /// Whether there is a queue. What is being decoded is in none: with an idle model it may be most of what there is.
+    #[must_use]
+    pub fn has_queue(&self) -> bool {
+        self.in_queue > WAITING * self.load
     }
 }
 
@@ -231,7 +242,7 @@ impl History {
         self.overloads.retain(|it| it.is_kept(at));
         let is_undone =
             self.last_down.is_some_and(|down| at < down + Overload::UNDONE_WITHIN && self.last_up < Some(down));
-        let Some(last) = self.readings.back().filter(|last| is_undone && last.queued > 0.1 * last.load) else { return };
+        let Some(last) = self.readings.back().filter(|last| is_undone && last.has_queue()) else { return };
         let overload = Overload { at, replicas: last.ready, running: last.load - last.queued };
         self.overloads.retain(|it| it.replicas != overload.replicas);
         self.overloads.push(overload);

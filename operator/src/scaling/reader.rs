@@ -87,22 +87,26 @@ struct Answer {
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Samples {
     load: f64,
+    /// Those that wait.
     queued: f64,
+    /// Those of them that wait in the queue itself.
+    in_queue: f64,
 }
 
 impl Samples {
     /// What a model has now. What is being decoded waits for the model as much as what is in its queue: a request for one sample, as
     /// long as nobody knows how many it has.
     fn now(model: &ModelLoad) -> Self {
-        let queued = (model.decoding + model.queued) as f64;
-        Self { load: queued + model.inflight as f64, queued }
+        let (queued, in_queue) = ((model.decoding + model.queued) as f64, model.queued as f64);
+        Self { load: queued + model.inflight as f64, queued, in_queue }
     }
 
     /// What it had on average in the `span` seconds between two answers.
     fn average(before: &ModelLoad, now: &ModelLoad, span: f64) -> Self {
         let average = |integral: fn(&ModelLoad) -> f64| (integral(now) - integral(before)).max(0.0) / span;
         let queued = average(|model| model.decoding_request_seconds + model.queued_sample_seconds);
-        Self { load: queued + average(|model| model.inflight_sample_seconds), queued }
+        let in_queue = average(|model| model.queued_sample_seconds);
+        Self { load: queued + average(|model| model.inflight_sample_seconds), queued, in_queue }
     }
 }
 
@@ -224,6 +228,7 @@ impl Reading {
         self.counted += 1;
         self.load += answer.average.load;
         self.queued += answer.average.queued;
+        self.in_queue += answer.average.in_queue;
         self.load_now += answer.now.load;
         self.queued_now += answer.now.queued;
         self.refused += answer.refused;
@@ -287,7 +292,11 @@ impl Answer {
             let nothing = ModelLoad::default();
             let had = largest(self.load.models.iter().map(|model| Samples::average(&nothing, model, seconds)));
             // Never more than now: it may have answered others before.
-            self.average = Samples { load: had.load.min(self.now.load), queued: had.queued.min(self.now.queued) };
+            self.average = Samples {
+                load: had.load.min(self.now.load),
+                queued: had.queued.min(self.now.queued),
+                in_queue: had.in_queue.min(self.now.in_queue),
+            };
         }
     }
 
@@ -316,11 +325,12 @@ impl Told {
     }
 }
 
-/// Both numbers by themselves: one model may have most samples and another most that wait.
+/// Each number by itself: one model may have most samples and another most that wait.
 fn largest(models: impl Iterator<Item = Samples>) -> Samples {
     models.fold(Samples::default(), |most, model| Samples {
         load: most.load.max(model.load),
         queued: most.queued.max(model.queued),
+        in_queue: most.in_queue.max(model.in_queue),
     })
 }
 
@@ -389,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_being_decoded_waits() {
+    fn what_is_being_decoded_waits_but_not_in_the_queue() {
         let (mut told, began) = (Told::default(), Instant::now());
         let decoding = |uptime: f64| {
             let mut load = steady(uptime, 8);
@@ -397,9 +407,10 @@ mod tests {
             load
         };
         let first = take(&mut told, 0, vec![("a", Some(decoding(10.0)))], began);
-        assert_eq!((first.load, first.queued), (11.0, 5.0));
+        assert_eq!((first.load, first.queued, first.in_queue), (11.0, 5.0, 2.0));
         let second = take(&mut told, 2, vec![("a", Some(decoding(12.0))), ("b", Some(decoding(0.5)))], began);
         assert_eq!((second.load, second.queued), (11.0 * 1.25, 5.0 * 1.25), "{second:?}");
+        assert_eq!(second.in_queue, 2.0 * 1.25, "and what is being decoded is in no queue");
         assert_eq!((second.load_now, second.queued_now), (22.0, 10.0), "{second:?}");
     }
 

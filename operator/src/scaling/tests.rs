@@ -40,6 +40,8 @@ struct World {
     /// At most so many are ever ready.
     room: u32,
     silent: u32,
+    /// What waits is being decoded, and nothing is in the queue.
+    is_decoding: bool,
     in_rollout: bool,
     load_time: Duration,
     last: Option<Decision>,
@@ -55,6 +57,7 @@ impl World {
             wanted,
             room: u32::MAX,
             silent: 0,
+            is_decoding: false,
             in_rollout: false,
             load_time: Duration::ZERO,
             last: None,
@@ -76,7 +79,9 @@ impl World {
         self.at += PERIOD;
         let ready = self.wanted.min(self.room);
         let counted = ready.saturating_sub(self.silent);
-        self.history.read(Reading { at: self.at, span: PERIOD, ready, counted, ..reading }, self.policy.stable_window);
+        let in_queue = if self.is_decoding { 0.0 } else { reading.queued };
+        let reading = Reading { at: self.at, span: PERIOD, ready, counted, in_queue, ..reading };
+        self.history.read(reading, self.policy.stable_window);
         self.decide()
     }
 
@@ -662,4 +667,30 @@ fn no_replica_that_is_ready_means_no_decision() {
     world.room = 0;
     assert_eq!(world.stays(0.0, 600), [Reason::NoReplicaReady]);
     assert_eq!(world.wanted, 2);
+}
+
+#[test]
+fn what_is_being_decoded_is_no_queue_that_more_replicas_shorten() {
+    let policy = Policy { latency_quantile: Some(0.95), inflight_per_replica: Some(8.0), ..policy() };
+    // Two photos a second: of what little there is half is being decoded, and a run is longer than what is aimed at.
+    let slow = || Reading {
+        load: 0.6,
+        load_now: 0.6,
+        queued: 0.3,
+        queued_now: 0.3,
+        answered: 4,
+        answers: [("espresso".to_owned(), Share { answered: 4, within: 0 })].into(),
+        ..Reading::default()
+    };
+    let mut world = World::of(1, policy.clone());
+    world.is_decoding = true;
+    for _ in 0..300 {
+        world.read_as(slow());
+    }
+    assert_eq!(world.wanted, 1);
+    let mut world = World::of(1, policy);
+    for _ in 0..10 {
+        world.read_as(slow());
+    }
+    assert!(world.wanted > 1, "where it is a queue");
 }

@@ -60,6 +60,7 @@ impl Ours {
             share.answered += pod.totals.answered - before.answered;
             share.within += pod.totals.within - before.within;
         }
+        reading.in_queue = reading.queued;
         reading.answered = share.answered;
         reading.answers.insert("model".to_owned(), share);
         self.before = read;
