@@ -452,7 +452,7 @@ fn fall(history: &History, policy: &Policy, now: &Now, recommended: u32) -> Resu
     if most >= now.wanted {
         return Err(Reason::Returning);
     }
-    let would_not_go = |last: &Reading| most >= last.ready && most > policy.min;
+    let would_not_go = |last: &Reading| most > last.ready && most > policy.min;
     if is_stuck(history, now) && history.last().is_some_and(would_not_go) {
         return Err(Reason::Settling);
     }
@@ -464,9 +464,12 @@ fn fall(history: &History, policy: &Policy, now: &Now, recommended: u32) -> Resu
 /// The time within which the most that was recommended is kept: a longer one where a load has come back lately, for it may again, and
 /// what loads slowly was let go too early then.
 fn stabilization(history: &History, policy: &Policy, now: &Now) -> Duration {
-    let is_expected = history.last_return().is_some_and(|back| now.at < back + RETURN_EXPECTED);
-    let longer = if is_expected { now.load_time * RETURN_LOAD_TIMES } else { Duration::ZERO };
+    let longer = if is_return_expected(history, now) { now.load_time * RETURN_LOAD_TIMES } else { Duration::ZERO };
     longer.min(policy.return_stabilization).max(policy.down_stabilization)
+}
+
+fn is_return_expected(history: &History, now: &Now) -> bool {
+    history.last_return().is_some_and(|back| now.at < back + RETURN_EXPECTED)
 }
 
 /// Whether the replicas that came last have not shown yet what they carry: they have not all been ready for a window. Some may never
@@ -478,7 +481,7 @@ fn is_settling(history: &History, policy: &Policy, now: &Now) -> bool {
 }
 
 /// How many stay where the load has fallen before all that it asked for were ready. Those that are not carry nothing and go first, so
-/// fewer of them take nothing away from anybody.
+/// fewer of them take nothing away from anybody. Where the load may come back, they are for when it does.
 fn without_late_comers(history: &History, policy: &Policy, now: &Now, recommended: u32) -> Option<u32> {
     let last = history.last().filter(|last| last.ready < now.wanted)?;
     let has_watched = now.at > history.began() + policy.down_stabilization;
@@ -487,7 +490,9 @@ fn without_late_comers(history: &History, policy: &Policy, now: &Now, recommende
     if !comes_late || !has_watched || is_stuck(history, now) {
         return None;
     }
-    let most = history.largest_since(now.at.saturating_sub(policy.stable_window));
+    let may_return = is_return_expected(history, now);
+    let kept_for = if may_return { stabilization(history, policy, now) } else { policy.late_stabilization };
+    let most = history.largest_since(now.at.saturating_sub(kept_for));
     let kept = most.max(recommended).max(last.ready).max(policy.min);
     (kept < now.wanted).then_some(kept)
 }

@@ -88,6 +88,8 @@ pub struct Policy {
     pub up_per_step: Option<u32>,
     /// See [`DOWN_STABILIZATION`].
     pub down_stabilization: Duration,
+    /// The same of replicas that have not come yet: [`STABLE_WINDOW`], or `down_stabilization` where that is given.
+    pub late_stabilization: Duration,
     /// See [`RETURN_STABILIZATION`]; the same as `down_stabilization` where that is given.
     pub return_stabilization: Duration,
     /// Most replicas removed in one minute.
@@ -127,6 +129,7 @@ impl From<&Scaling> for Policy {
             up_stabilization: length(up.stabilization, Duration::ZERO),
             up_per_step: up.max_per_step,
             down_stabilization: length(down.stabilization, DOWN_STABILIZATION),
+            late_stabilization: length(down.stabilization, STABLE_WINDOW),
             return_stabilization: length(down.stabilization, RETURN_STABILIZATION),
             down_per_minute: down.max_per_minute,
             down_share: DOWN_SHARE,

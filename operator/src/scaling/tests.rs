@@ -23,6 +23,7 @@ fn policy() -> Policy {
         up_stabilization: Duration::ZERO,
         up_per_step: None,
         down_stabilization: Duration::from_secs(60),
+        late_stabilization: Duration::from_secs(30),
         return_stabilization: Duration::from_secs(300),
         down_per_minute: None,
         down_share: 0.25,
@@ -669,6 +670,54 @@ fn no_replica_that_is_ready_means_no_decision() {
     assert_eq!(world.wanted, 2);
 }
 
+/// Runs four samples in a replica at most, which takes two minutes to start, a minute of it loading. Half a minute of a load for eight
+/// replicas and fifty seconds of next to none, for 28 minutes; how often the number changed, and the most replicas that were ever ready.
+fn on_and_off(stabilization: Option<&str>) -> (usize, u32) {
+    let scale_down = crds::resource::ScaleDown {
+        stabilization: stabilization.map(|given| given.parse().unwrap()),
+        ..crds::resource::ScaleDown::default()
+    };
+    let behavior = crds::resource::Behavior { scale_down: Some(scale_down), ..crds::resource::Behavior::default() };
+    let scaling = crds::resource::Scaling {
+        max_replicas: Some(10),
+        behavior: Some(behavior),
+        ..crds::resource::Scaling::default()
+    };
+    let mut world = World::of(1, Policy { inflight_per_replica: Some(4.0), ..Policy::from(&scaling) });
+    world.load_time = Duration::from_secs(60);
+    let (mut changes, mut most_ready, mut pods) = (0, 0, vec![Duration::ZERO]);
+    while world.at < Duration::from_secs(28 * 60) {
+        let is_on = world.at.as_secs() % 80 < 30;
+        world.room = u32::try_from(pods.iter().filter(|since| **since <= world.at).count()).unwrap();
+        most_ready = most_ready.max(world.room);
+        let running = if is_on { 4 * world.room } else { 2 };
+        let queued = if is_on { 32 - running.min(32) } else { 0 };
+        let before = world.wanted;
+        world.read_as(Reading {
+            load: f64::from(running + queued),
+            load_now: f64::from(running + queued),
+            queued: f64::from(queued),
+            queued_now: f64::from(queued),
+            refused: if queued > 0 { 40 } else { 0 },
+            answered: u64::from(running) * 10,
+            ..Reading::default()
+        });
+        changes += usize::from(before != world.wanted);
+        pods.resize(world.wanted as usize, world.at + Duration::from_secs(120));
+    }
+    (changes, most_ready)
+}
+
+#[test]
+fn replicas_on_their_way_are_kept_for_a_load_that_comes_back() {
+    let (changes, most_ready) = on_and_off(None);
+    assert!(most_ready >= 8 && changes < 12, "{changes} changes, {most_ready} ready");
+    let (changes, most_ready) = on_and_off(Some("10m"));
+    assert!(most_ready >= 8 && changes < 8, "{changes} changes, {most_ready} ready");
+    let (_, most_ready) = on_and_off(Some("0s"));
+    assert_eq!(most_ready, 1, "none at all is given");
+}
+
 #[test]
 fn what_is_being_decoded_is_no_queue_that_more_replicas_shorten() {
     let policy = Policy { latency_quantile: Some(0.95), inflight_per_replica: Some(8.0), ..policy() };
@@ -693,4 +742,13 @@ fn what_is_being_decoded_is_no_queue_that_more_replicas_shorten() {
         world.read_as(slow());
     }
     assert!(world.wanted > 1, "where it is a queue");
+}
+
+#[test]
+fn replicas_that_do_not_come_are_not_asked_for_where_those_that_are_there_carry_the_load() {
+    let mut world = World::of(4, policy());
+    world.room = 2;
+    world.stays(15.0, 200);
+    world.stays(7.0, 200);
+    assert_eq!(world.wanted, 2, "two carry it with something to spare");
 }
