@@ -40,6 +40,9 @@ const FEWEST_READINGS: usize = 6;
 /// Share of the requests that must be refused, likewise.
 const REFUSED: f64 = 0.01;
 
+/// A queue that has fallen to this part of what it was within the last reading is gone within ten seconds: before any pod is there.
+const WORKED_OFF: f64 = 0.9;
+
 /// What is added where the load does not say how much it takes: a quarter, at least one.
 const BLIND_STEP: u32 = 4;
 
@@ -248,17 +251,18 @@ struct Rise {
 impl Rise {
     fn of(history: &History, last: &Reading, policy: &Policy, now: &Now) -> Self {
         let mut rise = Self { wanted: 0, reason: Reason::Steady, is_burst: false, soon: false };
-        let burst = Load::over(history, policy.panic_window, Missing::Idle, policy).replicas(policy);
+        let latest = Load::over(history, policy.panic_window, Missing::Idle, policy);
+        let burst = latest.replicas(policy);
         let is_far_over = |load: f64| load >= policy.panic_threshold * f64::from(last.ready);
         let is_over = burst > f64::from(last.ready) * (1.0 + policy.tolerance);
         // What is there at one moment, with nothing before it, may be chance: the next reading tells.
         let is_average = !last.span.is_zero();
         rise.is_burst = is_average && ((is_far_over(burst) && is_waiting(last)) || (is_over && is_refusing(last)));
         if rise.is_burst {
-            rise.at_least(replicas(burst.min(most_of_burst(last))), Reason::Burst);
+            rise.at_least(replicas(latest.asked_for(policy).min(most_of_burst(last))), Reason::Burst);
         }
         let stable = Load::over(history, policy.stable_window, Missing::Idle, policy);
-        let load = stable.replicas(policy);
+        let load = stable.asked_for(policy);
         let carried = f64::from(now.wanted) * (1.0 + tolerance(history, policy));
         if stable.is_of_half(policy.stable_window) && load > carried {
             rise.at_least(replicas(load), Reason::Load);
@@ -317,6 +321,23 @@ fn is_refusing(reading: &Reading) -> bool {
 /// Whether replicas are short: a part of the samples is in a queue, or of the requests refused.
 fn is_short(reading: &Reading) -> bool {
     is_refusing(reading) || reading.has_queue()
+}
+
+/// What a queue asks for at most: as many as are ready, times what came by what was answered.
+///
+/// It is as long when a little too much comes as when ten times too much does. Where nothing was refused, at most twice as much
+/// came as is answered, as [`most_of_burst`] has it. What has gathered is worked off with the replicas that come for what comes.
+fn most_of_queue(reading: &Reading) -> f64 {
+    if reading.refused == 0 || reading.answered == 0 {
+        return 2.0 * f64::from(reading.ready);
+    }
+    let share = (reading.refused + reading.answered) as f64 / reading.answered as f64;
+    f64::from(replicas(f64::from(reading.ready) * share))
+}
+
+/// Whether the queue will soon be gone without more replicas.
+fn is_worked_off(reading: &Reading) -> bool {
+    reading.refused == 0 && reading.queued_now < WORKED_OFF * reading.queued
 }
 
 /// Samples that would run and wait if none were refused.
@@ -378,7 +399,7 @@ fn is_late(history: &History, readings: usize, quantile: f64, now: &Now) -> bool
 
 /// Replicas that carry the load with something to spare, so that a load at the edge does not go back and forth over it.
 fn enough(history: &History, policy: &Policy) -> u32 {
-    let load = Load::over(history, policy.stable_window, Missing::Full, policy).replicas(policy);
+    let load = Load::over(history, policy.stable_window, Missing::Full, policy).asked_for(policy);
     replicas(load / (1.0 - tolerance(history, policy).min(0.9))).clamp(policy.min, policy.max)
 }
 
@@ -502,6 +523,8 @@ fn without_late_comers(history: &History, policy: &Policy, now: &Now, recommende
 struct Load {
     load: f64,
     queued: f64,
+    /// Replicas that the queue asks for.
+    by_queue: f64,
     /// Pods that count as full.
     full: f64,
     /// The time that this is the average of.
@@ -536,13 +559,16 @@ impl Load {
             seconds += weight;
             sum.load += offered(reading, policy) * weight;
             sum.queued += reading.queued * weight;
+            sum.by_queue += by(reading.queued, policy.queue_per_replica).min(most_of_queue(reading)) * weight;
             sum.full += reading.silent() * weight;
         }
         let weight = f64::max(seconds, 1e-3);
         // Who is silent now is so from now on, whatever it told before; and who was before has told nothing of that time.
         let silent = history.last().map_or(0.0, Reading::silent).max(sum.full / weight);
         let full = if missing == Missing::Full { silent } else { 0.0 };
-        Self { load: sum.load / weight, queued: sum.queued / weight, full, seconds }
+        let worked_off = history.last().filter(|last| is_worked_off(last)).map(|last| f64::from(last.ready));
+        let by_queue = (sum.by_queue / weight).min(worked_off.unwrap_or(f64::INFINITY));
+        Self { load: sum.load / weight, queued: sum.queued / weight, by_queue, full, seconds }
     }
 
     /// Whether it is of enough time to say something about so much: who has just begun has seen little.
@@ -550,10 +576,18 @@ impl Load {
         self.seconds >= window.as_secs_f64() / 2.0
     }
 
-    /// Replicas that carry it.
+    /// Replicas in which it would be on target.
     fn replicas(self, policy: &Policy) -> f64 {
-        let by = |samples: f64, target: Option<f64>| target.map_or(0.0, |target| samples / target);
-        let carried = by(self.load, policy.inflight_per_replica).max(by(self.queued, policy.queue_per_replica));
-        carried + self.full
+        by(self.load, policy.inflight_per_replica).max(by(self.queued, policy.queue_per_replica)) + self.full
     }
+
+    /// Replicas that carry it: fewer, where a queue is long and little more comes than is answered.
+    fn asked_for(self, policy: &Policy) -> f64 {
+        by(self.load, policy.inflight_per_replica).max(self.by_queue) + self.full
+    }
+}
+
+/// Replicas with so many samples each.
+fn by(samples: f64, target: Option<f64>) -> f64 {
+    target.map_or(0.0, |target| samples / target)
 }

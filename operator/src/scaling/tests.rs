@@ -744,6 +744,67 @@ fn what_is_being_decoded_is_no_queue_that_more_replicas_shorten() {
     assert!(world.wanted > 1, "where it is a queue");
 }
 
+/// One replica that is about to have a full queue, with a target for what waits.
+fn before_a_full_queue(inflight_per_replica: Option<f64>) -> World {
+    let policy = Policy { max: 40, inflight_per_replica, queue_per_replica: Some(16.0), ..policy() };
+    let mut world = World::of(1, policy);
+    world.stays(7.0, 60);
+    world.room = 1;
+    world
+}
+
+#[test]
+fn a_full_queue_asks_for_what_comes_too_much_and_not_for_its_length() {
+    let full = || Reading {
+        load: 248.0,
+        load_now: 248.0,
+        queued: 240.0,
+        queued_now: 240.0,
+        refused: 10,
+        answered: 200,
+        ..Reading::default()
+    };
+    for inflight in [Some(8.0), None] {
+        let mut world = before_a_full_queue(inflight);
+        for _ in 0..15 {
+            world.read_as(full());
+        }
+        assert_eq!(world.wanted, 2, "a twentieth too much");
+        let mut world = before_a_full_queue(inflight);
+        world.read_as(Reading { refused: 600, ..full() });
+        assert_eq!(world.wanted, 4, "four times as much as is answered");
+    }
+}
+
+#[test]
+fn a_queue_that_is_being_worked_off_asks_for_no_more_than_works_it_off() {
+    let mut world = before_a_full_queue(None);
+    world.wanted = 2;
+    world.room = 2;
+    for (queued, queued_now) in [(200.0, 160.0), (120.0, 80.0), (40.0, 0.0)] {
+        let load = 16.0 + queued;
+        let load_now = 16.0 + queued_now;
+        world.read_as(Reading { load, load_now, queued, queued_now, answered: 320, ..Reading::default() });
+        assert_eq!(world.wanted, 2, "{queued}");
+    }
+}
+
+#[test]
+fn a_queue_without_refusals_asks_for_twice_what_is_ready_at_most() {
+    let mut world = before_a_full_queue(None);
+    for _ in 0..15 {
+        world.read_as(Reading {
+            load: 168.0,
+            load_now: 168.0,
+            queued: 160.0,
+            queued_now: 160.0,
+            answered: 200,
+            ..Reading::default()
+        });
+    }
+    assert_eq!(world.wanted, 2);
+}
+
 #[test]
 fn replicas_that_do_not_come_are_not_asked_for_where_those_that_are_there_carry_the_load() {
     let mut world = World::of(4, policy());
