@@ -113,7 +113,7 @@ fn active(facts: &Facts<'_>, lasting: Option<Reason>) -> Verdict {
     }
 }
 
-/// Whether fewer replicas would carry the load, but none goes.
+/// Whether the number stays though the load is not what so many should carry.
 fn holds(reason: Reason) -> bool {
     match reason {
         Reason::Stabilizing
@@ -121,7 +121,12 @@ fn holds(reason: Reason) -> bool {
         | Reason::AfterBurst
         | Reason::Settling
         | Reason::Late
-        | Reason::Rollout => true,
+        | Reason::Rollout
+        | Reason::TooFew
+        | Reason::Silent
+        | Reason::Waiting
+        | Reason::Pace
+        | Reason::InVain => true,
         Reason::Steady
         | Reason::Bounds
         | Reason::Load

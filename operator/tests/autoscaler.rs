@@ -429,6 +429,11 @@ fn what_keeps_replicas_that_the_load_does_not_ask_for_is_told() {
             Reason::Settling,
             Reason::Late,
             Reason::Rollout,
+            Reason::TooFew,
+            Reason::Silent,
+            Reason::Waiting,
+            Reason::Pace,
+            Reason::InVain,
         ];
         let said = if holds.contains(&reason) {
             format!("the number of replicas stays: {reason}")

@@ -4,7 +4,7 @@
 //! up    burst     load of the last half second ≥ 2x what the ready ones should carry, and a tenth of it waits; or more than they
 //!                 should carry, and a hundredth is refused ▸ what it takes, at once
 //!       load      average of the stable window over the target ▸ what it takes
-//!       refusals  in three readings ▸ one step, once all that were asked for are ready
+//!       refusals  of a hundredth, in three readings ▸ one step, once all that were asked for are ready; another one if that has helped
 //!       latency   too few answers in time, and a queue in three readings ▸ one step, once all are ready
 //! down  the most that was recommended within the window, a longer one where loads come back, half at a time; not during a rollout,
 //!       not after a burst, not while answers are late, not before those that came last have been ready for a window, not to a number
@@ -107,6 +107,16 @@ pub enum Reason {
     Late,
     /// Fewer would do, but new pods are replacing old ones.
     Rollout,
+    /// Fewer would do by the target, but they were too few lately.
+    TooFew,
+    /// Fewer would do by what the pods tell that tell something.
+    Silent,
+    /// Fewer would do by the target, but samples wait.
+    Waiting,
+    /// Fewer would do, and no more may go yet.
+    Pace,
+    /// Requests are refused, which the replicas that came for that have not changed.
+    InVain,
     /// No replica is ready.
     NoReplicaReady,
     /// Numbers are missing or too old.
@@ -115,7 +125,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 21] = [
         Self::Steady,
         Self::Bounds,
         Self::Off,
@@ -130,6 +140,11 @@ impl Reason {
         Self::Settling,
         Self::Late,
         Self::Rollout,
+        Self::TooFew,
+        Self::Silent,
+        Self::Waiting,
+        Self::Pace,
+        Self::InVain,
         Self::NoReplicaReady,
         Self::Stale,
     ];
@@ -143,7 +158,7 @@ impl Reason {
     /// Whether readings say it, and not their want or a person.
     #[must_use]
     pub fn is_of_readings(self) -> bool {
-        !matches!(self, Self::Bounds | Self::Off | Self::NoReplicaReady | Self::Stale)
+        !matches!(self, Self::Bounds | Self::Off | Self::Silent | Self::NoReplicaReady | Self::Stale)
     }
 
     /// The label's value in metrics.
@@ -164,6 +179,11 @@ impl Reason {
             Self::Settling => "settling",
             Self::Late => "late",
             Self::Rollout => "rollout",
+            Self::TooFew => "too_few",
+            Self::Silent => "silent",
+            Self::Waiting => "waiting",
+            Self::Pace => "pace",
+            Self::InVain => "in_vain",
             Self::NoReplicaReady => "no_replica_ready",
             Self::Stale => "stale",
         }
@@ -191,6 +211,13 @@ impl fmt::Display for Reason {
             }
             Self::Late => "fewer replicas carry the load, but too few requests are answered within the target",
             Self::Rollout => "fewer replicas carry the load, but new pods are replacing old ones",
+            Self::TooFew => "fewer replicas meet the target, but so few could not carry the load lately",
+            Self::Silent => "fewer replicas carry the load that is known, but pods that do not tell theirs count as full",
+            Self::Waiting => "fewer replicas meet the target, but samples wait",
+            Self::Pace => "fewer replicas carry the load, and they go a few at a time",
+            Self::InVain => {
+                "requests are refused because queues were full, but the replicas that were added for that have not helped"
+            }
             Self::NoReplicaReady => "no replica is ready",
             Self::Stale => "the pods' numbers are missing or too old",
         })
@@ -223,19 +250,50 @@ pub fn decide(history: &History, policy: &Policy, now: &Now) -> Decision {
         return hold(Reason::Stale);
     }
     let rise = Rise::of(history, last, policy, now);
-    let enough = enough(history, policy);
-    let too_few = history.more_than_too_few(now.at, running(history, policy)).min(now.wanted);
-    let recommended = rise.wanted.max(enough).max(too_few);
+    let needed = Needed::of(history, policy, now, &rise);
+    let recommended = needed.most();
     let is_limited = rise.wanted > policy.max;
     let decision = Decision { recommended, is_limited, is_burst: rise.is_burst, soon: rise.soon, ..hold(rise.reason) };
     if rise.wanted > now.wanted {
         let desired = rise.held_back(history, policy, now);
         return Decision { desired, ..decision };
     }
-    match fall(history, policy, now, recommended) {
-        Ok(desired) if desired < now.wanted => Decision { desired, reason: Reason::Idle, ..decision },
-        Ok(_) => Decision { reason: Reason::Steady, ..decision },
+    if rise.was_in_vain {
+        return Decision { reason: Reason::InVain, ..decision };
+    }
+    match fall(history, policy, now, &needed) {
+        Ok(desired) => Decision { desired, reason: Reason::Idle, ..decision },
         Err(reason) => Decision { reason, ..decision },
+    }
+}
+
+/// Replicas that there must be, by what needs them.
+struct Needed {
+    load: u32,
+    /// With what pods may have that do not tell it.
+    silent: u32,
+    /// More than were too few lately.
+    too_few: u32,
+}
+
+impl Needed {
+    fn of(history: &History, policy: &Policy, now: &Now, rise: &Rise) -> Self {
+        let running = history.running(policy.stable_window);
+        Self {
+            load: rise.wanted.max(enough(history, policy, Missing::Idle)),
+            silent: enough(history, policy, Missing::Full),
+            too_few: history.more_than_too_few(now.at, running).min(now.wanted),
+        }
+    }
+
+    fn most(&self) -> u32 {
+        self.load.max(self.silent).max(self.too_few)
+    }
+
+    /// What needs so many, if anything does.
+    fn needs(&self, wanted: u32) -> Option<Reason> {
+        let by = [(self.load, Reason::Steady), (self.silent, Reason::Silent), (self.too_few, Reason::TooFew)];
+        by.into_iter().find(|(needed, _)| *needed >= wanted).map(|(_, reason)| reason)
     }
 }
 
@@ -246,11 +304,13 @@ struct Rise {
     reason: Reason,
     is_burst: bool,
     soon: bool,
+    /// Requests are refused, and the last step for that has not helped.
+    was_in_vain: bool,
 }
 
 impl Rise {
     fn of(history: &History, last: &Reading, policy: &Policy, now: &Now) -> Self {
-        let mut rise = Self { wanted: 0, reason: Reason::Steady, is_burst: false, soon: false };
+        let mut rise = Self { wanted: 0, reason: Reason::Steady, is_burst: false, soon: false, was_in_vain: false };
         let latest = Load::over(history, policy.panic_window, Missing::Idle, policy);
         let burst = latest.replicas(policy);
         let is_far_over = |load: f64| load >= policy.panic_threshold * f64::from(last.ready);
@@ -273,8 +333,10 @@ impl Rise {
         rise.soon = if rise.is_burst { is_new } else { looks_like_one && !history.was_soon() };
         if are_all_ready(history, now) {
             let step = now.wanted + (now.wanted / BLIND_STEP).max(1);
-            if are_refused(history) {
-                rise.at_least(step, Reason::Refusals);
+            match Refusals::of(history) {
+                Some(refusals) if refusals.were_answered_in_vain(history, now) => rise.was_in_vain = true,
+                Some(_) => rise.at_least(step, Reason::Refusals),
+                None => {}
             }
             if is_late_with_queue(history, policy, now) {
                 rise.at_least(step, Reason::Latency);
@@ -300,6 +362,34 @@ impl Rise {
     }
 }
 
+/// Requests in a second, of the readings that must agree, where too many of them are refused.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Refusals {
+    pub came: f64,
+    pub answered: f64,
+}
+
+impl Refusals {
+    /// None where fewer than a hundredth are refused, or in one of the readings none.
+    pub fn of(history: &History) -> Option<Self> {
+        let last = agreeing(history)?;
+        let sum = |requests: fn(&Reading) -> u64| last.iter().map(|reading| requests(reading)).sum::<u64>() as f64;
+        let (refused, answered) = (sum(|reading| reading.refused), sum(|reading| reading.answered));
+        let is_enough = last.iter().all(|reading| reading.refused > 0) && refused >= REFUSED * (refused + answered);
+        let seconds = last.iter().map(|reading| reading.span).sum::<Duration>().as_secs_f64().max(1e-3);
+        is_enough.then_some(Self { came: (refused + answered) / seconds, answered: answered / seconds })
+    }
+
+    /// Whether the last step for refusals has not brought half of the answers that it was to bring. More of the same would not either:
+    /// it is one pod that gets too much, as from a client with a single connection, or something else than replicas that is short.
+    fn were_answered_in_vain(&self, history: &History, now: &Now) -> bool {
+        history.for_refusals().filter(|step| now.wanted >= step.to).is_some_and(|step| {
+            let aimed_at = (step.answered * f64::from(step.to) / f64::from(step.from)).min(self.came);
+            self.answered < (step.answered + aimed_at) / 2.0
+        })
+    }
+}
+
 /// What a burst asks for at most: without refusals twice what is ready.
 ///
 /// Requests that come more than twice as fast as they are answered fill the queues, which are bounded in time, within a reading or
@@ -314,7 +404,7 @@ fn is_waiting(reading: &Reading) -> bool {
 }
 
 /// Whether a share of the requests is refused that cannot be overlooked.
-fn is_refusing(reading: &Reading) -> bool {
+pub(super) fn is_refusing(reading: &Reading) -> bool {
     reading.refused > 0 && reading.refused as f64 >= REFUSED * (reading.refused + reading.answered) as f64
 }
 
@@ -362,10 +452,6 @@ fn are_all_ready(history: &History, now: &Now) -> bool {
     last_two.peek().is_some() && last_two.all(|reading| reading.ready >= now.wanted)
 }
 
-fn are_refused(history: &History) -> bool {
-    agreeing(history).is_some_and(|last| last.iter().all(|reading| reading.refused > 0))
-}
-
 fn is_late_with_queue(history: &History, policy: &Policy, now: &Now) -> bool {
     // Each request is in the queue for a moment: only where much of what there is waits in it do more replicas help.
     let has_queue = |reading: &&Reading| reading.ready >= now.wanted && is_short(reading);
@@ -398,8 +484,8 @@ fn is_late(history: &History, readings: usize, quantile: f64, now: &Now) -> bool
 }
 
 /// Replicas that carry the load with something to spare, so that a load at the edge does not go back and forth over it.
-fn enough(history: &History, policy: &Policy) -> u32 {
-    let load = Load::over(history, policy.stable_window, Missing::Full, policy).asked_for(policy);
+fn enough(history: &History, policy: &Policy, missing: Missing) -> u32 {
+    let load = Load::over(history, policy.stable_window, missing, policy).asked_for(policy);
     replicas(load / (1.0 - tolerance(history, policy).min(0.9))).clamp(policy.min, policy.max)
 }
 
@@ -408,7 +494,7 @@ fn enough(history: &History, policy: &Policy) -> u32 {
 /// How far chance moves a reading is seen in how much it differs from the one before; a load that rises or falls slowly adds
 /// nothing to that. Few readings say nothing, and the largest share is taken.
 fn tolerance(history: &History, policy: &Policy) -> f64 {
-    let recent: Vec<f64> = of_window(history, policy.stable_window).map(|reading| reading.load).collect();
+    let recent: Vec<f64> = history.of_window(policy.stable_window).map(|reading| reading.load).collect();
     let (count, mean) = (recent.len() as f64, recent.iter().sum::<f64>() / recent.len().max(1) as f64);
     if recent.len() < FEWEST_READINGS || mean <= 0.0 {
         return policy.tolerance;
@@ -418,33 +504,21 @@ fn tolerance(history: &History, policy: &Policy) -> f64 {
     (policy.errors * error / mean).clamp(policy.least_tolerance, policy.tolerance.max(policy.least_tolerance))
 }
 
-/// Samples that run, on average over the window.
-fn running(history: &History, policy: &Policy) -> f64 {
-    let (mut count, mut sum) = (0.0, 0.0);
-    for reading in of_window(history, policy.stable_window) {
-        count += 1.0;
-        sum += reading.load - reading.queued;
-    }
-    sum / f64::max(count, 1.0)
-}
-
-/// The readings within the window before the last one, the last one first.
-fn of_window(history: &History, window: Duration) -> impl Iterator<Item = &Reading> {
-    let last = history.last().map(|last| last.at).unwrap_or_default();
-    history.backwards().take_while(move |reading| reading.at + window > last)
-}
-
 /// Whether replicas have been missing for longer than they take to come: they wait for a device, and to ask for fewer of them
 /// saves nothing, while the load of those that are there swings with their queues.
 fn is_stuck(history: &History, now: &Now) -> bool {
     now.at > history.last_whole() + STUCK_AFTER.max(now.load_time * STUCK_LOAD_TIMES)
 }
 
-/// How many stay of more than are needed, or what keeps all of them.
-fn fall(history: &History, policy: &Policy, now: &Now, recommended: u32) -> Result<u32, Reason> {
-    if recommended >= now.wanted || (policy.inflight_per_replica, policy.queue_per_replica) == (None, None) {
-        return Ok(now.wanted);
+/// How many stay of more than are needed, or why all of them do.
+fn fall(history: &History, policy: &Policy, now: &Now, needed: &Needed) -> Result<u32, Reason> {
+    if (policy.inflight_per_replica, policy.queue_per_replica) == (None, None) {
+        return Err(Reason::Steady);
     }
+    if let Some(reason) = needed.needs(now.wanted) {
+        return Err(reason);
+    }
+    let recommended = needed.most();
     let ago = |time: Option<Duration>, length| time.is_some_and(|time| now.at < time + length);
     if now.in_rollout {
         return Err(Reason::Rollout);
@@ -455,7 +529,7 @@ fn fall(history: &History, policy: &Policy, now: &Now, recommended: u32) -> Resu
     if ago(history.last_blind(), policy.down_stabilization * BLIND_KEPT) {
         return Err(Reason::Settling);
     }
-    let in_window = of_window(history, policy.stable_window).count();
+    let in_window = history.of_window(policy.stable_window).count();
     if policy.latency_quantile.is_some_and(|quantile| is_late(history, in_window, quantile, now)) {
         return Err(Reason::Late);
     }
@@ -477,9 +551,27 @@ fn fall(history: &History, policy: &Policy, now: &Now, recommended: u32) -> Resu
     if is_stuck(history, now) && history.last().is_some_and(would_not_go) {
         return Err(Reason::Settling);
     }
+    let kept = at_pace(history, policy, now, most)?;
+    if kept < now.wanted { Ok(kept) } else { Err(Reason::Pace) }
+}
+
+/// How many stay where so many are to go slowly. Below what is known to be enough one goes at a time, and none while samples wait, so
+/// that who has just begun to lead soon sees what is too few.
+fn at_pace(history: &History, policy: &Policy, now: &Now, most: u32) -> Result<u32, Reason> {
     let (before, gone) = history.gone_within(policy.down_period(), now.at);
-    let may_go = policy.step_down(before).saturating_sub(gone);
-    Ok(most.max(now.wanted.saturating_sub(may_go)))
+    let without = |may_go: u32| now.wanted.saturating_sub(may_go.saturating_sub(gone));
+    let kept = most.max(without(policy.step_down(before)));
+    let not_known_below = history.not_known_below(now.at, history.running(policy.stable_window));
+    if kept >= not_known_below {
+        return Ok(kept);
+    }
+    if now.wanted > not_known_below {
+        return Ok(not_known_below);
+    }
+    if history.last().is_some_and(is_short) {
+        return Err(Reason::Waiting);
+    }
+    Ok(kept.max(without(1)))
 }
 
 /// The time within which the most that was recommended is kept: a longer one where a load has come back lately, for it may again, and

@@ -7,7 +7,8 @@ use std::{
 
 use super::{
     Decision, Reason,
-    policy::{Policy, replicas},
+    decide::{Refusals, is_refusing},
+    policy::{BLIND_KEPT, Policy, replicas},
 };
 
 /// Steps and readings are remembered for so long at least: what may go within a minute depends on what went, and a slow model takes
@@ -110,10 +111,38 @@ pub struct History {
     last_whole: Duration,
     /// Since when there have been as many ready as were wanted, without a break.
     whole_since: Option<Duration>,
-    began: Duration,
+    begin: Begin,
     was_soon: bool,
     overloads: Vec<Overload>,
+    /// The last step for refusals, until it is taken back or none are refused any more.
+    for_refusals: Option<ForRefusals>,
+    last_refused: Option<Duration>,
     wanted: u32,
+}
+
+/// What was there when the history began.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Begin {
+    at: Duration,
+    replicas: u32,
+    /// Samples that ran in the first window; none before that is over.
+    running: Option<f64>,
+}
+
+impl Begin {
+    /// For so long it counts that whoever led before may have had reasons for the number of replicas.
+    const COUNTS_FOR: Duration = Duration::from_secs(600);
+}
+
+/// A step up for requests that were refused.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ForRefusals {
+    /// Replicas before it.
+    pub from: u32,
+    /// Replicas since.
+    pub to: u32,
+    /// Requests that were answered in a second before it.
+    pub answered: f64,
 }
 
 /// How many samples ran in so many replicas when they were too few.
@@ -160,9 +189,11 @@ impl History {
             last_return: None,
             last_whole: at,
             whole_since: None,
-            began: at,
+            begin: Begin { at, replicas: wanted, running: None },
             was_soon: false,
             overloads: Vec::new(),
+            for_refusals: None,
+            last_refused: None,
             wanted,
         }
     }
@@ -186,6 +217,23 @@ impl History {
     /// The readings, the last one first.
     pub fn backwards(&self) -> impl Iterator<Item = &Reading> {
         self.readings.iter().rev()
+    }
+
+    /// The readings within the window before the last one, the last one first.
+    pub fn of_window(&self, window: Duration) -> impl Iterator<Item = &Reading> {
+        let last = self.last().map(|last| last.at).unwrap_or_default();
+        self.backwards().take_while(move |reading| reading.at + window > last)
+    }
+
+    /// Samples that run, on average over the window.
+    #[must_use]
+    pub fn running(&self, window: Duration) -> f64 {
+        let (mut count, mut sum) = (0.0, 0.0);
+        for reading in self.of_window(window) {
+            count += 1.0;
+            sum += reading.load - reading.queued;
+        }
+        sum / f64::max(count, 1.0)
     }
 
     /// Remembers what was decided at that time, when so many were wanted.
@@ -214,6 +262,8 @@ impl History {
             self.whole_since = None;
         }
         self.was_soon = decision.soon;
+        self.remember_begin(at, decision, policy);
+        self.remember_refusals(at, wanted, decision, policy);
         if decision.desired > wanted {
             self.whole_since = None;
             // What a bound or a latency asks for says nothing of what so many replicas can carry.
@@ -237,6 +287,29 @@ impl History {
         self.wanted = decision.desired;
     }
 
+    fn remember_begin(&mut self, at: Duration, decision: &Decision, policy: &Policy) {
+        let is_seen = at >= self.begin.at + policy.stable_window && decision.reason.is_of_readings();
+        if self.begin.running.is_none() && is_seen {
+            self.begin.running = Some(self.running(policy.stable_window));
+        }
+    }
+
+    fn remember_refusals(&mut self, at: Duration, wanted: u32, decision: &Decision, policy: &Policy) {
+        if self.last().is_some_and(is_refusing) {
+            self.last_refused = Some(at);
+        }
+        let are_over = self.last_refused.is_none_or(|last| at > last + policy.down_stabilization * BLIND_KEPT);
+        if are_over || decision.desired < wanted {
+            self.for_refusals = None;
+        }
+        if let Some(refusals) = Refusals::of(self).filter(|_| decision.reason == Reason::Refusals)
+            && decision.desired > wanted
+        {
+            let answered = refusals.answered;
+            self.for_refusals = Some(ForRefusals { from: wanted, to: decision.desired, answered });
+        }
+    }
+
     /// Remembers it where the last step down is undone so soon. Samples wait then: what runs is all that so many replicas can run.
     fn remember_overload(&mut self, at: Duration) {
         self.overloads.retain(|it| it.is_kept(at));
@@ -258,6 +331,20 @@ impl History {
         let most = kept().map(|it| it.running / f64::from(it.replicas)).fold(0.0, f64::max);
         let by_most = if most > 0.0 { replicas(running / (Overload::FULL * most)) } else { 0 };
         one_more.max(by_most)
+    }
+
+    /// Replicas below which nothing is known yet: at the begin, those that were there, or fewer where less runs than did then. Whoever
+    /// led before may have seen that fewer are too few.
+    #[must_use]
+    pub fn not_known_below(&self, at: Duration, running: f64) -> u32 {
+        if at >= self.begin.at + Begin::COUNTS_FOR {
+            return 0;
+        }
+        let by_running = |before: f64| {
+            let each = before / f64::from(self.begin.replicas);
+            if each > 0.0 { replicas(running / (Overload::FULL * each)) } else { self.begin.replicas }
+        };
+        self.begin.running.map_or(self.begin.replicas, by_running).min(self.begin.replicas)
     }
 
     /// Whether as many are recommended again as were some time ago, after most of them were not: they would have been let go in
@@ -316,7 +403,7 @@ impl History {
     /// When it begins.
     #[must_use]
     pub fn began(&self) -> Duration {
-        self.began
+        self.begin.at
     }
 
     /// Whether the last reading came early, to see whether there is a burst.
@@ -335,6 +422,12 @@ impl History {
     #[must_use]
     pub fn last_blind(&self) -> Option<Duration> {
         self.last_blind
+    }
+
+    /// The last step up for refusals, while it stands and requests are refused all the same.
+    #[must_use]
+    pub fn for_refusals(&self) -> Option<ForRefusals> {
+        self.for_refusals
     }
 
     /// When there were last as many ready replicas as were wanted.

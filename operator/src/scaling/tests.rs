@@ -229,9 +229,12 @@ fn a_difference_within_the_tolerance_changes_nothing() {
 #[test]
 fn fewer_come_only_after_a_whole_window_and_a_few_at_a_time() {
     let mut world = World::of(8, policy());
-    assert_eq!(world.stays(3.0, 58), [Reason::Stabilizing]);
+    // Whoever leads has done so for long.
+    world.at = Duration::from_secs(600);
+    world.read(32.0);
+    assert_eq!(world.stays(3.0, 60), [Reason::Stabilizing]);
     assert_eq!(world.wanted, 8);
-    world.stays(3.0, 10);
+    world.stays(3.0, 8);
     assert_eq!(world.wanted, 6, "a quarter of eight");
     world.stays(3.0, 12);
     assert_eq!(world.wanted, 6);
@@ -394,7 +397,7 @@ fn what_was_added_without_the_load_saying_so_is_kept_for_a_while() {
     let mut world = World::of(1, policy());
     world.stays(3.9, 60);
     for _ in 0..3 {
-        world.read_as(Reading { load: 3.9, load_now: 3.9, refused: 1, answered: 100, ..Reading::default() });
+        world.read_as(Reading { load: 3.9, load_now: 3.9, refused: 2, answered: 100, ..Reading::default() });
     }
     assert_eq!(world.wanted, 2);
     world.stays(3.0, 290);
@@ -806,10 +809,90 @@ fn a_queue_without_refusals_asks_for_twice_what_is_ready_at_most() {
 }
 
 #[test]
+fn a_single_pod_that_refuses_adds_one_step_and_says_that_it_was_in_vain() {
+    // All of one client's requests go to one pod by one connection: a third of them is too much for it, however many there are.
+    let hot = |refused| Reading { load: 6.0, load_now: 6.0, refused, answered: 200, ..Reading::default() };
+    let mut world = World::of(4, policy());
+    world.stays(13.0, 60);
+    let mut reasons = Vec::new();
+    for _ in 0..600 {
+        reasons.push(world.read_as(hot(100)));
+    }
+    assert_eq!((world.wanted, reasons.last()), (5, Some(&Reason::InVain)));
+    assert_eq!(reasons.iter().filter(|reason| **reason == Reason::Refusals).count(), 1);
+    for _ in 0..400 {
+        world.read_as(hot(0));
+    }
+    assert!(world.wanted < 4, "it goes once none are refused: {}", world.wanted);
+    let mut world = World::of(4, policy());
+    for _ in 0..100 {
+        world.read_as(Reading { load: 13.0, load_now: 13.0, ..hot(1) });
+    }
+    assert_eq!(world.wanted, 4, "one of two hundred");
+}
+
+#[test]
+fn refusals_that_each_step_makes_fewer_of_add_steps_until_there_are_none() {
+    for requests in [1000, 2400] {
+        let mut world = World::of(4, policy());
+        for _ in 0..200 {
+            // The target is more than a replica can have, so the load never says it.
+            let answered = requests.min(u64::from(world.wanted) * 100);
+            let load = 3.0 * f64::from(world.wanted);
+            world.read_as(Reading {
+                load,
+                load_now: load,
+                refused: requests - answered,
+                answered,
+                ..Reading::default()
+            });
+        }
+        assert_eq!(world.wanted, 10, "{requests}");
+    }
+}
+
+#[test]
 fn replicas_that_do_not_come_are_not_asked_for_where_those_that_are_there_carry_the_load() {
     let mut world = World::of(4, policy());
     world.room = 2;
     world.stays(15.0, 200);
     world.stays(7.0, 200);
     assert_eq!(world.wanted, 2, "two carry it with something to spare");
+}
+
+#[test]
+fn who_begins_to_lead_takes_one_at_a_time_and_none_while_there_is_a_queue() {
+    // A target that no replica reaches without a queue: eight there are, for at seven samples queue.
+    let policy = Policy { inflight_per_replica: Some(8.0), down_share: 0.5, ..policy() };
+    let mut world = World::of(8, policy.clone());
+    let mut fewest = 8;
+    for _ in 0..300 {
+        let (running, capacity) = (30.0, f64::from(world.wanted) * 4.0);
+        let queued = if capacity < running { 40.0 } else { 0.0 };
+        let load = f64::min(running, capacity) + queued;
+        world.read_as(Reading { load, load_now: load, queued, queued_now: queued, ..Reading::default() });
+        fewest = fewest.min(world.wanted);
+    }
+    assert_eq!((world.wanted, fewest), (8, 7));
+
+    let mut world = World::of(8, policy);
+    world.stays(30.0, 60);
+    world.stays(3.0, 120);
+    assert!(world.wanted <= 2, "most of the load has gone: {}", world.wanted);
+}
+
+#[test]
+fn what_keeps_replicas_is_told_by_its_own_reason() {
+    let mut world = World::of(3, Policy { inflight_per_replica: Some(6.0), ..policy() });
+    for _ in 0..600 {
+        let queued = if world.wanted == 2 { 5.0 } else { 0.0 };
+        let load = 9.8 + queued;
+        world.read_as(Reading { load, load_now: load, queued, queued_now: queued, ..Reading::default() });
+    }
+    assert_eq!((world.last.as_ref().map(|last| last.reason), world.wanted), (Some(Reason::TooFew), 3));
+    let mut world = World::of(2, policy());
+    world.silent = 1;
+    assert_eq!((world.stays(3.0, 600).last(), world.wanted), (Some(&Reason::Silent), 2));
+    let mut world = World::of(8, Policy { down_per_minute: Some(1), ..policy() });
+    assert_eq!((world.stays(3.0, 100).last(), world.wanted), (Some(&Reason::Pace), 7));
 }
