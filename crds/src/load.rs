@@ -33,6 +33,9 @@ pub struct Load {
     pub uptime_seconds: f64,
     /// It was told to stop. It still serves, and gets no new connections from its Service.
     pub draining: bool,
+    /// Requests that it decodes at once, those of all models together: of [`ModelLoad::decoding`] the others wait. 0 where that is not
+    /// known.
+    pub decoders: u64,
     /// The models that are loaded, by name.
     pub models: Vec<ModelLoad>,
 }
@@ -97,6 +100,7 @@ mod tests {
             started: "2026-03-01T12:00:00.5Z".to_owned(),
             uptime_seconds: 60.5,
             draining: true,
+            decoders: 2,
             models: vec![model, tea],
         }
     }

@@ -51,6 +51,12 @@ impl Decoders {
         Self { threads, permits, waiting: AtomicUsize::default(), mean: Arc::default() }
     }
 
+    /// Jobs that it does at once.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
     /// How long a job that came now would wait for its turn, by the measured times; nothing while fewer than two for each thread
     /// wait.
     #[must_use]

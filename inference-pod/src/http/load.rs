@@ -19,6 +19,7 @@ pub async fn load(State(app): State<Arc<App>>, uri: Uri) -> Result<Json<Load>, A
         started: app.lifecycle.started_at().to_string(),
         uptime_seconds: now.saturating_duration_since(app.lifecycle.started()).as_secs_f64(),
         draining: app.lifecycle.phase() != Phase::Serving,
+        decoders: app.decoders.threads() as u64,
         models: app.registry.loaded().map(|model| model.load_at(now, within)).collect(),
     }))
 }

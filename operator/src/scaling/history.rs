@@ -37,7 +37,7 @@ pub struct Reading {
     pub load: f64,
     /// Samples that waited, on average over the span: in the queue, to be decoded, or while they were.
     pub queued: f64,
-    /// Those of them that waited in the queue.
+    /// Those of them that waited for others: in the queue, or to be decoded.
     pub in_queue: f64,
     /// Samples that run and wait at this moment.
     pub load_now: f64,

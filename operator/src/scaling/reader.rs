@@ -89,24 +89,29 @@ struct Samples {
     load: f64,
     /// Those that wait.
     queued: f64,
-    /// Those of them that wait in the queue itself.
+    /// Those of them that wait for others: in the queue, or to be decoded.
     in_queue: f64,
 }
 
 impl Samples {
     /// What a model has now. What is being decoded waits for the model as much as what is in its queue: a request for one sample, as
     /// long as nobody knows how many it has.
-    fn now(model: &ModelLoad) -> Self {
-        let (queued, in_queue) = ((model.decoding + model.queued) as f64, model.queued as f64);
-        Self { load: queued + model.inflight as f64, queued, in_queue }
+    fn now(model: &ModelLoad, decoders: u64) -> Self {
+        Self::of([model.decoding, model.queued, model.inflight].map(|number| number as f64), decoders)
     }
 
     /// What it had on average in the `span` seconds between two answers.
-    fn average(before: &ModelLoad, now: &ModelLoad, span: f64) -> Self {
+    fn average(before: &ModelLoad, now: &ModelLoad, span: f64, decoders: u64) -> Self {
         let average = |integral: fn(&ModelLoad) -> f64| (integral(now) - integral(before)).max(0.0) / span;
-        let queued = average(|model| model.decoding_request_seconds + model.queued_sample_seconds);
-        let in_queue = average(|model| model.queued_sample_seconds);
-        Self { load: queued + average(|model| model.inflight_sample_seconds), queued, in_queue }
+        let decoding = average(|model| model.decoding_request_seconds);
+        let queued = average(|model| model.queued_sample_seconds);
+        Self::of([decoding, queued, average(|model| model.inflight_sample_seconds)], decoders)
+    }
+
+    /// Of so many that are decoded at once the others wait; an older pod does not tell how many that are.
+    fn of([decoding, queued, inflight]: [f64; 3], decoders: u64) -> Self {
+        let waiting = if decoders == 0 { 0.0 } else { f64::max(decoding - decoders as f64, 0.0) };
+        Self { load: decoding + queued + inflight, queued: decoding + queued, in_queue: queued + waiting }
     }
 }
 
@@ -244,7 +249,7 @@ impl Answer {
     fn after(last: Option<&Self>, load: Load, at: Instant) -> Self {
         let before = last.map(|last| &last.load).filter(|before| before.started == load.started);
         let span = before.map(|before| load.uptime_seconds - before.uptime_seconds).filter(|span| *span > 0.0);
-        let now = largest(load.models.iter().map(Samples::now));
+        let now = largest(load.models.iter().map(|model| Samples::now(model, load.decoders)));
         let mut answer = Self {
             at,
             span: span.and_then(|span| Duration::try_from_secs_f64(span).ok()).unwrap_or_default(),
@@ -270,7 +275,8 @@ impl Answer {
             // No model of before: what there is now stands for the average.
             return;
         }
-        self.average = largest(known.iter().map(|(now, before)| Samples::average(before, now, span)));
+        let decoders = self.load.decoders;
+        self.average = largest(known.iter().map(|(now, before)| Samples::average(before, now, span, decoders)));
         self.refused = known.iter().map(|(now, before)| now.refused_total.saturating_sub(before.refused_total)).sum();
         self.answered =
             known.iter().map(|(now, before)| now.answered_total.saturating_sub(before.answered_total)).sum();
@@ -290,7 +296,9 @@ impl Answer {
         if !self.has_span() && !span.is_zero() {
             let seconds = span.as_secs_f64();
             let nothing = ModelLoad::default();
-            let had = largest(self.load.models.iter().map(|model| Samples::average(&nothing, model, seconds)));
+            let decoders = self.load.decoders;
+            let had =
+                largest(self.load.models.iter().map(|model| Samples::average(&nothing, model, seconds, decoders)));
             // Never more than now: it may have answered others before.
             self.average = Samples {
                 load: had.load.min(self.now.load),
@@ -411,6 +419,12 @@ mod tests {
         let second = take(&mut told, 2, vec![("a", Some(decoding(12.0))), ("b", Some(decoding(0.5)))], began);
         assert_eq!((second.load, second.queued), (11.0 * 1.25, 5.0 * 1.25), "{second:?}");
         assert_eq!(second.in_queue, 2.0 * 1.25, "and what is being decoded is in no queue");
+        let (mut told, told_by) = (Told::default(), Load { decoders: 1, ..decoding(10.0) });
+        assert_eq!(
+            take(&mut told, 0, vec![("a", Some(told_by))], began).in_queue,
+            4.0,
+            "of three two wait for the first"
+        );
         assert_eq!((second.load_now, second.queued_now), (22.0, 10.0), "{second:?}");
     }
 
