@@ -10,12 +10,14 @@ pub mod decide;
 pub mod history;
 pub mod policy;
 pub mod reader;
+pub mod reason;
 pub mod scaler;
 pub mod spec;
 
 #[cfg(test)]
 mod tests;
 
-pub use decide::{Decision, Reason, decide};
+pub use decide::{Decision, decide};
 pub use history::{History, Reading, Share};
 pub use policy::Policy;
+pub use reason::Reason;
