@@ -5,14 +5,14 @@ use std::{collections::BTreeMap, time::Duration};
 /// Runs of a bucket that count: few enough that a slower machine shows soon, enough that some stalled runs do not.
 const WINDOW: usize = 15;
 
-/// A bucket that could have been taken so often without being taken is tried once, for only a run corrects its time. One that seems
-/// so many times as dear as the best is tried after so many times as many, so that tries cost the same share of the time.
+/// A bucket that could have been taken so often without being taken is tried once, for only a run corrects its time. One that takes
+/// so many times as long as the best is tried after so many times as many, so that tries cost the same share of the time.
 const FORGOTTEN_AFTER: f64 = 500.0;
 
 /// The same for a bucket that has not run since the warm-up: whatever held the machine up then is in its time.
 const UNTRIED_AFTER: f64 = 50.0;
 
-/// A bucket is not tried where it seems to cost more than this multiple of the best one.
+/// A bucket is not tried where each of its samples seems to cost more than this multiple of the best one's.
 const WORTH_A_TRY: f64 = 16.0;
 
 /// Runs of a bucket after which a change of its time is the machine's, and not for want of runs.
@@ -34,6 +34,11 @@ const SLOW_AT_MOST: f64 = 2.0;
 /// A batch between two buckets is as expected where it takes so many times what the line between them says.
 const NEAR: (f64, f64) = (0.7, 1.5);
 
+/// How much a batch between two buckets says of the next, and how far off the line between them it may be to say it.
+const OFF_LINE_WEIGHT: f64 = 0.1;
+/// See [`OFF_LINE_WEIGHT`].
+const OFF_LINE: (f64, f64) = (0.5, 3.0);
+
 /// The last runs of one bucket. Their median stands for them: whatever a few stalled runs took, it does not move.
 #[derive(Debug, Clone, PartialEq)]
 struct Bucket {
@@ -50,6 +55,8 @@ struct Bucket {
     passed_over: u32,
     /// Runs of other buckets since its own last.
     others_ran: usize,
+    /// Its next run is a try, and is to be enough to correct it.
+    is_tried: bool,
     /// Jobs that were given up on its account since a batch of its size, or a larger one, last ran.
     doubts: i32,
 }
@@ -58,8 +65,9 @@ impl Bucket {
     fn new(samples: usize, seconds: f64) -> Self {
         let (median, time, slow) = (0.0, Duration::ZERO, 0.0);
         let (seen, count, next) = ([0.0; WINDOW], 0, 0);
-        let (passed_over, others_ran, doubts) = (0, 0, 0);
-        let mut bucket = Self { samples, median, time, slow, seen, count, next, passed_over, others_ran, doubts };
+        let (passed_over, others_ran, is_tried, doubts) = (0, 0, false, 0);
+        let mut bucket =
+            Self { samples, median, time, slow, seen, count, next, passed_over, others_ran, is_tried, doubts };
         bucket.record(seconds);
         bucket
     }
@@ -71,6 +79,9 @@ impl Bucket {
 
     fn record(&mut self, seconds: f64) {
         (self.passed_over, self.others_ran) = (0, 0);
+        if std::mem::take(&mut self.is_tried) {
+            (self.seen[0], self.count, self.next) = (self.median, 1, 1);
+        }
         self.seen[self.next] = seconds;
         self.next = (self.next + 1) % WINDOW;
         self.count = (self.count + 1).min(WINDOW);
@@ -107,15 +118,11 @@ impl Bucket {
         self.count <= 1 || self.others_ran >= WINDOW
     }
 
-    /// It is tried: one run is to be enough to correct it.
-    fn forget(&mut self) {
-        (self.seen[0], self.count, self.next) = (self.median, 1, 1);
-    }
-
-    /// Whether it was passed over for long enough, at so many times the cost of the best.
-    fn is_to_be_tried(&self, dearer: f64) -> bool {
+    /// Whether it was passed over for long enough, beside a best one that takes so long and costs so much for each sample.
+    fn is_to_be_tried(&self, best: f64, best_per_sample: f64) -> bool {
         let after = if self.count <= 1 { UNTRIED_AFTER } else { FORGOTTEN_AFTER };
-        dearer <= WORTH_A_TRY && f64::from(self.passed_over) > after * dearer
+        self.per_sample() <= WORTH_A_TRY * best_per_sample
+            && f64::from(self.passed_over) > after * (self.median / best).max(1.0)
     }
 
     fn per_sample(&self) -> f64 {
@@ -133,9 +140,17 @@ pub struct Chosen {
 }
 
 /// Measured time of each bucket, smallest bucket first. Empty where nothing could be measured.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct BucketTimes {
     buckets: Vec<Bucket>,
+    /// How many times as long as the line between two buckets says a batch of a size between them takes, by the last ones.
+    off_line: f64,
+}
+
+impl Default for BucketTimes {
+    fn default() -> Self {
+        Self { buckets: Vec::new(), off_line: 1.0 }
+    }
 }
 
 impl BucketTimes {
@@ -166,9 +181,17 @@ impl BucketTimes {
     /// those that it kept from running.
     fn learn(&mut self, at: usize, time: f64) {
         let bucket = &mut self.buckets[at];
-        let (before, is_estimated, is_settled) = (bucket.median, bucket.is_estimated(), bucket.count >= SETTLED_AFTER);
+        let (before, is_estimated) = (bucket.median, bucket.is_estimated());
+        // What a try finds is of its bucket alone.
+        let is_settled = bucket.count >= SETTLED_AFTER && !bucket.is_tried;
         bucket.record(time);
-        let factor = if is_estimated || is_settled { bucket.median / before } else { 1.0 };
+        // Of several that run each sees the same spell, and each adds its part.
+        let running = self.buckets.iter().filter(|bucket| !bucket.is_old()).count().max(1);
+        let factor = match self.buckets[at].median / before {
+            factor if is_estimated => factor,
+            factor if is_settled => factor.powf(1.0 / running as f64),
+            _ => 1.0,
+        };
         for (_, other) in self.buckets.iter_mut().enumerate().filter(|(other, _)| *other != at) {
             other.others_ran = other.others_ran.saturating_add(1);
             let follows = if is_estimated { other.is_estimated() } else { other.is_old() };
@@ -179,15 +202,25 @@ impl BucketTimes {
     }
 
     /// A batch that is no bucket, for what waited fills none: where all requests are of three samples no other ever comes. It
-    /// corrects the bucket that holds it if that was only estimated, or is far off; what is measured of itself is truer.
+    /// corrects the bucket that holds it if that was hardly measured, or is far off and has not run lately; what is measured of itself is
+    /// truer.
     fn record_between(&mut self, samples: usize, time: f64) {
         let Some(at) = self.holding(samples) else { return };
         let factor = time / self.between(samples, at);
+        if !factor.is_finite() {
+            return;
+        }
+        if samples < self.buckets[at].samples {
+            self.off_line += OFF_LINE_WEIGHT * (factor.clamp(OFF_LINE.0, OFF_LINE.1) - self.off_line);
+        }
+        self.buckets.iter_mut().for_each(|bucket| bucket.others_ran = bucket.others_ran.saturating_add(1));
         let is_far_off = !(NEAR.0..=NEAR.1).contains(&factor);
-        if factor.is_finite() && (self.buckets[at].is_estimated() || is_far_off) {
+        let (bucket, others_ran) = (&self.buckets[at], self.buckets[at].others_ran);
+        if bucket.count <= 1 || bucket.is_tried || (is_far_off && others_ran > SETTLED_AFTER) {
             // A full batch takes no less than this one did, and no more than in proportion.
             let most = time * beyond(self.buckets[at].samples, samples);
             self.learn(at, (self.buckets[at].median * factor).clamp(time, most));
+            self.buckets[at].others_ran = others_ran;
         }
     }
 
@@ -236,10 +269,15 @@ impl BucketTimes {
         })
     }
 
-    /// Time of a batch of that many samples which no rows are added to: between two buckets it is on the line between their times.
+    /// Time of a batch of that many samples which no rows are added to: between two buckets it is as far off the line between their
+    /// times as others were lately.
     #[must_use]
     pub fn unpadded(&self, samples: usize) -> Duration {
-        self.holding(samples).map_or(Duration::ZERO, |at| Duration::from_secs_f64(self.between(samples, at)))
+        self.holding(samples).map_or(Duration::ZERO, |at| {
+            let is_between = self.position(samples).is_err() && samples < self.buckets[at].samples;
+            let off_line = if is_between { self.off_line } else { 1.0 };
+            Duration::from_secs_f64(self.between(samples, at) * off_line)
+        })
     }
 
     /// Time of the largest bucket of at most that many samples.
@@ -269,27 +307,31 @@ impl BucketTimes {
     }
 
     /// Of the buckets that `fit`, each judged by its samples and its time, and have at most `allowed` samples, the one with the best time
-    /// per sample, for a batch that is about to run: now and then it is a bucket whose time is so old that it should be taken again. That
-    /// may be the smallest that has too many samples, for a time that is too long may be why it has.
-    pub fn choose(&mut self, allowed: usize, fits: impl Fn(usize, Duration) -> bool) -> Option<Chosen> {
+    /// per sample, for a batch that is about to run: now and then it is a bucket whose time is so old that it should be taken
+    /// again, if that is no longer than `longest_try`. It may be the smallest that has too many samples, for a time that is too long may be
+    /// why it has.
+    pub fn choose(
+        &mut self,
+        allowed: usize,
+        longest_try: Duration,
+        fits: impl Fn(usize, Duration) -> bool,
+    ) -> Option<Chosen> {
         let best = self.cheapest(|samples, time| samples <= allowed && fits(samples, time))?;
-        let least = self.buckets[best].per_sample();
+        let (best_time, best_per_sample) = (self.buckets[best].median, self.buckets[best].per_sample());
         let mut chosen = best;
         let candidates = self.buckets.partition_point(|bucket| bucket.samples <= allowed) + 1;
         for (at, bucket) in self.buckets.iter_mut().enumerate().take(candidates) {
-            if at == best || !fits(bucket.samples, bucket.time) {
+            if at == best || bucket.time > longest_try || !fits(bucket.samples, bucket.time) {
                 continue;
             }
             bucket.passed_over = bucket.passed_over.saturating_add(1);
-            if bucket.is_to_be_tried((bucket.per_sample() / least).max(1.0)) {
+            if bucket.is_to_be_tried(best_time, best_per_sample) {
                 chosen = at;
             }
         }
         let (bucket, is_try) = (&mut self.buckets[chosen], chosen != best);
         bucket.passed_over = 0;
-        if is_try {
-            bucket.forget();
-        }
+        bucket.is_tried |= is_try;
         Some(Chosen { samples: bucket.samples, is_try })
     }
 
@@ -342,7 +384,7 @@ impl BucketTimes {
     /// The same buckets with the same times, as estimates.
     fn estimates(&self) -> Self {
         let estimated = |bucket: &Bucket| Bucket::estimated(bucket.samples, bucket.median);
-        Self { buckets: self.buckets.iter().map(estimated).collect() }
+        Self { buckets: self.buckets.iter().map(estimated).collect(), off_line: self.off_line }
     }
 }
 
@@ -495,7 +537,9 @@ mod tests {
     fn tries(times: &mut BucketTimes, choices: usize, millis: u64) -> Vec<(usize, usize)> {
         let mut tries = Vec::new();
         for at in 0..choices {
-            if let Some(Chosen { samples, .. }) = times.choose(8, |_, _| true).filter(|chosen| chosen.samples != 1) {
+            if let Some(Chosen { samples, .. }) =
+                times.choose(8, ENDLESS, |_, _| true).filter(|chosen| chosen.samples != 1)
+            {
                 times.record(samples, Duration::from_millis(millis));
                 tries.push((at, samples));
             }
@@ -506,11 +550,11 @@ mod tests {
     #[test]
     fn a_bucket_that_was_passed_over_for_long_is_tried_again_unless_it_seems_much_too_dear() {
         let mut dear = times(&[(1, 5), (2, 30), (4, 1000)]);
-        let expected = [150, 1651, 3152].map(|at| (at, 2));
+        let expected = [300, 3301].map(|at| (at, 2));
         assert_eq!(
             tries(&mut dear, 4000, 30),
             expected,
-            "3 times as dear, first by a time of the warm-up; never 50 times"
+            "6 times as long, first by a time of the warm-up; never 50 times as dear"
         );
     }
 
@@ -518,7 +562,7 @@ mod tests {
     fn one_run_corrects_a_time_that_was_too_long() {
         let mut stalled = times(&[(1, 5), (2, 70), (8, 1300)]);
         (0..WINDOW).for_each(|_| stalled.record(2, Duration::from_millis(70)));
-        assert_eq!(tries(&mut stalled, 3502, 6), [(3500, 2), (3501, 2)], "7 times as dear, and then the best");
+        assert_eq!(tries(&mut stalled, 7002, 6), [(7000, 2), (7001, 2)], "14 times as long, and then the best");
     }
 
     #[test]
@@ -537,8 +581,9 @@ mod tests {
     #[test]
     fn a_bucket_that_an_objective_does_not_allow_is_tried_if_it_is_the_next() {
         let mut stale = times(&[(1, 5), (2, 7), (4, 12), (8, 20)]);
-        let chosen: Vec<_> = (0..120).filter_map(|_| stale.choose(2, |_, _| true)).map(|it| it.samples).collect();
-        assert_eq!((chosen.iter().filter(|size| **size == 4).count(), chosen.contains(&8)), (2, false));
+        let chosen: Vec<_> =
+            (0..120).filter_map(|_| stale.choose(2, ENDLESS, |_, _| true)).map(|it| it.samples).collect();
+        assert_eq!((chosen.iter().filter(|size| **size == 4).count(), chosen.contains(&8)), (1, false));
     }
 
     #[test]

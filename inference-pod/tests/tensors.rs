@@ -162,22 +162,6 @@ fn requests_of_different_lengths_are_answered_each_with_its_own() {
 }
 
 #[test]
-fn values_that_the_model_does_not_take_are_the_clients_fault() {
-    let server = SHARED.get();
-    let ask = |word: i64| {
-        let tensor =
-            |name: &str, value| json!({"name": name, "shape": [1, 2], "datatype": "INT64", "data": [value, value]});
-        let inputs = [tensor("input_ids", word), tensor("attention_mask", 1), tensor("token_type_ids", 0)];
-        server.post_json("/v2/models/mini/infer", &json!({"inputs": inputs}))
-    };
-    let answer = ask(1_000_000);
-    assert_eq!(answer.status, 400, "{}", answer.text());
-    let begins = "the model does not take these inputs: indices element out of data bounds, idx=1000000";
-    assert!(answer.error().starts_with(begins), "{}", answer.error());
-    assert_eq!(ask(2000).status, 200);
-}
-
-#[test]
 fn what_does_not_fit_the_model_is_named() {
     let server = SHARED.get();
     let said = |body: Value| {

@@ -246,7 +246,6 @@ impl From<PredictError> for ApiError {
             }
             PredictError::Job(error @ (JobError::Stopped | JobError::NoInstance)) => Self::not_ready(error.to_string()),
             PredictError::Job(error @ JobError::TooLong(_)) => Self::internal(error.to_string()),
-            PredictError::Job(error @ JobError::Invalid(_)) => Self::bad_input(error.to_string()),
             PredictError::Job(error @ JobError::Failed(_)) => {
                 let failure = Some(error.to_string());
                 Self { failure, ..Self::internal("inference failed; the server's log says why") }

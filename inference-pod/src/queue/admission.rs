@@ -298,7 +298,7 @@ impl<T> Queue<T> {
     }
 
     /// When each instance that works is expected to be free.
-    fn working(&self) -> impl Iterator<Item = &Option<Instant>> {
+    pub(super) fn working(&self) -> impl Iterator<Item = &Option<Instant>> {
         self.busy_until.iter().zip(&self.lost).filter(|(_, lost)| !**lost).map(|(busy_until, _)| busy_until)
     }
 

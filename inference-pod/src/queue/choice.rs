@@ -183,7 +183,9 @@ impl<T> Queue<T> {
         longest: LengthClass,
         (now, left): (Instant, Duration),
     ) -> Option<usize> {
-        let Limits { batch_size: most, latency_objective, .. } = self.limits;
+        let Limits { batch_size: most, latency_objective, max_wait, .. } = self.limits;
+        // Another one that is free takes what is left over at once.
+        let idle = self.working().filter(|busy| busy.is_none()).count();
         // Who is in more of a hurry than the first and would be late with so many is no company.
         let filled = |time| -> usize {
             let in_time = fitting.iter().filter(|candidate| candidate.deadline >= now + time);
@@ -196,9 +198,12 @@ impl<T> Queue<T> {
             return Some(all.min(most));
         }
         let allowed = allowed(times, latency_objective);
-        let bucket = times.choose(allowed, |size, time| size <= most && time <= left && size <= filled(time))?;
-        let may_be_all =
-            all > bucket.samples && all <= most.min(allowed) && together <= left && filled(together) == all;
+        let fits = |size, time| size <= most && time <= left && size <= filled(time);
+        let bucket = times.choose(allowed, max_wait, fits)?;
+        let may_be_all = idle <= 1
+            && (bucket.samples + 1..=most.min(allowed)).contains(&all)
+            && together <= left
+            && filled(together) == all;
         let is_cheaper = of_each(together, all) < of_each(times.of(bucket.samples), bucket.samples);
         Some(if may_be_all && is_cheaper && !bucket.is_try { all } else { bucket.samples })
     }

@@ -310,6 +310,45 @@ fn a_slow_spell_is_over_when_it_is_over() {
 }
 
 #[test]
+fn a_slow_spell_that_small_batches_saw_is_no_longer_for_full_ones() {
+    let truth = [(1, 5.0), (2, 6.0), (4, 8.0), (8, 12.0), (16, 20.0), (32, 36.0), (64, 70.0)];
+    let time_of = |samples: usize, slower: f64| {
+        let at = truth.iter().position(|(size, _)| *size >= samples).unwrap();
+        let line = if at == 0 || truth[at].0 == samples {
+            truth[at].1
+        } else {
+            let ((low, from), (high, to)) = (truth[at - 1], truth[at]);
+            from + (to - from) * (samples - low) as f64 / (high - low) as f64
+        };
+        Duration::from_secs_f64(line * slower / 1e3)
+    };
+    let mut times = BucketTimes::default();
+    truth.iter().for_each(|(size, millis)| times.set(*size, Duration::from_secs_f64(millis / 1e3)));
+    let limits = Limits { batch_size: 64, samples: 1000, bytes: 1 << 20, max_wait: Duration::from_secs(9), ..limits() };
+    let mut queue: Queue<&'static str> = Queue::new(limits, Times::warmed_up(4, times), 1);
+    let mut now = Instant::now();
+    let mut run = |queue: &mut Queue<&'static str>, waiting: usize, slower: f64| {
+        while queue.samples() < waiting {
+            push(queue, job("x", 1, later(now, 60_000)), now);
+        }
+        let samples = queue.take(0, now).batch.len();
+        let time = time_of(samples, slower);
+        now += time;
+        queue.finished(Run { instance: 0, samples, length: 4, time });
+        (samples, time)
+    };
+    for (round, slower) in [(200, 1.0), (200, 5.0)] {
+        (0..round).for_each(|at| drop(run(&mut queue, [1, 2, 4][at % 3], slower)));
+    }
+    let (mut samples, mut time) = (0, Duration::ZERO);
+    while time < Duration::from_secs(10) {
+        let (ran, took) = run(&mut queue, 64, 1.0);
+        (samples, time) = (samples + ran, time + took);
+    }
+    assert!(samples > 8_500, "{samples} of 9143 in ten seconds");
+}
+
+#[test]
 fn a_queue_that_drains_more_slowly_than_its_runs_promise_lets_fewer_in() {
     let (mut queue, mut now) = queue();
     let fill = |queue: &mut Queue<&'static str>, now| {

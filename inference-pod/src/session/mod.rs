@@ -20,7 +20,7 @@ use std::{
 
 use bytes::Bytes;
 use crds::serving::ExecutionProvider;
-use ort::{ErrorCode, session::RunOptions};
+use ort::session::RunOptions;
 use parking_lot::RwLock;
 
 use self::{
@@ -94,19 +94,6 @@ pub enum SessionError {
     /// A run failed.
     #[error("ONNX Runtime failed")]
     Run(#[source] ort::Error),
-}
-
-impl SessionError {
-    /// What is wrong with the inputs of a run, where ONNX Runtime says that they are: its own words without the node and the file that
-    /// it begins with.
-    #[must_use]
-    pub fn about_input(&self) -> Option<String> {
-        const WORDS: &str = "Status Message: ";
-        let Self::Run(error) = self else { return None };
-        let message = error.message();
-        let words = message.rfind(WORDS).map_or(message, |at| &message[at + WORDS.len()..]);
-        (error.code() == ErrorCode::InvalidArgument).then(|| words.trim().to_owned())
-    }
 }
 
 /// Written by who captures a run, read by who runs, on a GPU: what another run asks of CUDA meanwhile would fail, and the

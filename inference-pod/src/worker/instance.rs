@@ -450,11 +450,7 @@ fn run_caught(runner: &mut dyn Runner, jobs: &[&[Tensor]], padding: usize) -> (R
         Ok(Ok(outputs)) if jobs.len() > 1 || padding > 0 => {
             check_rows(outputs, jobs.iter().map(rows).sum::<usize>() + padding)
         }
-        Ok(result) => result.map_err(|error| match error.about_input() {
-            // Of several jobs one has it, and which one their own runs tell.
-            Some(message) if jobs.len() == 1 => JobError::Invalid(message),
-            _ => JobError::Failed(error_chain(&error)),
-        }),
+        Ok(result) => result.map_err(|error| JobError::Failed(error_chain(&error))),
         Err(_) => return (Err(panicked()), Ended::Panicked),
     };
     let ended = if result.is_ok() { Ended::Well } else { Ended::Badly };

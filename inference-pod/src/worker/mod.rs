@@ -50,9 +50,6 @@ pub enum JobError {
     /// ONNX Runtime failed, or the model answered something else than it promised.
     #[error("inference failed: {0}")]
     Failed(String),
-    /// ONNX Runtime says that it is for the values or the shapes that came.
-    #[error("the model does not take these inputs: {0}")]
-    Invalid(String),
     /// The run took longer than allowed and was ended.
     #[error("inference was ended after {0:?}, the longest that a run may take")]
     TooLong(Duration),

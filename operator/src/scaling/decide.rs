@@ -111,7 +111,8 @@ pub fn decide(history: &History, policy: &Policy, now: &Now) -> Decision {
         return Decision { desired, ..decision };
     }
     if rise.was_in_vain {
-        return Decision { reason: Reason::InVain, ..decision };
+        // Nor is one taken away while requests are refused.
+        return Decision { reason: Reason::InVain, recommended: recommended.max(now.wanted), ..decision };
     }
     match fall(history, policy, now, &needed) {
         Ok(desired) => Decision { desired, reason: Reason::Idle, ..decision },
@@ -190,7 +191,7 @@ impl Rise {
                 Some(_) => rise.at_least(step, Reason::Refusals),
                 None => {}
             }
-            if is_late_with_queue(history, policy, now) {
+            if !rise.was_in_vain && is_late_with_queue(history, policy, now) {
                 rise.at_least(step, Reason::Latency);
             }
         }
@@ -267,10 +268,10 @@ fn is_short(reading: &Reading) -> bool {
 
 /// What a queue asks for at most: as many as are ready, times what came by what was answered.
 ///
-/// It is as long when a little too much comes as when ten times too much does. Where nothing was refused, at most twice as much
+/// It is as long when a little too much comes as when ten times too much does. Where hardly anything was refused, at most twice as much
 /// came as is answered, as [`most_of_burst`] has it. What has gathered is worked off with the replicas that come for what comes.
 fn most_of_queue(reading: &Reading) -> f64 {
-    if reading.refused == 0 || reading.answered == 0 {
+    if !is_refusing(reading) || reading.answered == 0 {
         return 2.0 * f64::from(reading.ready);
     }
     let share = (reading.refused + reading.answered) as f64 / reading.answered as f64;
@@ -510,8 +511,10 @@ impl Load {
         // Who is silent now is so from now on, whatever it told before; and who was before has told nothing of that time.
         let silent = history.last().map_or(0.0, Reading::silent).max(sum.full / weight);
         let full = if missing == Missing::Full { silent } else { 0.0 };
-        let worked_off = history.last().filter(|last| is_worked_off(last)).map(|last| f64::from(last.ready));
-        let by_queue = (sum.by_queue / weight).min(worked_off.unwrap_or(f64::INFINITY));
+        // What is there at one moment may be chance, and counts for long where what was recommended least is gone by.
+        let is_worked_off = |last: &&Reading| policy.up_stabilization.is_zero() && is_worked_off(last);
+        let worked_off = history.last().filter(is_worked_off).map_or(f64::INFINITY, |last| f64::from(last.ready));
+        let by_queue = (sum.by_queue / weight).min(worked_off);
         Self { load: sum.load / weight, queued: sum.queued / weight, by_queue, full, seconds }
     }
 

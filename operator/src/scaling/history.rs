@@ -137,12 +137,22 @@ impl Begin {
 /// A step up for requests that were refused.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ForRefusals {
+    /// When.
+    pub at: Duration,
     /// Replicas before it.
     pub from: u32,
     /// Replicas since.
     pub to: u32,
     /// Requests that were answered in a second before it.
     pub answered: f64,
+}
+
+impl ForRefusals {
+    /// For so long it says what another step would bring: requests do not stay the same.
+    const COUNTS_FOR: Duration = Duration::from_secs(600);
+
+    /// Where more replicas answer less than this part of the requests, those that come are others, which take longer.
+    const FEWER: f64 = 0.8;
 }
 
 /// How many samples ran in so many replicas when they were too few.
@@ -299,14 +309,19 @@ impl History {
             self.last_refused = Some(at);
         }
         let are_over = self.last_refused.is_none_or(|last| at > last + policy.down_stabilization * BLIND_KEPT);
-        if are_over || decision.desired < wanted {
-            self.for_refusals = None;
-        }
-        if let Some(refusals) = Refusals::of(self).filter(|_| decision.reason == Reason::Refusals)
+        let refusals = Refusals::of(self);
+        let ready = self.last().map_or(0, |last| last.ready);
+        let is_kept = |step: &ForRefusals| {
+            let is_another_load =
+                ready >= step.to && refusals.is_some_and(|it| it.answered < ForRefusals::FEWER * step.answered);
+            at < step.at + ForRefusals::COUNTS_FOR && !is_another_load
+        };
+        self.for_refusals = self.for_refusals.filter(|step| !are_over && decision.desired >= wanted && is_kept(step));
+        if let Some(refusals) = refusals.filter(|_| decision.reason == Reason::Refusals)
             && decision.desired > wanted
         {
             let answered = refusals.answered;
-            self.for_refusals = Some(ForRefusals { from: wanted, to: decision.desired, answered });
+            self.for_refusals = Some(ForRefusals { at, from: wanted, to: decision.desired, answered });
         }
     }
 
@@ -342,7 +357,8 @@ impl History {
         }
         let by_running = |before: f64| {
             let each = before / f64::from(self.begin.replicas);
-            if each > 0.0 { replicas(running / (Overload::FULL * each)) } else { self.begin.replicas }
+            // Where nothing ran nothing is known that could be too few.
+            if each > 0.0 { replicas(running / (Overload::FULL * each)) } else { 1 }
         };
         self.begin.running.map_or(self.begin.replicas, by_running).min(self.begin.replicas)
     }

@@ -96,22 +96,20 @@ struct Samples {
 impl Samples {
     /// What a model has now. What is being decoded waits for the model as much as what is in its queue: a request for one sample, as
     /// long as nobody knows how many it has.
-    fn now(model: &ModelLoad, decoders: u64) -> Self {
-        Self::of([model.decoding, model.queued, model.inflight].map(|number| number as f64), decoders)
+    fn now(model: &ModelLoad) -> Self {
+        Self::of([model.decoding, model.queued, model.inflight].map(|number| number as f64))
     }
 
     /// What it had on average in the `span` seconds between two answers.
-    fn average(before: &ModelLoad, now: &ModelLoad, span: f64, decoders: u64) -> Self {
+    fn average(before: &ModelLoad, now: &ModelLoad, span: f64) -> Self {
         let average = |integral: fn(&ModelLoad) -> f64| (integral(now) - integral(before)).max(0.0) / span;
         let decoding = average(|model| model.decoding_request_seconds);
         let queued = average(|model| model.queued_sample_seconds);
-        Self::of([decoding, queued, average(|model| model.inflight_sample_seconds)], decoders)
+        Self::of([decoding, queued, average(|model| model.inflight_sample_seconds)])
     }
 
-    /// Of so many that are decoded at once the others wait; an older pod does not tell how many that are.
-    fn of([decoding, queued, inflight]: [f64; 3], decoders: u64) -> Self {
-        let waiting = if decoders == 0 { 0.0 } else { f64::max(decoding - decoders as f64, 0.0) };
-        Self { load: decoding + queued + inflight, queued: decoding + queued, in_queue: queued + waiting }
+    fn of([decoding, queued, inflight]: [f64; 3]) -> Self {
+        Self { load: decoding + queued + inflight, queued: decoding + queued, in_queue: queued }
     }
 }
 
@@ -249,7 +247,7 @@ impl Answer {
     fn after(last: Option<&Self>, load: Load, at: Instant) -> Self {
         let before = last.map(|last| &last.load).filter(|before| before.started == load.started);
         let span = before.map(|before| load.uptime_seconds - before.uptime_seconds).filter(|span| *span > 0.0);
-        let now = largest(load.models.iter().map(|model| Samples::now(model, load.decoders)));
+        let now = of_pod(load.models.iter().map(Samples::now), load.decoders);
         let mut answer = Self {
             at,
             span: span.and_then(|span| Duration::try_from_secs_f64(span).ok()).unwrap_or_default(),
@@ -275,8 +273,8 @@ impl Answer {
             // No model of before: what there is now stands for the average.
             return;
         }
-        let decoders = self.load.decoders;
-        self.average = largest(known.iter().map(|(now, before)| Samples::average(before, now, span, decoders)));
+        let averages = known.iter().map(|(now, before)| Samples::average(before, now, span));
+        self.average = of_pod(averages, self.load.decoders);
         self.refused = known.iter().map(|(now, before)| now.refused_total.saturating_sub(before.refused_total)).sum();
         self.answered =
             known.iter().map(|(now, before)| now.answered_total.saturating_sub(before.answered_total)).sum();
@@ -296,9 +294,8 @@ impl Answer {
         if !self.has_span() && !span.is_zero() {
             let seconds = span.as_secs_f64();
             let nothing = ModelLoad::default();
-            let decoders = self.load.decoders;
-            let had =
-                largest(self.load.models.iter().map(|model| Samples::average(&nothing, model, seconds, decoders)));
+            let averages = self.load.models.iter().map(|model| Samples::average(&nothing, model, seconds));
+            let had = of_pod(averages, self.load.decoders);
             // Never more than now: it may have answered others before.
             self.average = Samples {
                 load: had.load.min(self.now.load),
@@ -333,8 +330,14 @@ impl Told {
     }
 }
 
-/// Each number by itself: one model may have most samples and another most that wait.
-fn largest(models: impl Iterator<Item = Samples>) -> Samples {
+/// Each number by itself: one model may have most samples and another most that wait. Of what is being decoded as many at once as there
+/// are decoders wait for nobody; an older pod does not tell how many those are.
+fn of_pod(models: impl Iterator<Item = Samples> + Clone, decoders: u64) -> Samples {
+    let decoding = |model: &Samples| model.queued - model.in_queue;
+    let all: f64 = models.clone().map(|model| decoding(&model)).sum();
+    let is_told = decoders > 0 && all > 0.0;
+    let waiting = if is_told { f64::max(1.0 - decoders as f64 / all, 0.0) } else { 0.0 };
+    let models = models.map(|model| Samples { in_queue: model.in_queue + waiting * decoding(&model), ..model });
     models.fold(Samples::default(), |most, model| Samples {
         load: most.load.max(model.load),
         queued: most.queued.max(model.queued),
@@ -419,12 +422,12 @@ mod tests {
         let second = take(&mut told, 2, vec![("a", Some(decoding(12.0))), ("b", Some(decoding(0.5)))], began);
         assert_eq!((second.load, second.queued), (11.0 * 1.25, 5.0 * 1.25), "{second:?}");
         assert_eq!(second.in_queue, 2.0 * 1.25, "and what is being decoded is in no queue");
-        let (mut told, told_by) = (Told::default(), Load { decoders: 1, ..decoding(10.0) });
-        assert_eq!(
-            take(&mut told, 0, vec![("a", Some(told_by))], began).in_queue,
-            4.0,
-            "of three two wait for the first"
-        );
+        let one = Load { decoders: 1, ..decoding(10.0) };
+        let mut two = Load { decoders: 3, ..one.clone() };
+        two.models.push(ModelLoad { name: "tea".to_owned(), decoding: 3, ..ModelLoad::default() });
+        let in_queue = |load| take(&mut Told::default(), 0, vec![("a", Some(load))], began).in_queue;
+        assert_eq!(in_queue(one), 4.0, "of three two wait for the first");
+        assert_eq!(in_queue(two), 2.0 + 1.5, "of six of two models three wait, half of each");
         assert_eq!((second.load_now, second.queued_now), (22.0, 10.0), "{second:?}");
     }
 

@@ -815,11 +815,17 @@ fn a_single_pod_that_refuses_adds_one_step_and_says_that_it_was_in_vain() {
     let mut world = World::of(4, policy());
     world.stays(13.0, 60);
     let mut reasons = Vec::new();
-    for _ in 0..600 {
+    for _ in 0..250 {
         reasons.push(world.read_as(hot(100)));
     }
     assert_eq!((world.wanted, reasons.last()), (5, Some(&Reason::InVain)));
     assert_eq!(reasons.iter().filter(|reason| **reason == Reason::Refusals).count(), 1);
+    world.read_as(hot(0));
+    assert_eq!(world.wanted, 5, "none are refused for a moment");
+    for _ in 0..60 {
+        world.read_as(hot(100));
+    }
+    assert_eq!(world.wanted, 6, "after ten minutes it is tried once more");
     for _ in 0..400 {
         world.read_as(hot(0));
     }
@@ -829,6 +835,36 @@ fn a_single_pod_that_refuses_adds_one_step_and_says_that_it_was_in_vain() {
         world.read_as(Reading { load: 13.0, load_now: 13.0, ..hot(1) });
     }
     assert_eq!(world.wanted, 4, "one of two hundred");
+}
+
+#[test]
+fn requests_that_become_heavier_are_not_judged_by_those_before() {
+    let mut world = World::of(4, Policy { max: 40, ..policy() });
+    let mut read = |came: u64, each: u64| {
+        let answered = came.min(u64::from(world.wanted) * each);
+        let load = 3.0 * f64::from(world.wanted);
+        let refused = came - answered;
+        world.read_as(Reading { load, load_now: load, refused, answered, ..Reading::default() });
+        world.wanted
+    };
+    for _ in 0..4 {
+        read(1000, 200);
+    }
+    let heavier: Vec<u32> = (0..150).map(|_| read(400, 20)).collect();
+    assert!(heavier.last() >= Some(&20), "{heavier:?}");
+}
+
+#[test]
+fn a_few_refusals_do_not_take_the_queue_its_say() {
+    let mut world =
+        World::of(10, Policy { max: 40, queue_per_replica: Some(16.0), inflight_per_replica: None, ..policy() });
+    for _ in 0..60 {
+        let queued = 27.0 * 10.0;
+        let (load, load_now, queued_now) = (queued + 80.0, queued + 80.0, queued);
+        let reading = Reading { load, load_now, queued, queued_now, ..Reading::default() };
+        world.read_as(Reading { refused: 1, answered: 2000, ..reading });
+    }
+    assert!(world.wanted >= 17, "as without: {}", world.wanted);
 }
 
 #[test]
