@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: build-tools help serve demo test accept bench bench-peers simulate gpu-check fuzz fmt lint images models cluster-up cluster-down clean
+.PHONY: build-tools help serve demo test accept bench bench-peers profile simulate gpu-check fuzz fmt lint images models cluster-up cluster-down clean
 
 # ONNX Runtime's own builds send usage events unless told not to; ours never do, and neither do the scripts.
 export ORT_DISABLE_TELEMETRY := 1
@@ -42,8 +42,11 @@ bench: build-tools models ## The server beside a bare session loop, cores pinned
 	@PYTHONPATH=tests python3 -m bench $(ARGS)
 
 bench-peers: build-tools models ## Ours beside Mosec, LitServe, BentoML, MLServer, Triton and FastAPI, in one run; ARGS=…
-	@test -n "$${INFERENCE_POD:-}" || cargo build --quiet --profile dist --locked --package inference-pod
+	@test -n "$${INFERENCE_POD:-}" || deploy/profile/cargo.sh build --quiet --profile dist --locked --package inference-pod
 	@python3 -m tests.bench.compare $(ARGS)
+
+profile: build-tools models ## Record anew what the server's code does under load, for who compiles what is published (20 min)
+	@PYTHONPATH=tests python3 -m bench.record
 
 simulate: ## Autoscalers beside each other on simulated load: a table, and plots in docs/benchmarks/scaling
 	@cargo run --quiet --release --package ortolan-tests --bin scaling-simulation -- docs/benchmarks/scaling
@@ -51,7 +54,7 @@ simulate: ## Autoscalers beside each other on simulated load: a table, and plots
 
 gpu-check: build-tools models ## The server on an NVIDIA GPU beside a bare session loop; ARGS="--help" says what it needs, and how to carry it
 	@python3 deploy/onnxruntime/get.py --gpu --out $(ORTOLAN_CACHE)/onnxruntime/gpu >/dev/null
-	@test -n "$${INFERENCE_POD:-}" || cargo build --quiet --profile dist --locked --package inference-pod
+	@test -n "$${INFERENCE_POD:-}" || deploy/profile/cargo.sh build --quiet --profile dist --locked --package inference-pod
 	@PYTHONPATH=tests python3 -m bench.gpu $(ARGS)
 
 fuzz: build-tools models ## Broken bodies and broken images against a running server

@@ -28,6 +28,7 @@ PACKAGES = {
     "taskset": "util-linux",
     "chrt": "util-linux",
     "valgrind": "valgrind",
+    "llvm-profdata-19": "llvm-19",
 }
 
 

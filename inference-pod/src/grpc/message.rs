@@ -553,8 +553,8 @@ mod tests {
             type Data = Bytes;
             type Error = std::convert::Infallible;
             fn poll_frame(
-                mut self: std::pin::Pin<&mut Self>,
-                _: &mut std::task::Context<'_>,
+                mut self: Pin<&mut Self>,
+                _: &mut Context<'_>,
             ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
                 Poll::Ready((self.0)().map(|data| Ok(Frame::data(data))))
             }

@@ -61,6 +61,7 @@ const POD_INPUTS: &[&str] = &[
     "crds/Cargo.toml",
     "crds/src",
     "deploy/images",
+    "deploy/profile",
     "deploy/onnxruntime",
     "deploy/pypi.py",
     "inference-pod/Cargo.toml",
