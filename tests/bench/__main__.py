@@ -95,7 +95,8 @@ def arguments() -> argparse.Namespace:
 
 
 def build() -> Path:
-    command = ["deploy/profile/cargo.sh", "build", "--quiet", "--profile", "dist", "--locked", "--package", "inference-pod"]
+    cargo = tools.ROOT / "deploy" / "profile" / "cargo.sh"
+    command = [cargo, "build", "--quiet", "--profile", "dist", "--locked", "--package", "inference-pod"]
     subprocess.run(command, cwd=tools.ROOT, check=True)
     return tools.target() / "dist" / "inference-pod"
 
