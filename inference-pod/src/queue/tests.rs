@@ -338,7 +338,9 @@ fn a_slow_spell_that_small_batches_saw_is_no_longer_for_full_ones() {
         (samples, time)
     };
     for (round, slower) in [(200, 1.0), (200, 5.0)] {
-        (0..round).for_each(|at| drop(run(&mut queue, [1, 2, 4][at % 3], slower)));
+        for at in 0..round {
+            run(&mut queue, [1, 2, 4][at % 3], slower);
+        }
     }
     let (mut samples, mut time) = (0, Duration::ZERO);
     while time < Duration::from_secs(10) {
