@@ -213,13 +213,15 @@ impl BucketTimes {
         if samples < self.buckets[at].samples {
             self.off_line += OFF_LINE_WEIGHT * (factor.clamp(OFF_LINE.0, OFF_LINE.1) - self.off_line);
         }
-        self.buckets.iter_mut().for_each(|bucket| bucket.others_ran = bucket.others_ran.saturating_add(1));
         let is_far_off = !(NEAR.0..=NEAR.1).contains(&factor);
-        let (bucket, others_ran) = (&self.buckets[at], self.buckets[at].others_ran);
+        let bucket = &mut self.buckets[at];
+        bucket.others_ran = bucket.others_ran.saturating_add(1);
+        let others_ran = bucket.others_ran;
         if bucket.count <= 1 || bucket.is_tried || (is_far_off && others_ran > SETTLED_AFTER) {
             // A full batch takes no less than this one did, and no more than in proportion.
-            let most = time * beyond(self.buckets[at].samples, samples);
-            self.learn(at, (self.buckets[at].median * factor).clamp(time, most));
+            let most = time * beyond(bucket.samples, samples);
+            let full = (bucket.median * factor).clamp(time, most);
+            self.learn(at, full);
             self.buckets[at].others_ran = others_ran;
         }
     }
