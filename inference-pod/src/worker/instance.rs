@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! take ▸ run ▸ answer      and again
-//!   the run fails          its jobs run again one by one, so that one bad job harms no other; if all of them fail, the
-//!                          session is tried on its warm-up input, and if that fails too it is opened anew
+//!   the run fails          its jobs run again in halves, and in halves of the half that fails, so that one bad job harms no
+//!                          other; if all of them fail, the session is tried on its warm-up input, and if that fails too it is
+//!                          opened anew
 //!   the run panics         its jobs are answered, and the session is opened anew
 //!   opening fails          tried again and again, ever more slowly; after some time the instance is given up
 //!   opening hangs          the instance is given up
@@ -223,14 +224,16 @@ impl Instance {
         began
     }
 
-    /// These wait for runs to come.
+    /// These wait for runs to come, before all others who do.
     fn put_aside(&self, replies: Vec<Reply>) {
-        lock(&self.runs).aside = replies.into();
+        let mut runs = lock(&self.runs);
+        replies.into_iter().rev().for_each(|reply| runs.aside.push_front(reply));
     }
 
-    /// The next of those who were put aside; none where they were answered, for the instance is given up.
-    fn next_aside(&self) -> Option<Reply> {
-        lock(&self.runs).aside.pop_front()
+    /// The next so many of those who were put aside; none where they were answered, for the instance is given up.
+    fn next_aside(&self, count: usize) -> Option<Vec<Reply>> {
+        let mut runs = lock(&self.runs);
+        (runs.aside.len() >= count).then(|| runs.aside.drain(..count).collect())
     }
 
     /// The run is over: who waits for it, and whether it was ended from outside.
@@ -350,7 +353,7 @@ fn run(shared: &Shared, index: usize, runner: &mut dyn Runner, batch: Vec<Waitin
     ended
 }
 
-/// Runs the jobs of a failed batch again, each by itself: a bad one fails alone. Well, if any of them went well; and how many did.
+/// Runs the jobs of a failed batch again in parts: a bad one fails alone. Well, if any of them went well; and how many did.
 fn run_apart(
     shared: &Shared,
     index: usize,
@@ -362,28 +365,71 @@ fn run_apart(
     let (mut all, mut went_well) = (Ended::Badly, 0);
     let instance = &shared.instances[index];
     instance.put_aside(replies);
-    for (job, way) in jobs.iter().zip(ways) {
-        let Some(reply) = instance.next_aside() else { break };
+    let mut left: VecDeque<(&[Tensor], Way)> = jobs.iter().copied().zip(ways).collect();
+    let mut parts = Parts::of_failed(jobs.len());
+    while let Some(size) = parts.next() {
+        let Some(replies) = instance.next_aside(size) else { break };
         // A caller who has left needs no run.
-        if reply.is_closed() {
-            continue;
-        }
+        let taken = left.drain(..size).zip(replies).filter(|(_, reply)| !reply.is_closed());
+        let (part, replies): (Vec<_>, Vec<_>) = taken.unzip();
         if matches!(all, Ended::Panicked) {
-            let _ = reply.send(Err(panicked()));
+            replies.into_iter().for_each(|reply| _ = reply.send(Err(panicked())));
             continue;
         }
-        let way = [way];
-        let told = (&way[..], iter::empty());
-        let Ran { result, replies, run, ended } = run_together(shared, index, runner, &[job], told, vec![reply]);
-        went_well += usize::from(result.is_ok());
+        if part.is_empty() {
+            continue;
+        }
+        let (jobs, ways): (Vec<_>, Vec<_>) = part.into_iter().unzip();
+        let told = (&ways[..], iter::empty());
+        let Ran { result, replies, run, ended } = run_together(shared, index, runner, &jobs, told, replies);
+        if jobs.len() > 1 && matches!(ended, Ended::Badly) {
+            parts.failed(jobs.len());
+            instance.put_aside(replies);
+            jobs.into_iter().zip(ways).rev().for_each(|job| left.push_front(job));
+            continue;
+        }
+        went_well += if result.is_ok() { jobs.len() } else { 0 };
         all = match (ended, &result) {
             (Ended::Panicked, _) => Ended::Panicked,
             (_, Ok(_)) => Ended::Well,
             (_, Err(_)) => all,
         };
-        shared.deliver(address(replies, &way, run, &result));
+        shared.deliver(address(replies, &ways, run, &result));
     }
     (all, went_well)
+}
+
+/// In which parts the jobs of a failed batch run again: in halves, and each half that fails in halves again, which finds one bad job
+/// in twice the logarithm of their number. Where many are bad that would take more runs than there are jobs, so after some failures
+/// all that are left run one by one.
+pub(super) struct Parts {
+    /// Their sizes, the next one last.
+    sizes: Vec<usize>,
+    /// So many may fail before the others run one by one.
+    patience: usize,
+}
+
+impl Parts {
+    pub(super) fn of_failed(jobs: usize) -> Self {
+        let mut parts = Self { sizes: Vec::new(), patience: jobs.ilog2().max(2) as usize * 2 };
+        parts.failed(jobs);
+        parts
+    }
+
+    /// A part of so many has failed.
+    pub(super) fn failed(&mut self, jobs: usize) {
+        self.sizes.extend([jobs - jobs / 2, jobs / 2]);
+        self.patience = self.patience.saturating_sub(1);
+    }
+
+    pub(super) fn next(&mut self) -> Option<usize> {
+        let size = self.sizes.pop()?;
+        if self.patience > 0 || size == 1 {
+            return Some(size);
+        }
+        self.sizes.extend(iter::repeat_n(1, size - 1));
+        Some(1)
+    }
 }
 
 /// What came of a run.
