@@ -295,6 +295,12 @@ impl BucketTimes {
         self.cheapest_up_to(most).map_or(Duration::ZERO, |bucket| bucket.time)
     }
 
+    /// Samples of that bucket.
+    #[must_use]
+    pub fn best_size(&self, most: usize) -> usize {
+        self.cheapest_up_to(most).map_or(1, |bucket| bucket.samples)
+    }
+
     /// Time per sample at that bucket; what a long queue costs.
     #[must_use]
     pub fn best_per_sample(&self, most: usize) -> Duration {

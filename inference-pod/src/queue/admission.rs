@@ -143,7 +143,7 @@ impl<T> Queue<T> {
     #[must_use]
     pub fn predicted_wait(&self, now: Instant) -> Duration {
         // A request whose body is still on its way is no work yet; slow senders must not shut others out.
-        let queued = self.admitted.work.saturating_add(self.usual_cost(self.decoding()));
+        let queued = self.admitted.work.saturating_add(self.groups.beyond() + self.usual_cost(self.decoding()));
         // What should have ended and has not may hang: as long again is expected, the more the longer it does.
         let time_to = |end: Instant| if end > now { end - now } else { now - end };
         let busy_for = |busy: &Option<Instant>| busy.map_or(Duration::ZERO, time_to);

@@ -7,11 +7,13 @@
 //! admission    is there room? bounded in time first, then in samples and in bytes
 //! push, take   in by the request, out by the instance that is free
 //! choice       which jobs share the run, and whether company is worth a wait
+//! groups       which of the waiting jobs can share runs, and what it costs that others cannot
 //! ```
 
 mod admission;
 mod arrivals;
 mod choice;
+mod groups;
 mod pace;
 #[cfg(test)]
 mod properties;
@@ -26,7 +28,7 @@ use std::{
 use smallvec::SmallVec;
 
 pub use self::admission::{Bound, Limits, Passed, Refused};
-use self::{admission::Admitted, arrivals::Arrivals, choice::Choice, pace::Pace};
+use self::{admission::Admitted, arrivals::Arrivals, choice::Choice, groups::Groups, pace::Pace};
 use crate::{
     integral::Reading,
     times::{LengthClass, Times},
@@ -111,6 +113,7 @@ pub struct Queue<T> {
     times: Times,
     waiting: BTreeMap<Key, Waiting<T>>,
     admitted: Admitted,
+    groups: Groups,
     arrivals: Arrivals,
     arrived: u64,
     pace: Pace,
@@ -129,6 +132,7 @@ impl<T> Queue<T> {
             times,
             waiting: BTreeMap::new(),
             admitted: Admitted::default(),
+            groups: Groups::default(),
             arrivals: Arrivals::default(),
             arrived: 0,
             pace: Pace::new(instances.max(1)),
@@ -219,6 +223,8 @@ impl<T> Queue<T> {
         let times = self.times.class(LengthClass::of(length));
         let cost = times.best_per_sample(choice::allowed(times, self.limits.latency_objective)) * as_u32(samples);
         self.admitted.enter(samples, bytes, cost, now);
+        let (limits, times) = (self.limits, &mut self.times);
+        self.groups.enter(&shape, samples, length, |samples, length| beyond_shares(limits, times, samples, length));
         self.waiting.insert(key, Waiting { samples, entered: now, deadline, payload, bytes, shape, length, cost });
         key
     }
@@ -227,6 +233,8 @@ impl<T> Queue<T> {
     pub fn remove(&mut self, key: Key, now: Instant) -> Option<Waiting<T>> {
         let job = self.waiting.remove(&key)?;
         self.admitted.leave(job.samples, job.bytes, job.cost, now);
+        let (limits, times) = (self.limits, &mut self.times);
+        self.groups.leave(&job.shape, job.samples, |samples, length| beyond_shares(limits, times, samples, length));
         Some(job)
     }
 
@@ -274,10 +282,12 @@ impl<T> Queue<T> {
         self.pace.rests(instance);
     }
 
-    /// An instance runs the jobs of a batch that failed once more, one by one, the longest of that length.
+    /// An instance runs the jobs of a batch that failed once more, in parts, the longest of that length. With one bad job among them
+    /// that takes as long as two batches.
     pub fn runs_again(&mut self, instance: usize, jobs: usize, length: usize, now: Instant) {
-        let one = self.times.class(LengthClass::of(length)).of(1);
-        self.away(instance, now + one * as_u32(jobs));
+        let times = self.times.class(LengthClass::of(length));
+        let again = (times.of(jobs) * 2).min(times.of(1) * as_u32(jobs));
+        self.away(instance, now + again);
     }
 
     /// An instance is away until about then.
@@ -295,6 +305,7 @@ impl<T> Queue<T> {
     /// Takes everything out; for a server that stops.
     pub fn clear(&mut self, now: Instant) -> Vec<Waiting<T>> {
         self.admitted.empty(now);
+        self.groups.empty();
         std::mem::take(&mut self.waiting).into_values().collect()
     }
 }
@@ -305,6 +316,15 @@ impl<T> Waiting<T> {
     pub fn length(&self) -> usize {
         self.length
     }
+}
+
+/// What the last of the runs of so many samples, which is not full, takes beyond the shares that its samples have of a full one.
+fn beyond_shares(limits: Limits, times: &mut Times, samples: usize, length: usize) -> Duration {
+    let times = times.class(LengthClass::of(length));
+    let most = choice::allowed(times, limits.latency_objective);
+    let left_over = samples % times.best_size(most);
+    let takes = if limits.is_padded { times.of(left_over) } else { times.unpadded(left_over) };
+    if left_over == 0 { Duration::ZERO } else { takes.saturating_sub(times.best_per_sample(most) * as_u32(left_over)) }
 }
 
 fn as_u32(count: usize) -> u32 {

@@ -717,3 +717,36 @@ fn padding_is_priced_in() {
     push(&mut queue, text("medium", 120, 4), now);
     assert_eq!(names(&queue.take(0, now).batch), ["short again"]);
 }
+
+/// Those who come later and share a run with who is next make it longer, which nobody knows before: a quarter.
+#[test]
+fn jobs_of_many_shapes_wait_no_longer_than_those_of_one() {
+    let mut times = BucketTimes::default();
+    [(1, 4), (2, 4), (4, 5), (8, 6)].into_iter().for_each(|(size, at)| times.set(size, Duration::from_millis(at)));
+    let mut random = 1_u64;
+    for shapes in [1, 2, 5, 20, 200] {
+        let limits = Limits { samples: 1000, ..limits() };
+        let mut queue: Queue<Instant> = Queue::new(limits, Times::warmed_up(4, times.clone()), 1);
+        let (start, mut waits) = (Instant::now(), Vec::new());
+        let (mut now, mut arrival) = (start, start);
+        while now < start + Duration::from_secs(20) {
+            while arrival <= now {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let shape = Shape::from_slice(&[(random >> 33) as usize % shapes]);
+                let deadline = arrival + Duration::from_secs(30);
+                // Twice what can be answered of one shape: others are refused.
+                let _ = queue
+                    .push(vec![NewJob { samples: 1, bytes: 0, shape, length: 4, deadline, payload: arrival }], arrival);
+                arrival += Duration::from_micros(400);
+            }
+            let batch = queue.take(0, now).batch;
+            let time = times.unpadded(batch.len());
+            now += time;
+            queue.finished(Run { instance: 0, samples: batch.len(), length: 4, time });
+            waits.extend(batch.into_iter().map(|job| now - job.payload));
+        }
+        waits.sort_unstable();
+        let late = waits[waits.len() * 99 / 100];
+        assert!(late <= limits.max_wait * 5 / 4, "{shapes} shapes: {late:?} for one in a hundred");
+    }
+}
