@@ -95,8 +95,7 @@ def arguments() -> argparse.Namespace:
 
 
 def build() -> Path:
-    cargo = tools.ROOT / "deploy" / "profile" / "cargo.sh"
-    command = [cargo, "build", "--quiet", "--profile", "dist", "--locked", "--package", "inference-pod"]
+    command = [tools.CARGO, "build", "--quiet", "--profile", "dist", "--locked", "--package", "inference-pod"]
     subprocess.run(command, cwd=tools.ROOT, check=True)
     return tools.target() / "dist" / "inference-pod"
 

@@ -72,7 +72,7 @@ class Bench:
         before = Counts.of(server)
         with usage.Usage(server.cpu_seconds, self.cores.server) as used:
             found = loop(url, request.body, request.headers, clients, seconds or self.seconds, core)
-        end = time.monotonic() + COUNTING_SECONDS
+        end = time.monotonic() + (COUNTING_SECONDS if before.are_kept else 0)
         while (counts := Counts.of(server) - before).good < found.ok and time.monotonic() < end:
             time.sleep(0.02)
         # gRPC tells its failures in trailers, so the server is asked.
@@ -103,23 +103,26 @@ class Counts:
     good: float
     # Neither good nor given up by the client.
     bad: float
+    # A build without metrics counts nothing.
+    are_kept: bool = True
 
     @classmethod
     def of(cls, server: Server) -> Counts:
         # At one moment: what earlier clients have left behind may be ending still.
         wanted: list[dict[str, str]] = [{}, {"outcome": "ok"}, {"outcome": "cancelled"}]
-        every, good, cancelled = server.metrics("ortolan_requests_total", *wanted)
-        return cls(good, every - good - cancelled)
+        found = server.metrics("ortolan_requests_total", *wanted)
+        every, good, cancelled = found or [0.0, 0.0, 0.0]
+        return cls(good, every - good - cancelled, bool(found))
 
     def __sub__(self, other: Counts) -> Counts:
-        return Counts(self.good - other.good, self.bad - other.bad)
+        return Counts(self.good - other.good, self.bad - other.bad, self.are_kept)
 
     def __str__(self) -> str:
         return f"{self.good:.0f} good and {self.bad:.0f} bad"
 
     def agree(self, answered: int, in_flight: int) -> bool:
         """Whether that many answers were good. What was in flight may be missing, but nothing may be bad."""
-        return self.bad <= 0 < self.good and self.good >= answered - in_flight
+        return not self.are_kept or self.bad <= 0 < self.good and self.good >= answered - in_flight
 
 
 def model(workload: Workload, name: str = "", **settings: Any) -> dict[str, Any]:

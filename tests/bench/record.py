@@ -7,39 +7,41 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import tools
 
-RECORD = tools.ROOT / "deploy" / "profile" / "inference-pod.profdata"
+RECORD = tools.CARGO.with_name("inference-pod.profdata")
 # All formats, sizes from the tiny model's to a photo's, alone and by many clients, and refusals.
 LOADS = "throughput,latency,images,overload"
 
 
-def main() -> None:
+def record(out: Path, *features: str) -> None:
+    """Of a build with these flags of cargo."""
     merge = tools.program("llvm-profdata-19")
     with tempfile.TemporaryDirectory() as scratch:
         raw = Path(scratch, "raw")
-        binary = build(raw)
+        binary = build(raw, features)
         # What the build scripts of libraries did.
         shutil.rmtree(raw, ignore_errors=True)
         load = [sys.executable, "-m", "bench", "--quick", "--only", LOADS, "--binary", binary, "--out", scratch]
         subprocess.run(load, check=True)
         # Functions that never ran are left out.
-        subprocess.run([merge, "merge", "-sparse", "-o", RECORD, *raw.glob("*.profraw")], check=True)
-    tools.say(f"{RECORD.relative_to(tools.ROOT)}: {RECORD.stat().st_size >> 10} KiB")
+        subprocess.run([merge, "merge", "-sparse", "-o", out, *raw.glob("*.profraw")], check=True)
+    tools.say(f"{out.name}: {out.stat().st_size >> 10} KiB")
 
 
-def build(raw: Path) -> Path:
+def build(raw: Path, features: Sequence[str]) -> Path:
     """The server that writes what it did into the folder when it ends."""
     target = tools.target() / "recorded"
     # Like the build that is to be made by it, without --target: the names of functions depend on that.
     flags = f"-Cprofile-generate={raw} --cfg recorded"
     environment = os.environ | {"RUSTFLAGS": flags, "CARGO_TARGET_DIR": str(target)}
-    command = ["cargo", "build", "--quiet", "--profile", "dist", "--locked", "--package", "inference-pod"]
+    command = ["cargo", "build", "--quiet", "--profile", "dist", "--locked", "--package", "inference-pod", *features]
     subprocess.run(command, cwd=tools.ROOT, env=environment, check=True)
     return target / "dist" / "inference-pod"
 
 
 if __name__ == "__main__":
-    main()
+    record(RECORD)

@@ -125,15 +125,16 @@ class Server:
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of the series of that name which carry these labels."""
-        return self.metrics(name, labels)[0]
+        return sum(self.metrics(name, labels))
 
     def metrics(self, name: str, *wanted: dict[str, str]) -> list[float]:
-        """For each of these labels that sum, all of one moment."""
+        """For each of these labels that sum, all of one moment; nothing where there are no such series."""
         with urllib.request.urlopen(f"http://{HOST}:{self.metrics_port}/metrics", timeout=5) as answer:
             text = answer.read().decode()
-        totals = [0.0] * len(wanted)
+        totals = []
         for line in text.splitlines():
             if match := re.match(rf"{name}(?:\{{(.*)\}})? (\S+)", line):
+                totals = totals or [0.0] * len(wanted)
                 carried = dict(re.findall(r'(\w+)="([^"]*)"', match[1] or ""))
                 for index, labels in enumerate(wanted):
                     totals[index] += float(match[2]) if labels.items() <= carried.items() else 0

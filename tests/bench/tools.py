@@ -31,6 +31,9 @@ PACKAGES = {
     "llvm-profdata-19": "llvm-19",
 }
 
+# Cargo, for the server as it is published.
+CARGO = ROOT / "deploy" / "profile" / "cargo.sh"
+
 
 def target() -> Path:
     """Where cargo puts what it builds."""

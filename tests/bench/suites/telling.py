@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import http.server
 import json
@@ -18,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .. import load, tools
+from .. import load, record, tools
 from ..context import Bench, model
 from ..load import percentile
 from ..report import Goal, Row, at_least, at_most
@@ -39,8 +40,8 @@ SILENT = {"events": {"log": []}}
 
 def rows(bench: Bench) -> Iterator[Row]:
     """Defaults ÷ off, instructions of a request, traces, what a scrape takes, and whether health tells the truth."""
-    silent = build("silent", "--no-default-features", "--target-dir", str(SILENT_TARGET))
-    builds = build("telling"), silent
+    silent = build("silent", silent_record(), SILENT_TARGET, *SILENT_FEATURES)
+    builds = build("telling", record.RECORD, tools.target()), silent
     for title in TITLES:
         defaults = Claim(GROUP, f"{title}: metrics, health and events ÷ none of them", at_least(0.99), compared=True)
         yield from attempt(defaults, partial(beside, bench, defaults, title, builds, {}))
@@ -91,20 +92,38 @@ class Build:
 Builds = tuple[Build, Build]
 # Of its own: each build would undo the other's.
 SILENT_TARGET = tools.target() / "without-metrics"
+SILENT_FEATURES = ("--no-default-features",)
 
 
-def build(name: str, *flags: str) -> Build:
-    """What it was linked of is kept, so that it can be linked again."""
-    target = Path(flags[-1]) if flags else tools.target()
+def silent_record() -> Path:
+    """What the code of the build without metrics does under the same load as that of the published one, which does not know it."""
+    name = f"without-metrics-{hashlib.sha256(record.RECORD.read_bytes()).hexdigest()[:12]}.profdata"
+    kept = tools.cache_folder() / "bench" / name
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with on_all_cores():
+            record.record(kept, *SILENT_FEATURES)
+    return kept
+
+
+def build(name: str, known: Path, target: Path, *features: str) -> Build:
+    """By what its code was recorded to do. What it was linked of is kept, so that it can be linked again."""
     linked = target / f"{name}.link"
-    command = ["cargo", "rustc", "--quiet", "--profile", "dist", "--locked", "--package", "inference-pod"]
-    command += ["--bin", "inference-pod", *flags, "--", "-C", "save-temps=yes", "--print", f"link-args={linked}"]
-    # What measures is bound to one core; what is built need not be.
+    command = [tools.CARGO, "rustc", "--quiet", "--profile", "dist", "--locked", "--package", "inference-pod"]
+    command += ["--bin", "inference-pod", "--target-dir", target, *features]
+    command += ["--", "-C", "save-temps=yes", "--print", f"link-args={linked}"]
+    with on_all_cores():
+        subprocess.run(command, cwd=tools.ROOT, env=os.environ | {"RECORD": str(known)}, check=True)
+    return Build(name, target / "dist" / "inference-pod", linked.read_text().strip())
+
+
+@contextlib.contextmanager
+def on_all_cores() -> Iterator[None]:
+    """What measures is bound to one core; what is built need not be."""
     bound_to = os.sched_getaffinity(0)
     os.sched_setaffinity(0, range(os.cpu_count() or 1))
-    subprocess.run(command, cwd=tools.ROOT, check=True)
+    yield
     os.sched_setaffinity(0, bound_to)
-    return Build(name, target / "dist" / "inference-pod", linked.read_text().strip())
 
 
 def server(bench: Bench, binary: Path, workload: Workload, observability: dict[str, Any]) -> Server:
