@@ -4,6 +4,7 @@
 mod answer;
 mod instance;
 mod meeting;
+mod parts;
 #[cfg(test)]
 mod tests;
 

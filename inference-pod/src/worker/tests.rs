@@ -8,10 +8,7 @@ use std::{
     },
 };
 
-use super::{
-    instance::{Canceller, Parts},
-    *,
-};
+use super::{instance::Canceller, *};
 use crate::{
     observe::{Bounds, Observer},
     queue::Limits,
@@ -245,20 +242,6 @@ fn bad_jobs_are_found_in_few_runs_and_no_other_is_harmed() {
         let most = if bad.len() == 1 { 7 } else { 15 };
         assert!(runs <= most, "{runs} runs where {bad:?} of 8 are bad");
     }
-}
-
-#[test]
-fn where_every_part_fails_jobs_run_one_by_one_before_long() {
-    let (mut parts, mut failures, mut left) = (Parts::of_failed(1024), 1, 1024);
-    while let Some(size) = parts.next() {
-        if size > 1 {
-            parts.failed(size);
-            failures += 1;
-        } else {
-            left -= 1;
-        }
-    }
-    assert_eq!((left, failures), (0, 20));
 }
 
 #[test]
