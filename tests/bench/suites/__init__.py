@@ -33,9 +33,12 @@ class Claim:
         return Row(self.group, self.name, self.goal, values, self.unit, named, compared=self.compared)
 
     def tail(self, late_ms: float, allowed_ms: float, *values: float, **figures: Any) -> Row:
-        """The same for the slowest answers: not measured where the generator's own are slow. `late_ms` is its p99."""
+        """The same for the slowest answers: not measured where the generator's own are slow. `late_ms` is its p99.
+
+        It makes them slower and never faster, so what is met all the same is met.
+        """
         row = self.row(*values, generator_late_p99_ms=late_ms, **figures)
-        if late_ms <= allowed_ms / 2:
+        if late_ms <= allowed_ms / 2 or row.verdict == "met":
             return row
         half = f"over half of the {number(allowed_ms)} ms that are allowed"
         why = f"the generator sent {number(late_ms)} ms late (p99), {half}"
