@@ -22,24 +22,25 @@ def record(out: Path, *features: str) -> None:
     merge = tools.program("llvm-profdata-19")
     with tempfile.TemporaryDirectory() as scratch:
         raw = Path(scratch, "raw")
-        binary = build(raw, features)
+        # By this and not by a flag of the compiler: with another one each time all libraries would be built anew.
+        environment = os.environ | {"LLVM_PROFILE_FILE": str(raw / "%m-%p.profraw")}
+        binary = build(environment, features)
         # What the build scripts of libraries did.
         shutil.rmtree(raw, ignore_errors=True)
         load = [sys.executable, "-m", "bench", "--quick", "--only", LOADS, "--binary", binary, "--out", scratch]
-        subprocess.run(load, check=True)
+        subprocess.run(load, env=environment, check=True)
         # Functions that never ran are left out.
         subprocess.run([merge, "merge", "-sparse", "-o", out, *raw.glob("*.profraw")], check=True)
     tools.say(f"{out.name}: {out.stat().st_size >> 10} KiB")
 
 
-def build(raw: Path, features: Sequence[str]) -> Path:
-    """The server that writes what it did into the folder when it ends."""
+def build(environment: dict[str, str], features: Sequence[str]) -> Path:
+    """The server that writes down what it did when it ends."""
     target = tools.target() / "recorded"
     # Like the build that is to be made by it, without --target: the names of functions depend on that.
-    flags = f"-Cprofile-generate={raw} --cfg recorded"
-    environment = os.environ | {"RUSTFLAGS": flags, "CARGO_TARGET_DIR": str(target)}
+    flags = {"RUSTFLAGS": "-Cprofile-generate --cfg recorded", "CARGO_TARGET_DIR": str(target)}
     command = ["cargo", "build", "--quiet", "--profile", "dist", "--locked", "--package", "inference-pod", *features]
-    subprocess.run(command, cwd=tools.ROOT, env=environment, check=True)
+    subprocess.run(command, cwd=tools.ROOT, env=environment | flags, check=True)
     return target / "dist" / "inference-pod"
 
 
