@@ -116,7 +116,7 @@ def build(name: str, known: Path, target: Path, *features: str) -> Build:
     command += ["--bin", "inference-pod", "--target-dir", target, *features]
     command += ["--", "-C", "save-temps=yes", "--print", f"link-args={linked}"]
     with on_all_cores():
-        subprocess.run(command, cwd=tools.ROOT, env=os.environ | {"RECORD": str(known)}, check=True)
+        subprocess.run(command, cwd=tools.ROOT, env=os.environ | {"ORTOLAN_RECORD": str(known)}, check=True)
     return Build(name, target / "dist" / "inference-pod", linked.read_text().strip())
 
 
@@ -125,8 +125,10 @@ def on_all_cores() -> Iterator[None]:
     """What measures is bound to one core; what is built need not be."""
     bound_to = os.sched_getaffinity(0)
     os.sched_setaffinity(0, range(os.cpu_count() or 1))
-    yield
-    os.sched_setaffinity(0, bound_to)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, bound_to)
 
 
 def server(bench: Bench, binary: Path, workload: Workload, observability: dict[str, Any]) -> Server:

@@ -65,6 +65,11 @@ fn what_runs_again_counts_in_the_wait_of_others() {
     assert_eq!(queue.predicted_wait(now), Duration::from_millis(20), "four runs of 5 ms");
     queue.gave_up(0);
     assert_eq!(queue.predicted_wait(now), Duration::ZERO);
+    let mut times = BucketTimes::default();
+    [(1, 5), (8, 8)].into_iter().for_each(|(size, millis)| times.set(size, Duration::from_millis(millis)));
+    let mut gains: Queue<&'static str> = Queue::new(limits(), Times::warmed_up(4, times), 1);
+    gains.runs_again(0, 8, 4, now);
+    assert_eq!(gains.predicted_wait(now), Duration::from_millis(16), "two batches of 8 ms");
 }
 
 #[test]
