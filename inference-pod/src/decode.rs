@@ -208,17 +208,17 @@ impl ImageInput {
     /// Lays the pixels out as the model takes them, each byte converted by the table of its channel.
     fn laid_out<const N: usize>(&self, rgb: &[u8], convert: impl Fn(&[f32; 256], u8) -> [u8; N]) -> Vec<u8> {
         let (pixels, _) = rgb.as_chunks::<3>();
-        let count = self.tables.len();
-        let mut data = vec![0; pixels.len() * count * N];
-        let (values, _) = data.as_chunks_mut::<N>();
-        for (channel, table) in self.tables.iter().enumerate() {
-            let value = |pixel: &[u8; 3]| convert(table, self.byte(channel, *pixel));
-            match self.layout {
-                Layout::Nchw => fill(values[channel * pixels.len()..].iter_mut(), pixels, value),
-                Layout::Nhwc => fill(values[channel..].iter_mut().step_by(count), pixels, value),
-            }
+        let channels = || self.tables.iter().enumerate();
+        let mut values: Vec<[u8; N]> = Vec::with_capacity(pixels.len() * self.tables.len());
+        match self.layout {
+            Layout::Nchw => channels().for_each(|(channel, table)| {
+                values.extend(pixels.iter().map(|pixel| convert(table, self.byte(channel, *pixel))));
+            }),
+            Layout::Nhwc => pixels.iter().for_each(|pixel| {
+                values.extend(channels().map(|(channel, table)| convert(table, self.byte(channel, *pixel))));
+            }),
         }
-        data
+        values.into_flattened()
     }
 
     /// What the model's channel takes from a pixel.
@@ -230,14 +230,6 @@ impl ImageInput {
             (Channels::Gray, _) => luma(red, green, blue),
         }
     }
-}
-
-fn fill<'a, const N: usize>(
-    values: impl Iterator<Item = &'a mut [u8; N]>,
-    pixels: &[[u8; 3]],
-    value_of: impl Fn(&[u8; 3]) -> [u8; N],
-) {
-    values.zip(pixels).for_each(|(value, pixel)| *value = value_of(pixel));
 }
 
 /// Brightness by ITU-R BT.601, as image libraries convert to gray.
