@@ -167,6 +167,7 @@ pub fn bench(args: &Bench) -> Result<Report, BenchError> {
         spinning: false,
         providers: args.execution_providers.clone(),
         cuda: CudaOptions { graphs: Some(!args.plain), ..CudaOptions::default() },
+        huge_pages: !args.plain,
     };
     let factory = SessionFactory::new(&runtime, &files.model, settings);
     let before = Footprint::now()?;

@@ -119,7 +119,8 @@ pub struct Bench {
     /// What is measured: the bare loop, or with the laying out of samples and slicing of outputs that a server adds.
     #[arg(long, value_enum, default_value_t = Through::Bare)]
     pub through: Through,
-    /// On a GPU, run as most programs do: nothing is bound to its memory beforehand, and no run is captured.
+    /// Run as most programs do: weights stay in small pages, and on a GPU nothing is bound to its memory beforehand and no run
+    /// is captured.
     #[arg(long)]
     pub plain: bool,
     /// Play these arrivals, seconds from the start, one a line, through the scheduler with the measured times: what a

@@ -15,8 +15,12 @@ use inference_pod::{
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::load(Some(common::library())).unwrap());
 
 fn factory(model: &str, threads: usize) -> SessionFactory {
-    let settings = SessionSettings { threads, spinning: false, providers: Vec::new(), cuda: CudaOptions::default() };
-    SessionFactory::new(&RUNTIME, &common::model(model).join("model.onnx"), settings)
+    SessionFactory::new(&RUNTIME, &common::model(model).join("model.onnx"), settings(threads))
+}
+
+fn settings(threads: usize) -> SessionSettings {
+    let cuda = CudaOptions::default();
+    SessionSettings { threads, spinning: false, providers: Vec::new(), cuda, huge_pages: true }
 }
 
 fn bytes(numbers: &[f32]) -> Vec<u8> {
@@ -80,8 +84,7 @@ fn an_output_that_is_an_input_stays_as_it_is_too() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("echo.onnx");
     std::fs::write(&file, ECHO).unwrap();
-    let settings = SessionSettings { threads: 1, spinning: false, providers: Vec::new(), cuda: CudaOptions::default() };
-    let mut session = SessionFactory::new(&RUNTIME, &file, settings).open().unwrap();
+    let mut session = SessionFactory::new(&RUNTIME, &file, settings(1)).open().unwrap();
     let mut run = |numbers: [f32; 2]| {
         let data = bytes(&numbers);
         session.run(&[Stacked { element: ElementType::F32, shape: vec![1, 2], parts: vec![&data] }]).unwrap()
@@ -206,12 +209,7 @@ fn a_factory_that_parts_loads_the_model_again() {
 #[test]
 fn where_cuda_is_not_to_be_had_the_cpu_is_used_only_if_it_may_be() {
     let open = |providers: &[ExecutionProvider]| {
-        let settings = SessionSettings {
-            threads: 1,
-            spinning: false,
-            providers: providers.to_vec(),
-            cuda: CudaOptions::default(),
-        };
+        let settings = SessionSettings { providers: providers.to_vec(), ..settings(1) };
         SessionFactory::new(&RUNTIME, &common::model("tiny").join("model.onnx"), settings).open()
     };
     let session = open(&[ExecutionProvider::Cuda, ExecutionProvider::Cpu]).unwrap();

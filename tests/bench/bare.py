@@ -36,11 +36,14 @@ class Bare:
         return max(self.buckets.values(), key=lambda bucket: bucket.samples / bucket.p50_ms)
 
 
-def session_loop(binary: Path, workload: Workload, sizes: Sequence[int], seconds: float, core: int) -> Bare:
-    """`inference-pod bench`, for `seconds` at each batch size."""
+def session_loop(
+    binary: Path, workload: Workload, sizes: Sequence[int], seconds: float, core: int, *, huge_pages: bool = False
+) -> Bare:
+    """`inference-pod bench`, for `seconds` at each batch size; its memory as ONNX Runtime leaves it, or in huge pages."""
     listed, whole = ",".join(map(str, sizes)), max(1, round(seconds))
     command = [binary, "bench", workload.path, "--batch-sizes", listed, "--seconds", whole, "--threads", "1", "--json"]
     command += [word for shape in workload.shapes for word in ("--shape", shape)]
+    command += [] if huge_pages else ["--plain"]
     with usage.Usage(usage.children_seconds, core) as used:
         found = tools.output_json(tools.as_model(core, command), environment())
     buckets = {

@@ -49,10 +49,10 @@ class Bench:
         """Each half of a pair."""
         return self.seconds / 2
 
-    def bare(self, workload: Workload, sizes: Sequence[int] | None = None) -> Bare:
+    def bare(self, workload: Workload, sizes: Sequence[int] | None = None, *, huge_pages: bool = False) -> Bare:
         """The bare loop on core A, at these batch sizes or at the one that a first look at all of them found best."""
-        chosen = sizes or [self.best_size(workload)]
-        return bare.session_loop(self.binary, workload, chosen, self.pair_seconds, self.cores.server)
+        chosen, core = sizes or [self.best_size(workload)], self.cores.server
+        return bare.session_loop(self.binary, workload, chosen, self.pair_seconds, core, huge_pages=huge_pages)
 
     def best_size(self, workload: Workload) -> int:
         """The batch size with the most samples a second, of those that the server may use.

@@ -1,6 +1,6 @@
 //! ONNX Runtime: the library, and sessions over a model file. Nothing outside of this folder names it.
 //!
-//! `library` is loaded once; `open` makes sessions; `graph` is the C interface of a run; `buffer` is where batches are laid
+//! `library` is loaded once; `open` makes sessions, whose weights `pages` puts into huge pages; `graph` is the C interface of a run; `buffer` is where batches are laid
 //! out; `bound` is a run on a GPU with everything in its place, over `cudart`; `signature` says what goes in and comes out.
 
 mod bound;
@@ -9,6 +9,7 @@ mod cudart;
 mod graph;
 mod library;
 mod open;
+mod pages;
 mod signature;
 
 use std::{

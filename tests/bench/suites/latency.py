@@ -31,6 +31,9 @@ def rows(bench: Bench) -> Iterator[Row]:
             Claim(GROUP, f"MiniLM by {title}, concurrency 1: p50 ÷ bare session that pauses as long", Goal("lower")),
         ]
         yield from attempt(minilm, partial(beside_bare, bench, form, minilm))
+    for workload in (MINILM, LITE0):
+        huge = Claim(GROUP, f"{workload.title}, bare run of one sample: in huge pages ÷ in small ones", Goal("lower"))
+        yield from attempt(huge, partial(huge_pages, bench, workload, huge))
     tiny = [
         Claim(GROUP, "tiny model, concurrency 1: p50", at_most(150), "µs", compared=True),
         Claim(GROUP, "tiny model, concurrency 1: p99", at_most(1000), "µs"),
@@ -73,6 +76,13 @@ def paused_run(bench: Bench, pause_ms: float) -> float:
     feed.write_text(json.dumps({tensor.name: [tensor.numbers] for tensor in MINILM.inputs}))
     found = bare.python_loop("paused", MINILM.path, feed, pause_ms, bench.pair_seconds, core=bench.cores.server)
     return found["p50_ms"]
+
+
+def huge_pages(bench: Bench, workload: Workload, claim: Claim) -> Row:
+    looks = [partial(bench.bare, workload, [1], huge_pages=huge) for huge in (False, True)]
+    small, huge = ([one.buckets[1].p50_ms for one in found] for found in in_turns(bench.pairs, *looks))
+    ratios = [mine / its for mine, its in zip(huge, small, strict=True)]
+    return claim.row(*ratios, huge_ms=mean(huge), small_ms=mean(small))
 
 
 def tiny_latency(bench: Bench, claims: list[Claim]) -> list[Row]:
