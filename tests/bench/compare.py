@@ -9,6 +9,7 @@ a busy minute of the machine meets them all. Every server runs as its docs advis
     throughput   64 connections, each with one sample in flight
     of its core  the processor time that the server got meanwhile: much below 100 %, and something else used its core
     c1 p50       one connection: what a lone user waits
+    Poisson p99  arrivals at random, at 70 % of its own throughput, from clients that give up after 1 s and count with that second
     overload     3x its own throughput, from clients that give up after 1 s: answered in time ÷ own throughput
     memory       proportional set size of all its processes after the closed loops, and how much the overload added
     start        from exec to the first right answer
@@ -38,8 +39,9 @@ from .peers.ours import OURS
 
 CONNECTIONS = 64
 OVERLOAD, PATIENCE_SECONDS = 3, 1.0
+POISSON_LOAD = 0.7
 # Beyond this many requests a second the open loop measures its own sender.
-MOST_OVERLOAD_PER_SECOND = 6000
+MOST_OPEN_PER_SECOND = 6000
 RECOVERY_TIMEOUT_SECONDS = 60
 SERVERS = [OURS, *PEERS]
 NAMES = [server.name for server in SERVERS]
@@ -154,6 +156,8 @@ def load(server: Running, found: Found, seconds: float, core: int) -> None:
     many = settled_loop(server, CONNECTIONS, seconds, core)
     share = (server.cpu_seconds() - before) / (time.monotonic() - began)
     one = settled_loop(server, 1, min(3, seconds), core)
+    if POISSON_LOAD * many.per_second <= MOST_OPEN_PER_SECOND:
+        found.figures["poisson_p99_ms"] = poisson(server, POISSON_LOAD * many.per_second, found.round, seconds, core)
     found.failures = dict(many.failures)
     found.figures |= {
         "per_second": many.per_second,
@@ -162,6 +166,15 @@ def load(server: Running, found: Found, seconds: float, core: int) -> None:
         "c1_p50_ms": one.p50_ms,
         "memory_mib": server.pss() / MIB,
     }
+
+
+def poisson(server: Running, rate: float, number: int, seconds: float, core: int) -> float:
+    """p99 of arrivals at random, the same ones for all servers of a round but for their rate."""
+    request = (server.url, server.body, server.headers)
+    sent = open_loop(*request, rate, "poisson", 2 * seconds, PATIENCE_SECONDS, core, seed=number + 1)
+    if not server.answers(RECOVERY_TIMEOUT_SECONDS):
+        raise StartError("no right answer after the load")
+    return sent.of("200", "p99") if sent.ok > 0.99 * sent.sent else PATIENCE_SECONDS * 1000
 
 
 def settled_loop(server: Running, connections: int, seconds: float, core: int) -> Any:
@@ -195,20 +208,21 @@ def overload(server: Running, found: Found, seconds: float, core: int) -> None:
 
 def can_overload(found: Found) -> bool:
     """Whether the sender can send three times as much."""
-    return 0 < found.figures["per_second"] * OVERLOAD <= MOST_OVERLOAD_PER_SECOND
+    return 0 < found.figures["per_second"] * OVERLOAD <= MOST_OPEN_PER_SECOND
 
 
 COLUMNS: Mapping[str, tuple[str, str]] = {
     "per_second": ("req/s", "{:,.0f}"),
     "core_share": ("of its core", "{:.0%}"),
     "c1_p50_ms": ("c1 p50 ms", "{:.2f}"),
+    "poisson_p99_ms": ("Poisson p99 ms", "{:.1f}"),
     "overload_share": ("3x: in time ÷ own peak", "{:.0%}"),
     "recovery_seconds": ("again after s", "{:.1f}"),
     "memory_mib": ("memory MiB", "{:.0f}"),
     "overload_added_mib": ("3x adds MiB", "{:+.0f}"),
     "start_seconds": ("start s", "{:.2f}"),
 }
-RATIOS = ("per_second", "c1_p50_ms", "memory_mib")
+RATIOS = ("per_second", "c1_p50_ms", "poisson_p99_ms", "memory_mib")
 
 
 def shown(figures: Mapping[str, float]) -> str:

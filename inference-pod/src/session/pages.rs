@@ -2,7 +2,7 @@
 //!
 //! A run reads all weights. In pages of 4 KiB those of MiniLM are 22,000, far more than a processor remembers the places of; in
 //! pages of 2 MiB they are 43. Linux has such pages for programs that ask, and ONNX Runtime does not ask. With them a run of
-//! MiniLM with one sample takes 0.95 of the time, one of Lite0 0.98 (`make bench`); larger batches gain less.
+//! MiniLM with one sample takes 0.95 of the time, one of Lite0 0.99 (`make bench`); larger batches gain less.
 
 use std::{
     fs,
