@@ -19,7 +19,7 @@ use crate::{
     cli::{Bench, Through},
     files::{FilesError, ModelFiles},
     queue::Limits,
-    session::{Port, Runtime, Session, SessionError, SessionFactory, SessionSettings, Stacked},
+    session::{Port, Runtime, Session, SessionError, SessionFactory, SessionSettings, Stacked, make_huge},
     simulate::{Simulation, simulate},
     surroundings,
     tensor::{ElementType, elements},
@@ -167,11 +167,13 @@ pub fn bench(args: &Bench) -> Result<Report, BenchError> {
         spinning: false,
         providers: args.execution_providers.clone(),
         cuda: CudaOptions { graphs: Some(!args.plain), ..CudaOptions::default() },
-        huge_pages: !args.plain,
     };
     let factory = SessionFactory::new(&runtime, &files.model, settings);
     let before = Footprint::now()?;
     let mut sessions = (0..args.instances).map(|_| factory.open()).collect::<Result<Vec<_>, _>>()?;
+    if !args.plain {
+        make_huge();
+    }
     let loaded = Footprint::now()?;
     let ports = sessions.first().map(|session| session.signature().inputs.clone()).unwrap_or_default();
     let provider = sessions.first().map_or("none", |session| session.provider().as_str());

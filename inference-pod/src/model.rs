@@ -222,7 +222,6 @@ impl Model {
             spinning: around.spinning,
             providers: config.execution_providers.clone(),
             cuda: options.cuda.clone(),
-            huge_pages: true,
         };
         let began = Instant::now();
         let mut factory = SessionFactory::new(around.runtime, &files.model, settings);

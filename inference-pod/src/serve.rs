@@ -1,6 +1,12 @@
 //! `serve`: from a config to a serving process, and from a signal to its end.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crds::serving::{AuditConfig, EventsConfig, Faults, ModelConfig, ObservabilityConfig, ServingConfig};
 use tokio::{
@@ -36,7 +42,7 @@ use crate::{
         span::Sampler,
     },
     registry::Registry,
-    session::{Runtime, SessionError},
+    session::{Runtime, SessionError, make_huge},
     surroundings::{self, UnreadableConfig},
     termination::{Termination, error_chain},
     threads,
@@ -417,6 +423,9 @@ fn start_loading(
         let _in_loop = serving.enter();
         // Nobody listens any more where the server stops already.
         let _ = tell.send(load_all(&app, &runtime, &models));
+        // No start waits for it.
+        let (began, bytes) = (Instant::now(), make_huge());
+        tracing::debug!(bytes, seconds = began.elapsed().as_secs_f64(), "memory is in huge pages");
     })?;
     Ok(loaded)
 }

@@ -19,8 +19,7 @@ fn factory(model: &str, threads: usize) -> SessionFactory {
 }
 
 fn settings(threads: usize) -> SessionSettings {
-    let cuda = CudaOptions::default();
-    SessionSettings { threads, spinning: false, providers: Vec::new(), cuda, huge_pages: true }
+    SessionSettings { threads, spinning: false, providers: Vec::new(), cuda: CudaOptions::default() }
 }
 
 fn bytes(numbers: &[f32]) -> Vec<u8> {

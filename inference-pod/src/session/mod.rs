@@ -1,7 +1,8 @@
 //! ONNX Runtime: the library, and sessions over a model file. Nothing outside of this folder names it.
 //!
-//! `library` is loaded once; `open` makes sessions, whose weights `pages` puts into huge pages; `graph` is the C interface of a run; `buffer` is where batches are laid
-//! out; `bound` is a run on a GPU with everything in its place, over `cudart`; `signature` says what goes in and comes out.
+//! `library` is loaded once; `open` makes sessions; `graph` is the C interface of a run; `buffer` is where batches are laid
+//! out; `bound` is a run on a GPU with everything in its place, over `cudart`; `pages` moves weights into huge pages;
+//! `signature` says what goes in and comes out.
 
 mod bound;
 mod buffer;
@@ -34,6 +35,7 @@ use self::{
 pub use self::{
     library::Runtime,
     open::{SessionFactory, SessionSettings},
+    pages::make_huge,
     signature::{Port, Signature},
 };
 use crate::{

@@ -17,7 +17,6 @@ use super::{
     cudart::{Stream, stand_captures_of_others},
     graph::{Device, Graph, assigned_providers},
     library::Runtime,
-    pages::make_huge,
 };
 use crate::termination::error_chain;
 
@@ -38,8 +37,6 @@ pub struct SessionSettings {
     pub providers: Vec<ExecutionProvider>,
     /// How the GPU is used, where one is.
     pub cuda: CudaOptions,
-    /// Whether weights are put into huge pages, where the system has them.
-    pub huge_pages: bool,
 }
 
 impl SessionSettings {
@@ -160,15 +157,8 @@ impl SessionFactory {
     }
 
     fn load(&self) -> Result<Graph, SessionError> {
-        let began = Instant::now();
         let graph = self.load_with_best_provider()?;
         return_free_memory();
-        if self.settings.huge_pages {
-            // No start gets longer by more than half.
-            let (budget, began) = (began.elapsed() / 2, Instant::now());
-            let bytes = make_huge(budget);
-            tracing::debug!(bytes, seconds = began.elapsed().as_secs_f64(), "memory is in huge pages");
-        }
         Ok(graph)
     }
 
@@ -311,13 +301,7 @@ mod tests {
     }
 
     fn settings(threads: usize) -> SessionSettings {
-        SessionSettings {
-            threads,
-            spinning: false,
-            providers: Vec::new(),
-            cuda: CudaOptions::default(),
-            huge_pages: false,
-        }
+        SessionSettings { threads, spinning: false, providers: Vec::new(), cuda: CudaOptions::default() }
     }
 
     #[test]
