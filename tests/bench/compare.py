@@ -1,6 +1,6 @@
 """Our server beside its peers: `make bench-peers`.
 
-    python3 -m tests.bench.compare                                   all of it, half an hour
+    python3 -m tests.bench.compare                                   all of it, 50 minutes
     python3 -m tests.bench.compare --only minilm --peers mosec --rounds 1 --seconds 3
 
 For each workload every server in turn, alone, wholly on core A, load on core B, in rounds one after the other so that
@@ -239,7 +239,7 @@ def markdown(servers: list[Peer], found: list[Found], arguments: argparse.Namesp
         parts.append(f"### {workload}: {WORKLOADS[workload].what}, batches of up to {WORKLOADS[workload].batch_size}")
         parts.append(table(servers, [one for one in found if one.workload == workload]))
     parts.append(
-        "\n".join(f"- **{server.name}** ({server.package} {server.version}): {server.note}" for server in servers)
+        "\n".join(f"- **{server.title}** ({server.package} {server.version}): {server.note}" for server in servers)
     )
     faults = [f"- {one.place}: {one.short_fault}" for one in found if one.fault]
     if faults:
@@ -253,7 +253,7 @@ def table(servers: list[Peer], found: list[Found]) -> str:
         heads += [head, "ours ÷ it"] if key in RATIOS else [head]
     lines = [" | ".join(heads), "|".join(["---"] * len(heads))]
     for server in servers:
-        lines.append(" | ".join([server.name, *cells(server.name, found)]))
+        lines.append(" | ".join([server.title, *cells(server.name, found)]))
     return "\n".join(f"| {line} |" if "---" not in line else f"|{line}|" for line in lines)
 
 

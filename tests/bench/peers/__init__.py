@@ -66,6 +66,13 @@ class Peer:
     command: Callable[[Start], Command]
     prepare: Callable[[Path], None] = lambda interpreter: None
     shipped: Callable[[Start], Command] | None = None
+    # What a table must say beside the name.
+    by: str = ""
+
+    @property
+    def title(self) -> str:
+        """As tables name it."""
+        return f"{self.name} ({self.by})" if self.by else self.name
 
     @property
     def version(self) -> str:
@@ -243,8 +250,8 @@ PEERS = [
         mlserver,
     ),
     Peer(
-        "triton", "nvidia-pytriton", f"tritonserver 2.51 of that wheel, Python backend, dynamic batching, {WAIT}",
-        "/v2/models/{workload}/infer", Oip(), triton, prepare_triton,
+        "triton", "nvidia-pytriton", f"tritonserver 2.51 of that wheel, dynamic batching, {WAIT}",
+        "/v2/models/{workload}/infer", Oip(), triton, prepare_triton, by="Python backend",
     ),
     Peer("fastapi", "fastapi", "by hand, no batching", "/predict", Plain(), script("with_fastapi.py")),
 ]  # fmt: skip
