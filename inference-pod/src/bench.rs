@@ -172,7 +172,7 @@ pub fn bench(args: &Bench) -> Result<Report, BenchError> {
     let before = Footprint::now()?;
     let mut sessions = (0..args.instances).map(|_| factory.open()).collect::<Result<Vec<_>, _>>()?;
     if !args.plain {
-        make_huge();
+        make_huge(0);
     }
     let loaded = Footprint::now()?;
     let ports = sessions.first().map(|session| session.signature().inputs.clone()).unwrap_or_default();

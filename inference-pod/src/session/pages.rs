@@ -4,7 +4,7 @@
 //! pages of 2 MiB they are 43. Linux has such pages for programs that ask, and ONNX Runtime does not ask. With them a run of
 //! MiniLM with one sample takes 0.95 of the time, one of Lite0 0.99 (`make bench`); larger batches gain less.
 
-use std::{fs, ops::Range};
+use std::{fs, ops::Range, thread, time::Instant};
 
 use procfs::process::{MMPermissions, MMapPath, Process};
 
@@ -13,10 +13,10 @@ const SETTINGS: &str = "/sys/kernel/mm/transparent_hugepage";
 
 /// Moves into huge pages what this process has in memory, and returns how many bytes lie in such pages now.
 ///
-/// That takes 0.3 to 2 ms for each MiB, and a run that reads what is just being moved waits for a moment. Huge pages of which a quarter
-/// or more would be unused memory are left as they are. Where the system has no huge pages, is set to `never`, or runs a Linux before 6.1,
-/// nothing is done.
-pub fn make_huge() -> usize {
+/// That takes 0.3 to 2 ms for each MiB, and a run that reads what is just being moved waits for it. So they are moved one by one, and
+/// after each it rests `rest` times as long as that took. Huge pages of which a quarter or more would be unused memory are left as they
+/// are. Where the system has no huge pages, is set to `never`, or runs a Linux before 6.1, nothing is done.
+pub fn make_huge(rest: u32) -> usize {
     let setting = |name: &str| fs::read_to_string(format!("{SETTINGS}/{name}")).unwrap_or_default();
     let Ok(huge) = setting("hpage_pmd_size").trim().parse::<usize>() else { return 0 };
     if setting("enabled").contains("[never]") {
@@ -27,22 +27,21 @@ pub fn make_huge() -> usize {
     let own = maps
         .iter()
         .filter(|map| map.perms.contains(wanted) && matches!(map.pathname, MMapPath::Anonymous | MMapPath::Heap));
-    own.flat_map(|map| stretches(map.address.0 as usize..map.address.1 as usize, huge)).map(collapse).sum()
+    let blocks = own.flat_map(|map| in_use(map.address.0 as usize..map.address.1 as usize, huge));
+    let moved = blocks.map(|start| {
+        let began = Instant::now();
+        let bytes = collapse(start, huge);
+        thread::sleep(began.elapsed() * rest);
+        bytes
+    });
+    moved.sum()
 }
 
-/// Stretches of huge pages, each of them in use, between these addresses.
-fn stretches(addresses: Range<usize>, huge: usize) -> Vec<Range<usize>> {
-    let mut found: Vec<Range<usize>> = Vec::new();
+/// Where huge pages between these addresses begin that are in use.
+fn in_use(addresses: Range<usize>, huge: usize) -> impl Iterator<Item = usize> {
     let first = addresses.start.next_multiple_of(huge);
-    for start in (first..addresses.end).step_by(huge).filter(|start| start + huge <= addresses.end) {
-        if is_in_use(start, huge) {
-            match found.last_mut() {
-                Some(last) if last.end == start => last.end += huge,
-                _ => found.push(start..start + huge),
-            }
-        }
-    }
-    found
+    let whole = (first..addresses.end).step_by(huge).filter(move |start| start + huge <= addresses.end);
+    whole.filter(move |start| is_in_use(*start, huge))
 }
 
 /// Whether more than three quarters of these bytes are in memory.
@@ -55,12 +54,12 @@ fn is_in_use(start: usize, bytes: usize) -> bool {
     told == 0 && 4 * resident > 3 * pages.len()
 }
 
-/// How many of these bytes are in huge pages now: all or none are told.
+/// How many of these bytes are in a huge page now: all or none.
 #[expect(unsafe_code, reason = "no safe binding has MADV_COLLAPSE")]
-fn collapse(stretch: Range<usize>) -> usize {
+fn collapse(start: usize, bytes: usize) -> usize {
     // SAFETY: what is at these addresses, whosever it is by now, stays as it is and is only moved in physical memory.
-    let done = unsafe { libc::madvise(stretch.start as *mut libc::c_void, stretch.len(), libc::MADV_COLLAPSE) };
-    if done == 0 { stretch.len() } else { 0 }
+    let done = unsafe { libc::madvise(start as *mut libc::c_void, bytes, libc::MADV_COLLAPSE) };
+    if done == 0 { bytes } else { 0 }
 }
 
 #[cfg(test)]
@@ -88,16 +87,15 @@ mod tests {
         }
         let (of_full, of_half) = (span(&full), span(half.spare_capacity_mut()));
 
-        let found = stretches(of_full, HUGE);
-        assert!(found.iter().map(Range::len).sum::<usize>() >= 36 * MIB, "{found:?}");
+        assert!(in_use(of_full, HUGE).count() >= 18);
         if setting("enabled").contains("[always]") {
             // The kernel has put whole pages where only halves were written to.
             return;
         }
-        assert!(stretches(of_half.clone(), HUGE).is_empty());
+        assert_eq!(in_use(of_half.clone(), HUGE).count(), 0);
 
         let before = resident(&of_half);
-        let bytes = make_huge();
+        let bytes = make_huge(0);
         assert_eq!((full[MIB], full[MIB + 1], full[40 * MIB - 1]), (7, 1, 1));
         assert_eq!(resident(&of_half), before, "no page came to what is not in use");
         let collapses = KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 1, 0));
