@@ -97,10 +97,10 @@ fn conflict(observed: &Observed, autoscaler: &Autoscaler) -> String {
 /// What mode Operator says while nothing is in the way.
 const FOLLOWS: &str = "the number of replicas follows the load";
 
-/// Where it keeps more replicas than the load asks for, after this comes why.
+/// Where the load asks for another number, after this comes why it stays.
 const STAYS: &str = "the number of replicas stays: ";
 
-/// With what keeps replicas that the load does not ask for. While that is not known, what was said before still holds.
+/// With what keeps another number than the load asks for. While that is not known, what was said before still holds.
 fn active(facts: &Facts<'_>, lasting: Option<Reason>) -> Verdict {
     match lasting {
         Some(reason) if holds(reason) => Verdict::yes(ACTIVE, format!("{STAYS}{reason}")),
@@ -116,7 +116,8 @@ fn active(facts: &Facts<'_>, lasting: Option<Reason>) -> Verdict {
 /// Whether the number stays though the load is not what so many should carry.
 fn holds(reason: Reason) -> bool {
     match reason {
-        Reason::Stabilizing
+        Reason::Brief
+        | Reason::Stabilizing
         | Reason::Returning
         | Reason::AfterBurst
         | Reason::Settling

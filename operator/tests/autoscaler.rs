@@ -416,13 +416,14 @@ fn a_tolerance_that_the_cluster_drops_is_told() {
 }
 
 #[test]
-fn what_keeps_replicas_that_the_load_does_not_ask_for_is_told() {
+fn what_keeps_another_number_than_the_load_asks_for_is_told() {
     let scaled = |lasting| {
         let outcome = Outcome { step: None, state: State::Active, lasting };
         Observed { scaling: Some(outcome), ..observed(mode("Operator")) }
     };
     for reason in Reason::ALL {
         let holds = [
+            Reason::Brief,
             Reason::Stabilizing,
             Reason::Returning,
             Reason::AfterBurst,

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! up    burst     load of the last half second ≥ 2x what the ready ones should carry, and a tenth of it waits; or more than they
-//!                 should carry, and a hundredth is refused ▸ what it takes, at once
-//!       load      average of the stable window over the target ▸ what it takes
+//!                 should carry, and a hundredth is refused ▸ what runs all that comes, at once
+//!       load      averages of the stable window and of a minute over the target ▸ what it takes; where samples wait, what runs all that
+//!                 comes by the first of them alone
 //!       refusals  of a hundredth, in three readings ▸ one step, once all that were asked for are ready; another one if that has helped
 //!       latency   too few answers in time, and a queue in three readings ▸ one step, once all are ready
 //! down  the most that was recommended within the window, a longer one where loads come back, half at a time; not during a rollout,
@@ -39,6 +40,9 @@ const FEWEST_READINGS: usize = 6;
 
 /// Share of the requests that must be refused, likewise.
 const REFUSED: f64 = 0.01;
+
+/// Where no larger share of the samples waits, none can be said to: some do for a moment even where there is room.
+const CALM: f64 = 0.01;
 
 /// A queue that has fallen to this part of what it was within the last reading is gone within ten seconds: before any pod is there.
 const WORKED_OFF: f64 = 0.9;
@@ -116,6 +120,7 @@ pub fn decide(history: &History, policy: &Policy, now: &Now) -> Decision {
     }
     match fall(history, policy, now, &needed) {
         Ok(desired) => Decision { desired, reason: Reason::Idle, ..decision },
+        Err(Reason::Steady) if rise.is_brief => Decision { reason: Reason::Brief, ..decision },
         Err(reason) => Decision { reason, ..decision },
     }
 }
@@ -157,13 +162,22 @@ struct Rise {
     reason: Reason,
     is_burst: bool,
     soon: bool,
+    /// The load is over the target, but on average of a minute it is not.
+    is_brief: bool,
     /// Requests are refused, and the last step for that has not helped.
     was_in_vain: bool,
 }
 
 impl Rise {
     fn of(history: &History, last: &Reading, policy: &Policy, now: &Now) -> Self {
-        let mut rise = Self { wanted: 0, reason: Reason::Steady, is_burst: false, soon: false, was_in_vain: false };
+        let mut rise = Self {
+            wanted: 0,
+            reason: Reason::Steady,
+            is_burst: false,
+            soon: false,
+            is_brief: false,
+            was_in_vain: false,
+        };
         let latest = Load::over(history, policy.panic_window, Missing::Idle, policy);
         let burst = latest.replicas(policy);
         let is_far_over = |load: f64| load >= policy.panic_threshold * f64::from(last.ready);
@@ -172,13 +186,22 @@ impl Rise {
         let is_average = !last.span.is_zero();
         rise.is_burst = is_average && ((is_far_over(burst) && is_waiting(last)) || (is_over && is_refusing(last)));
         if rise.is_burst {
-            rise.at_least(replicas(latest.asked_for(policy).min(most_of_burst(last))), Reason::Burst);
+            let most = if is_refusing(last) { latest.hurried(policy) } else { most_without_refusals(last) };
+            rise.at_least(replicas(latest.asked_for(policy).min(most)), Reason::Burst);
         }
         let stable = Load::over(history, policy.stable_window, Missing::Idle, policy);
-        let load = stable.asked_for(policy);
+        let lasting = Load::over(history, policy.calm_window, Missing::Idle, policy).asked_for(policy);
+        let in_window = history.of_window(policy.stable_window).count();
+        // Where instances share cores a run may be slow though nothing waits.
+        let is_late = policy.latency_quantile.is_some_and(|quantile| is_late(history, in_window, quantile, now));
+        let at_once = if stable.is_calm() && !is_late { 0.0 } else { stable.hurried(policy) };
+        let load = stable.asked_for(policy).min(lasting.max(at_once));
         let carried = f64::from(now.wanted) * (1.0 + tolerance(history, policy));
-        if stable.is_of_half(policy.stable_window) && load > carried {
-            rise.at_least(replicas(load), Reason::Load);
+        if stable.is_of_half(policy.stable_window) {
+            rise.is_brief = stable.asked_for(policy) > carried && last.ready >= now.wanted && now.wanted < policy.max;
+            if load > carried {
+                rise.at_least(replicas(load), Reason::Load);
+            }
         }
         // The reading in which a burst begins is of the time before it, too: the next one says how large it is.
         let is_new = history.last_burst().is_none_or(|before| now.at > before + policy.stable_window);
@@ -243,12 +266,21 @@ impl Refusals {
     }
 }
 
-/// What a burst asks for at most: without refusals twice what is ready.
+/// Replicas that are asked for at most where none or hardly any requests are refused: twice those that are ready.
 ///
 /// Requests that come more than twice as fast as they are answered fill the queues, which are bounded in time, within a reading or
 /// so; where nothing was refused since the last one, fewer came, however much waits.
-fn most_of_burst(last: &Reading) -> f64 {
-    if !is_refusing(last) { 2.0 * f64::from(last.ready) } else { f64::INFINITY }
+fn most_without_refusals(last: &Reading) -> f64 {
+    2.0 * f64::from(last.ready)
+}
+
+/// Requests that came ÷ requests that were answered.
+fn came_by_answered(refused: u64, answered: u64) -> f64 {
+    match (refused, answered) {
+        (0, _) => 1.0,
+        (_, 0) => f64::INFINITY,
+        (refused, answered) => (refused + answered) as f64 / answered as f64,
+    }
 }
 
 /// Whether samples wait: a load that fits into what the replicas run at once hurts nobody, and there is no hurry.
@@ -268,14 +300,13 @@ fn is_short(reading: &Reading) -> bool {
 
 /// What a queue asks for at most: as many as are ready, times what came by what was answered.
 ///
-/// It is as long when a little too much comes as when ten times too much does. Where hardly anything was refused, at most twice as much
-/// came as is answered, as [`most_of_burst`] has it. What has gathered is worked off with the replicas that come for what comes.
+/// It is as long when a little too much comes as when ten times too much does. What has gathered is worked off with the replicas that
+/// come for what comes.
 fn most_of_queue(reading: &Reading) -> f64 {
     if !is_refusing(reading) || reading.answered == 0 {
-        return 2.0 * f64::from(reading.ready);
+        return most_without_refusals(reading);
     }
-    let share = (reading.refused + reading.answered) as f64 / reading.answered as f64;
-    f64::from(replicas(f64::from(reading.ready) * share))
+    f64::from(replicas(f64::from(reading.ready) * came_by_answered(reading.refused, reading.answered)))
 }
 
 /// Whether the queue will soon be gone without more replicas.
@@ -292,11 +323,10 @@ fn offered(reading: &Reading, policy: &Policy) -> f64 {
     if reading.refused == 0 || reading.answered == 0 {
         return reading.load;
     }
-    let share = (reading.refused + reading.answered) as f64 / reading.answered as f64;
     // A target above what a replica runs at once means that some may wait.
     let aimed_at = policy.inflight_per_replica.unwrap_or_default() * f64::from(reading.ready);
     let carried = f64::max(reading.load - reading.queued, aimed_at);
-    (carried * share).min(reading.load)
+    (carried * came_by_answered(reading.refused, reading.answered)).min(reading.load)
 }
 
 /// Whether what was asked for last has been there for a whole reading.
@@ -470,6 +500,14 @@ struct Load {
     queued: f64,
     /// Replicas that the queue asks for.
     by_queue: f64,
+    /// Those of them that waited for others.
+    in_queue: f64,
+    /// Replicas that are ready.
+    ready: f64,
+    /// Requests that were refused.
+    refused: u64,
+    /// Requests that were answered.
+    answered: u64,
     /// Pods that count as full.
     full: f64,
     /// The time that this is the average of.
@@ -505,6 +543,10 @@ impl Load {
             sum.load += offered(reading, policy) * weight;
             sum.queued += reading.queued * weight;
             sum.by_queue += by(reading.queued, policy.queue_per_replica).min(most_of_queue(reading)) * weight;
+            sum.in_queue += reading.in_queue * weight;
+            sum.ready += f64::from(reading.ready) * weight;
+            sum.refused += reading.refused;
+            sum.answered += reading.answered;
             sum.full += reading.silent() * weight;
         }
         let weight = f64::max(seconds, 1e-3);
@@ -515,7 +557,28 @@ impl Load {
         let is_worked_off = |last: &&Reading| policy.up_stabilization.is_zero() && is_worked_off(last);
         let worked_off = history.last().filter(is_worked_off).map_or(f64::INFINITY, |last| f64::from(last.ready));
         let by_queue = (sum.by_queue / weight).min(worked_off);
-        Self { load: sum.load / weight, queued: sum.queued / weight, by_queue, full, seconds }
+        Self {
+            load: sum.load / weight,
+            queued: sum.queued / weight,
+            by_queue,
+            in_queue: sum.in_queue / weight,
+            ready: sum.ready / weight,
+            full,
+            seconds,
+            ..sum
+        }
+    }
+
+    /// Whether nothing waited or was refused.
+    fn is_calm(self) -> bool {
+        self.refused == 0 && self.in_queue <= CALM * self.load
+    }
+
+    /// Replicas that run all that comes, each this much less busy than those that are there, whatever the target asks for: see [`HURRIED_SHARE`].
+    ///
+    /// [`HURRIED_SHARE`]: super::policy::HURRIED_SHARE
+    fn hurried(self, policy: &Policy) -> f64 {
+        self.ready * came_by_answered(self.refused, self.answered) / policy.hurried_share
     }
 
     /// Whether it is of enough time to say something about so much: who has just begun has seen little.

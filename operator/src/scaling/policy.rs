@@ -6,8 +6,16 @@ use crds::resource::Scaling;
 
 use super::history::MINUTE;
 
-/// The load is smoothed over this time, on the way up as on the way down.
+/// The load is smoothed over this time, on the way down and, where samples wait, on the way up.
 pub const STABLE_WINDOW: Duration = Duration::from_secs(20);
+
+/// The average of this time, too, must be over the target where hardly anything waits: what hurts nobody and is soon gone needs no
+/// replicas.
+pub const CALM_WINDOW: Duration = MINUTE;
+
+/// Where samples wait, as many replicas are asked for at once as run what comes when each runs this share of what those run that are
+/// there; all that the target asks for come when the average of a minute says so.
+pub const HURRIED_SHARE: f64 = 0.6;
 
 /// A burst is seen in the load of this time. Half a period: a reading that looks like one is followed by another so soon.
 pub const PANIC_WINDOW: Duration = Duration::from_millis(500);
@@ -78,6 +86,10 @@ pub struct Policy {
     pub errors: f64,
     /// See [`STABLE_WINDOW`].
     pub stable_window: Duration,
+    /// See [`CALM_WINDOW`].
+    pub calm_window: Duration,
+    /// See [`HURRIED_SHARE`].
+    pub hurried_share: f64,
     /// See [`PANIC_WINDOW`].
     pub panic_window: Duration,
     /// See [`PANIC_THRESHOLD`].
@@ -123,6 +135,8 @@ impl From<&Scaling> for Policy {
             least_tolerance: share(behavior.tolerance_percent, 0.0),
             errors: ERRORS,
             stable_window: STABLE_WINDOW,
+            calm_window: CALM_WINDOW,
+            hurried_share: HURRIED_SHARE,
             // A definition of before had no bound here.
             panic_window: length(panic.window, PANIC_WINDOW).min(LONGEST_PANIC_WINDOW),
             panic_threshold: share(panic.threshold_percent, PANIC_THRESHOLD),

@@ -19,6 +19,8 @@ pub enum Reason {
     Refusals,
     /// Answers are late.
     Latency,
+    /// More would be on target now, but not by the average of a minute.
+    Brief,
     /// The load has fallen.
     Idle,
     /// Fewer would do, but the load was higher a moment ago.
@@ -51,7 +53,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Steady,
         Self::Bounds,
         Self::Off,
@@ -59,6 +61,7 @@ impl Reason {
         Self::Burst,
         Self::Refusals,
         Self::Latency,
+        Self::Brief,
         Self::Idle,
         Self::Stabilizing,
         Self::Returning,
@@ -98,6 +101,7 @@ impl Reason {
             Self::Burst => "burst",
             Self::Refusals => "refusals",
             Self::Latency => "latency",
+            Self::Brief => "brief",
             Self::Idle => "idle",
             Self::Stabilizing => "stabilizing",
             Self::Returning => "returning",
@@ -126,6 +130,7 @@ impl fmt::Display for Reason {
             Self::Burst => "the load is far over the target",
             Self::Refusals => "requests were refused because queues were full",
             Self::Latency => "too few requests are answered within the target, and there is a queue",
+            Self::Brief => "the load is over the target, but on average of the last minute it is not",
             Self::Idle => "fewer replicas carry the load",
             Self::Stabilizing => "fewer replicas carry the load, but a moment ago it was higher",
             Self::Returning => {

@@ -321,7 +321,7 @@ impl Task {
         };
         self.common.metrics.read_loads(reading.counted, reading.ready.saturating_sub(reading.counted));
         let history = self.history.get_or_insert_with(|| History::begin(at, wanted));
-        history.read(reading, policy.stable_window.max(policy.panic_window));
+        history.read(reading, policy.calm_window.max(policy.panic_window));
         let load_time = self.told.load_time();
         let now = Now { at, wanted, in_rollout: target.in_rollout, load_time };
         let decision = decide(history, policy, &now);

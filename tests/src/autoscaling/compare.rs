@@ -107,7 +107,7 @@ pub struct Variation {
 }
 
 /// What is tried beside the defaults, to see what they are worth.
-pub const VARIATIONS: [Variation; 5] = [
+pub const VARIATIONS: [Variation; 6] = [
     Variation {
         name: "kept for 5 min, a tenth goes in 20 s",
         apply: |policy| {
@@ -119,6 +119,13 @@ pub const VARIATIONS: [Variation; 5] = [
     Variation {
         name: "loads that come back are not expected to",
         apply: |policy| policy.return_stabilization = policy.down_stabilization,
+    },
+    Variation {
+        name: "no patience: averages of 20 s, all that the target asks for at once",
+        apply: |policy| {
+            policy.calm_window = policy.stable_window;
+            policy.hurried_share = 1e-3;
+        },
     },
     Variation { name: "averages of 60 s", apply: |policy| policy.stable_window = Duration::from_secs(60) },
     Variation { name: "tolerance of 10 %, whatever chance makes", apply: |policy| policy.least_tolerance = 0.1 },

@@ -77,7 +77,7 @@ impl Autoscaler for Ours {
         let reading = self.read(plant);
         let now = Now { at: reading.at, wanted: plant.wanted(), in_rollout: false, load_time: self.load_time };
         let history = self.history.get_or_insert_with(|| History::begin(now.at, now.wanted));
-        history.read(reading, self.policy.stable_window);
+        history.read(reading, self.policy.calm_window);
         let decision = scaling::decide(history, &self.policy, &now);
         history.decided(now.at, now.wanted, &decision, &self.policy);
         let jittered = (PERIOD_STEPS * (0.9 + 0.2 * self.rng.f64())).round() as u64;

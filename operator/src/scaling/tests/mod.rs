@@ -25,6 +25,8 @@ fn policy() -> Policy {
         least_tolerance: 0.1,
         errors: 2.5,
         stable_window: Duration::from_secs(30),
+        calm_window: Duration::from_secs(60),
+        hurried_share: 0.6,
         panic_window: Duration::from_millis(500),
         panic_threshold: 2.0,
         up_stabilization: Duration::ZERO,
@@ -89,7 +91,7 @@ impl World {
         let counted = ready.saturating_sub(self.silent);
         let in_queue = if self.is_decoding { 0.0 } else { reading.queued };
         let reading = Reading { at: self.at, span: PERIOD, ready, counted, in_queue, ..reading };
-        self.history.read(reading, self.policy.stable_window);
+        self.history.read(reading, self.policy.calm_window);
         self.decide()
     }
 

@@ -19,11 +19,44 @@ fn a_burst_is_answered_at_the_first_reading_and_a_small_excess_when_it_lasts() {
 }
 
 #[test]
-fn a_load_that_waits_for_nothing_is_no_burst_and_counts_when_it_lasts() {
+fn a_load_that_waits_for_nothing_is_no_burst_and_counts_by_the_average_of_a_minute() {
     let mut world = World::of(1, policy());
     world.stays(3.0, 60);
     assert_eq!((world.read(12.0), world.wanted), (Reason::Steady, 1));
-    assert_eq!((world.stays(12.0, 30).contains(&Reason::Load), world.wanted), (true, 3));
+    let mut world = World::of(3, policy());
+    world.stays(11.0, 60);
+    assert_eq!(world.stays(16.0, 24), [Reason::Steady, Reason::Brief], "the average of a minute is 13");
+    assert_eq!((world.stays(16.0, 30).contains(&Reason::Load), world.wanted), (true, 4));
+}
+
+#[test]
+fn a_load_that_waits_counts_by_the_stable_window() {
+    let mut world = World::of(3, policy());
+    world.stays(11.0, 60);
+    let some_wait = || Reading { load: 16.0, load_now: 16.0, queued: 0.5, queued_now: 0.5, ..Reading::default() };
+    let reasons: Vec<Reason> = (0..12).map(|_| world.read_as(some_wait())).collect();
+    assert_eq!((reasons.contains(&Reason::Load), world.wanted), (true, 4), "{reasons:?}");
+}
+
+#[test]
+fn in_a_hurry_what_runs_all_that_comes_and_what_the_target_asks_for_when_it_lasts() {
+    // Each runs twelve at once, three times the target: 36 samples run in three, and a fifth of what comes is refused.
+    let refused =
+        || Reading { load: 60.0, load_now: 60.0, queued: 24.0, refused: 25, answered: 100, ..Reading::default() };
+    let mut world = World::of(3, Policy { max: 20, ..policy() });
+    world.stays(11.0, 60);
+    assert_eq!(
+        (world.read_as(refused()), world.wanted),
+        (Reason::Burst, 7),
+        "3 · 1.25 ÷ 0.6, where the target asks for 12"
+    );
+    let mut world = World::of(3, Policy { max: 20, ..policy() });
+    world.stays(11.0, 60);
+    world.room = 3;
+    (0..10).for_each(|_| _ = world.read_as(refused()));
+    assert_eq!(world.wanted, 7, "the average of half a minute would ask for nine");
+    (0..20).for_each(|_| _ = world.read_as(refused()));
+    assert_eq!(world.wanted, 11, "45 samples by four, but for the tolerance");
 }
 
 #[test]
