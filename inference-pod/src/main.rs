@@ -57,6 +57,7 @@ fn fetch(args: &cli::Fetch) -> anyhow::Result<()> {
 }
 
 fn serve(files: &[PathBuf]) -> anyhow::Result<()> {
+    surroundings::keep_few_heaps();
     let config = serve::read_config(files)?;
     let rust_log = surroundings::variable("RUST_LOG");
     // The patterns were tried when the config was read.

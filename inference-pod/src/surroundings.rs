@@ -59,6 +59,25 @@ pub fn switch_telemetry_off() {
     unsafe { env::set_var("ORT_DISABLE_TELEMETRY", "1") };
 }
 
+/// Has the C library keep one heap for each core, two at least, where it would keep eight for each, unless its own variables say how
+/// many. To be called before there are threads.
+///
+/// What is freed stays in the heap that it was taken from, and of many heaps each has something in use at its end, so that little of
+/// them goes back to the system. While photos came at three times what one core can do, again and again, there were up to 39 MiB more
+/// than before with eight heaps, and 26 MiB with two.
+pub fn keep_few_heaps() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    if variable("MALLOC_ARENA_MAX").is_none() && !variable("GLIBC_TUNABLES").is_some_and(|it| it.contains("arena_max"))
+    {
+        let heaps = i32::try_from(cores().max(2)).unwrap_or(i32::MAX);
+        #[expect(unsafe_code, reason = "a function of the C library")]
+        // SAFETY: takes numbers, and no other thread is there.
+        unsafe {
+            libc::mallopt(libc::M_ARENA_MAX, heaps);
+        }
+    }
+}
+
 /// Files that the process may have open, after raising the limit as far as it may be raised.
 #[must_use]
 pub fn open_files() -> usize {
@@ -77,6 +96,9 @@ pub fn open_files() -> usize {
 /// the standard library reads, else all cores.
 #[must_use]
 pub fn threads(server: &ServerConfig) -> usize {
-    let available = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    server.threads.map_or_else(available, |threads| threads as usize)
+    server.threads.map_or_else(cores, |threads| threads as usize)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
