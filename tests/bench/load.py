@@ -102,11 +102,6 @@ class Open:
         """Requests answered in time per second, with the time that the last of them waited."""
         return self.ok / max(self.seconds, self.answering)
 
-    @property
-    def lateness(self) -> dict[str, float]:
-        """What a row tells of the generator, whose core answers wait for as well."""
-        return {"generator_late_p99_ms": self.late["p99_ms"]}
-
     def of(self, kind: str, percentile: str) -> float:
         """A latency in milliseconds, `of("429", "p99")`; NaN where nothing ended that way."""
         return self.latency.get(kind, {}).get(f"{percentile}_ms", math.nan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -73,31 +74,66 @@ def claims_of(case: Case) -> list[Claim]:
     return [Claim(GROUP, f"{case.title}: {name}", goal, unit) for name, goal, unit in named]
 
 
+@dataclass(frozen=True)
+class Round:
+    """One time over the peak, which is looked at before and after it: a machine's speed drifts."""
+
+    found: Open
+    peak: float
+    peak_after: float
+    watch: Watch
+    recovery: float
+    last: float
+
+
 def measured(bench: Bench, case: Case, claims: list[Claim]) -> list[Row]:
     with bench.serve(case.entry) as server:
-        earlier = bench.closed(server, case.request, clients=case.clients).per_second
+        peak = closed(bench, server, case)
         before = server.resident_mib()
-        seconds = 2 * bench.seconds
-        with Watch(server) as watch, ThreadPoolExecutor(1) as pool:
-            # Sent with the last of the load, it waits behind all that the queue holds then.
-            last = pool.submit(until_answered, server, case.request, time.perf_counter() + seconds)
-            found = bench.open(server, case.request, case.times * earlier, "poisson", seconds)
-        # The generator ends with its last answer.
-        recovery = until_answered(server, case.request, time.perf_counter())
-        # Peak before and after: a machine's speed drifts.
-        peak = mean([earlier, bench.closed(server, case.request, clients=case.clients).per_second])
-    figures = {"peak_per_s": peak, "answered_per_s": found.per_second, "sent": found.sent, **found.lateness}
-    looks = {"looks": len(watch.health_ms), "not_200": watch.unhealthy}
+        rounds: list[Round] = []
+        # With three rounds of other rows enough for an interval of the median.
+        for number in range(2 * bench.rounds):
+            rounds.append(over_the_peak(bench, server, case, peak, number))
+            peak = rounds[-1].peak_after
+    found = [one.found for one in rounds]
+    late = max(one.late["p99_ms"] for one in found)
+    figures = {
+        "peak_per_s": mean([one.peak for one in rounds]),
+        "answered_per_s": mean([one.per_second for one in found]),
+        "sent": sum(one.sent for one in found),
+        "generator_late_p99_ms": late,
+    }
+    looks = {
+        "looks": sum(len(one.watch.health_ms) for one in rounds),
+        "not_200": sum(one.watch.unhealthy for one in rounds),
+    }
+    resident = [before, *(mib for one in rounds for mib in one.watch.resident_mib)]
     kept, lost, refused, accepted, health, memory, first = claims
     return [
-        kept.row(found.per_second / peak, **figures),
-        lost.row(found.sent - found.ok - found.counts.get("429", 0), **unwanted(found)),
+        kept.row(*(one.found.per_second / one.peak for one in rounds), **figures),
+        lost.row(sum(one.sent - one.ok - one.counts.get("429", 0) for one in found), **unwanted(found)),
         of_answers(refused, found, "429"),
         of_answers(accepted, found, "200"),
-        health.tail(found.late["p99_ms"], health.goal.limit, watch.health_p99_ms, **looks),
-        memory.row(max([before, *watch.resident_mib]) - before, before_mib=before),
-        first.row(recovery, sent_with_the_last_s=last.result()),
+        health.tail(late, health.goal.limit, *(one.watch.health_p99_ms for one in rounds), **looks),
+        memory.row(max(resident) - before, before_mib=before),
+        first.row(max(one.recovery for one in rounds), sent_with_the_last_s=max(one.last for one in rounds)),
     ]
+
+
+def closed(bench: Bench, server: Server, case: Case) -> float:
+    return bench.closed(server, case.request, clients=case.clients).per_second
+
+
+def over_the_peak(bench: Bench, server: Server, case: Case, peak: float, number: int) -> Round:
+    seconds = 2 * bench.seconds
+    with Watch(server) as watch, ThreadPoolExecutor(1) as pool:
+        # Sent with the last of the load, it waits behind all that the queue holds then.
+        last = pool.submit(until_answered, server, case.request, time.perf_counter() + seconds)
+        found = bench.open(server, case.request, case.times * peak, "poisson", seconds, seed=number)
+    # The generator ends with its last answer.
+    recovery = until_answered(server, case.request, time.perf_counter())
+    after = closed(bench, server, case)
+    return Round(found, mean([peak, after]), after, watch, recovery, last.result())
 
 
 def stormed(bench: Bench, claim: Claim, entry: dict[str, Any], request: Request, few: int) -> Row:
@@ -113,18 +149,26 @@ def stormed(bench: Bench, claim: Claim, entry: dict[str, Any], request: Request,
     return claim.row(found.per_second / peak, clients=clients, **figures)
 
 
-def unwanted(found: Open) -> dict[str, Any]:
+def unwanted(found: list[Open]) -> dict[str, Any]:
     """What is neither 200 nor 429, with the words of one where they are needed."""
-    counts = {f"status {kind}" if kind.isdigit() else kind: n for kind, n in found.counts.items()}
-    return counts | ({"example": found.example} if found.example else {})
+    counts: Counter[str] = Counter()
+    for one in found:
+        counts.update({f"status {kind}" if kind.isdigit() else kind: n for kind, n in one.counts.items()})
+    example = next((one.example for one in found if one.example), "")
+    return dict(counts) | ({"example": example} if example else {})
 
 
-def of_answers(claim: Claim, found: Open, status: str) -> Row:
-    if status not in found.counts:
+def of_answers(claim: Claim, found: list[Open], status: str) -> Row:
+    found = [one for one in found if status in one.counts]
+    if not found:
         return claim.missing(f"no answer was {status}")
-    figures = {name: found.of(status, name.partition("_")[0]) for name in ("p50_ms", "max_ms")}
-    figures["count"] = found.counts[status]
-    return claim.tail(found.late["p99_ms"], claim.goal.limit, found.of(status, "p99"), **figures)
+    figures = {
+        "p50_ms": mean([one.of(status, "p50") for one in found]),
+        "max_ms": max(one.of(status, "max") for one in found),
+        "count": sum(one.counts[status] for one in found),
+    }
+    late = max(one.late["p99_ms"] for one in found)
+    return claim.tail(late, claim.goal.limit, *(one.of(status, "p99") for one in found), **figures)
 
 
 def until_answered(server: Server, request: Request, at: float) -> float:
