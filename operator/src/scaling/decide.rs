@@ -574,7 +574,8 @@ impl Load {
         self.refused == 0 && self.in_queue <= CALM * self.load
     }
 
-    /// Replicas that run all that comes, each this much less busy than those that are there, whatever the target asks for: see [`HURRIED_SHARE`].
+    /// Replicas that run all that comes, each so much less busy than those that are there, whatever the target asks for: see
+    /// [`HURRIED_SHARE`].
     ///
     /// [`HURRIED_SHARE`]: super::policy::HURRIED_SHARE
     fn hurried(self, policy: &Policy) -> f64 {
