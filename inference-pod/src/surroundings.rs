@@ -64,7 +64,7 @@ pub fn switch_telemetry_off() {
 ///
 /// What is freed stays in the heap that it was taken from, and of many heaps each has something in use at its end, so that little of
 /// them goes back to the system. While photos came at three times what one core can do, again and again, there were up to 39 MiB more
-/// than before with eight heaps, and 26 MiB with two.
+/// than before with eight heaps, and 29 MiB with two.
 pub fn keep_few_heaps() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     if variable("MALLOC_ARENA_MAX").is_none() && !variable("GLIBC_TUNABLES").is_some_and(|it| it.contains("arena_max"))
