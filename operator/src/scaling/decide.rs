@@ -191,10 +191,9 @@ impl Rise {
         }
         let stable = Load::over(history, policy.stable_window, Missing::Idle, policy);
         let lasting = Load::over(history, policy.calm_window, Missing::Idle, policy).asked_for(policy);
-        let in_window = history.of_window(policy.stable_window).count();
         // Where instances share cores a run may be slow though nothing waits.
-        let is_late = policy.latency_quantile.is_some_and(|quantile| is_late(history, in_window, quantile, now));
-        let at_once = if stable.is_calm() && !is_late { 0.0 } else { stable.hurried(policy) };
+        let is_calm = stable.is_calm() && !is_late_in_window(history, policy, now);
+        let at_once = if is_calm { 0.0 } else { stable.hurried(policy) };
         let load = stable.asked_for(policy).min(lasting.max(at_once));
         let carried = f64::from(now.wanted) * (1.0 + tolerance(history, policy));
         if stable.is_of_half(policy.stable_window) {
@@ -342,6 +341,11 @@ fn is_late_with_queue(history: &History, policy: &Policy, now: &Now) -> bool {
     agreeing(history).is_some_and(|last| last.iter().all(has_queue)) && is_late(history, AGREEING, quantile, now)
 }
 
+fn is_late_in_window(history: &History, policy: &Policy, now: &Now) -> bool {
+    let in_window = history.of_window(policy.stable_window).count();
+    policy.latency_quantile.is_some_and(|quantile| is_late(history, in_window, quantile, now))
+}
+
 /// The readings that must agree, once there are so many.
 fn agreeing(history: &History) -> Option<Vec<&Reading>> {
     let last: Vec<&Reading> = history.backwards().take(AGREEING).collect();
@@ -412,8 +416,7 @@ fn fall(history: &History, policy: &Policy, now: &Now, needed: &Needed) -> Resul
     if ago(history.last_blind(), policy.down_stabilization * BLIND_KEPT) {
         return Err(Reason::Settling);
     }
-    let in_window = history.of_window(policy.stable_window).count();
-    if policy.latency_quantile.is_some_and(|quantile| is_late(history, in_window, quantile, now)) {
+    if is_late_in_window(history, policy, now) {
         return Err(Reason::Late);
     }
     if let Some(kept) = without_late_comers(history, policy, now, recommended) {

@@ -39,6 +39,20 @@ fn a_load_that_waits_counts_by_the_stable_window() {
 }
 
 #[test]
+fn a_load_that_waits_for_nothing_and_is_late_counts_by_the_stable_window() {
+    let wanted_after = |within| {
+        let mut world = World::of(3, Policy { latency_quantile: Some(0.95), ..policy() });
+        world.stays(11.0, 60);
+        let answers = || [("model".to_owned(), Share { answered: 100, within })].into();
+        let reading =
+            || Reading { load: 16.0, load_now: 16.0, answered: 100, answers: answers(), ..Reading::default() };
+        (0..12).for_each(|_| _ = world.read_as(reading()));
+        world.wanted
+    };
+    assert_eq!((wanted_after(100), wanted_after(50)), (3, 4));
+}
+
+#[test]
 fn in_a_hurry_what_runs_all_that_comes_and_what_the_target_asks_for_when_it_lasts() {
     // Each runs twelve at once, three times the target: 36 samples run in three, and a fifth of what comes is refused.
     let refused =
