@@ -7,9 +7,9 @@
 //!                 comes by the first of them alone
 //!       refusals  of a hundredth, in three readings ▸ one step, once all that were asked for are ready; another one if that has helped
 //!       latency   too few answers in time, and a queue in three readings ▸ one step, once all are ready
-//! down  the most that was recommended within the window, a longer one where loads come back, half at a time; not during a rollout,
-//!       not after a burst, not while answers are late, not before those that came last have been ready for a window, not to a number
-//!       that was too few lately
+//! down  the most that was recommended within the window, a longer one where loads come back, half at a time, or an eighth once it
+//!       is near and much waits; not during a rollout, not after a burst, not while answers are late, not before those that came last
+//!       have been ready for a window, not to a number that was too few lately
 //! ```
 //!
 //! Numbers that are missing or old change nothing. A ready pod that tells nothing counts as idle on the way up and as full on the
@@ -43,6 +43,13 @@ const REFUSED: f64 = 0.01;
 
 /// Where no larger share of the samples waits, none can be said to: some do for a moment even where there is room.
 const CALM: f64 = 0.01;
+
+/// Where a larger share of the samples waits, the load may grow faster than the replicas become fewer: batches are larger and take
+/// longer, and more waits for them.
+const BUSY: f64 = 0.25;
+
+/// Down to so many times what is needed that does not matter yet.
+const NEAR: f64 = 1.5;
 
 /// A queue that has fallen to this part of what it was within the last reading is gone within ten seconds: before any pod is there.
 const WORKED_OFF: f64 = 0.9;
@@ -140,7 +147,7 @@ impl Needed {
         Self {
             load: rise.wanted.max(enough(history, policy, Missing::Idle)),
             silent: enough(history, policy, Missing::Full),
-            too_few: history.more_than_too_few(now.at, running).min(now.wanted),
+            too_few: history.more_than_too_few(now.at, running, policy).min(now.wanted),
         }
     }
 
@@ -446,7 +453,10 @@ fn fall(history: &History, policy: &Policy, now: &Now, needed: &Needed) -> Resul
 fn at_pace(history: &History, policy: &Policy, now: &Now, most: u32) -> Result<u32, Reason> {
     let (before, gone) = history.gone_within(policy.down_period(), now.at);
     let without = |may_go: u32| now.wanted.saturating_sub(may_go.saturating_sub(gone));
-    let kept = most.max(without(policy.step_down(before)));
+    let quick = without(policy.step_down(before));
+    let slow = without(policy.small_step_down(before)).min(quick.max(replicas(f64::from(most) * NEAR)));
+    let is_busy = Load::over(history, policy.stable_window, Missing::Idle, policy).is_busy();
+    let kept = most.max(if is_busy { slow } else { quick });
     let not_known_below = history.not_known_below(now.at, history.running(policy.stable_window));
     if kept >= not_known_below {
         return Ok(kept);
@@ -570,6 +580,11 @@ impl Load {
             seconds,
             ..sum
         }
+    }
+
+    /// Whether so much waited that fewer replicas may have more than their share of it.
+    fn is_busy(self) -> bool {
+        self.in_queue > BUSY * self.load
     }
 
     /// Whether nothing waited or was refused.

@@ -103,7 +103,7 @@ pub struct History {
     smallest: VecDeque<(Duration, u32)>,
     steps: VecDeque<Step>,
     last_up: Option<Duration>,
-    last_down: Option<Duration>,
+    last_down: Option<Down>,
     last_blind: Option<Duration>,
     last_burst: Option<Duration>,
     /// When a load was last back that had gone.
@@ -155,20 +155,28 @@ impl ForRefusals {
     const FEWER: f64 = 0.8;
 }
 
+/// What there was before a step down.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Down {
+    at: Duration,
+    running: f64,
+    /// Requests that came in a second.
+    came: f64,
+}
+
 /// How many samples ran in so many replicas when they were too few.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Overload {
     at: Duration,
     replicas: u32,
     running: f64,
+    /// The same of those that are enough for it: fewer, for batches are smaller and shorter where there are more replicas.
+    running_in_enough: f64,
 }
 
 impl Overload {
     /// A step up within this time after a step down shows that what was left was too few.
     const UNDONE_WITHIN: Duration = Duration::from_secs(600);
-
-    /// It is not tried again for so long, while about as much runs.
-    const KEPT: Duration = Duration::from_secs(3600);
 
     /// At least this share of what ran counts as about as much.
     const ALIKE: f64 = 0.8;
@@ -176,9 +184,8 @@ impl Overload {
     /// A replica that runs more than this share of the most that one ran has a queue again and again.
     const FULL: f64 = 0.85;
 
-    fn is_kept(&self, at: Duration) -> bool {
-        at < self.at + Self::KEPT
-    }
+    /// Where so many times as much comes as before the step down, it was not that step which was too much.
+    const MORE: f64 = 1.5;
 }
 
 impl History {
@@ -246,6 +253,16 @@ impl History {
         sum / f64::max(count, 1.0)
     }
 
+    /// Requests that come in a second, on average over the window.
+    fn came(&self, window: Duration) -> f64 {
+        let (mut seconds, mut sum) = (0.0, 0);
+        for reading in self.of_window(window) {
+            seconds += reading.span.as_secs_f64();
+            sum += reading.answered + reading.refused;
+        }
+        sum as f64 / f64::max(seconds, 1e-3)
+    }
+
     /// Remembers what was decided at that time, when so many were wanted.
     pub fn decided(&mut self, at: Duration, wanted: u32, decision: &Decision, policy: &Policy) {
         // Somebody else has changed the number: it counts as recommended, and what comes next goes from there.
@@ -278,7 +295,7 @@ impl History {
             self.whole_since = None;
             // What a bound or a latency asks for says nothing of what so many replicas can carry.
             if matches!(decision.reason, Reason::Load | Reason::Burst | Reason::Refusals) {
-                self.remember_overload(at);
+                self.remember_overload(at, decision.reason, policy);
             }
             self.last_up = Some(at);
             if decision.reason.is_blind() {
@@ -286,7 +303,8 @@ impl History {
             }
         }
         if decision.desired < wanted {
-            self.last_down = Some(at);
+            let (running, came) = (self.running(policy.stable_window), self.came(policy.stable_window));
+            self.last_down = Some(Down { at, running, came });
         }
         if decision.desired != wanted {
             self.steps.push_back(Step { at, from: wanted, to: decision.desired });
@@ -326,12 +344,18 @@ impl History {
     }
 
     /// Remembers it where the last step down is undone so soon. Samples wait then: what runs is all that so many replicas can run.
-    fn remember_overload(&mut self, at: Duration) {
-        self.overloads.retain(|it| it.is_kept(at));
-        let is_undone =
-            self.last_down.is_some_and(|down| at < down + Overload::UNDONE_WITHIN && self.last_up < Some(down));
-        let Some(last) = self.readings.back().filter(|last| is_undone && last.has_queue()) else { return };
-        let overload = Overload { at, replicas: last.ready, running: last.load - last.queued };
+    fn remember_overload(&mut self, at: Duration, reason: Reason, policy: &Policy) {
+        self.overloads.retain(|it| at < it.at + policy.too_few_kept);
+        let is_undone = |down: &Down| at < down.at + Overload::UNDONE_WITHIN && self.last_up < Some(down.at);
+        let Some(down) = self.last_down.filter(is_undone) else { return };
+        let Some(last) = self.readings.back().filter(|last| last.has_queue()) else { return };
+        let running = last.load - last.queued;
+        // What is more because there are fewer replicas is told from what is more because more comes. In a burst the window is of the
+        // time before it.
+        let more = (self.came(policy.stable_window) / f64::max(down.came, 1e-3)).max(1.0);
+        let is_another_load = reason == Reason::Burst || more > Overload::MORE;
+        let running_in_enough = if is_another_load { running } else { running.min(down.running * more) };
+        let overload = Overload { at, replicas: last.ready, running, running_in_enough };
         self.overloads.retain(|it| it.replicas != overload.replicas);
         self.overloads.push(overload);
     }
@@ -339,9 +363,9 @@ impl History {
     /// Replicas that must stay for what runs now: one more than were too few lately for about as much, and so many that each runs
     /// less than those did that could run no more.
     #[must_use]
-    pub fn more_than_too_few(&self, at: Duration, running: f64) -> u32 {
-        let kept = || self.overloads.iter().filter(|it| it.is_kept(at));
-        let is_alike = |it: &&Overload| running > Overload::ALIKE * it.running;
+    pub fn more_than_too_few(&self, at: Duration, running: f64, policy: &Policy) -> u32 {
+        let kept = || self.overloads.iter().filter(|it| at < it.at + policy.too_few_kept);
+        let is_alike = |it: &&Overload| running > Overload::ALIKE * it.running_in_enough;
         let one_more = kept().filter(is_alike).map(|it| it.replicas + 1).max().unwrap_or_default();
         let most = kept().map(|it| it.running / f64::from(it.replicas)).fold(0.0, f64::max);
         let by_most = if most > 0.0 { replicas(running / (Overload::FULL * most)) } else { 0 };

@@ -55,6 +55,13 @@ pub const UP_PER_STEP: u32 = 4;
 /// At most this share of the replicas goes, and always one, within [`DOWN_PERIOD`].
 pub const DOWN_SHARE: f64 = 0.5;
 
+/// Where much waits, this share goes, and always one, once the number is near what is needed: how much more waits in fewer replicas is
+/// seen one step at a time.
+pub const SMALL_DOWN_SHARE: f64 = 0.125;
+
+/// A number that was too few is not tried again for so long, while about as much runs.
+pub const TOO_FEW_KEPT: Duration = Duration::from_secs(2 * 3600);
+
 /// So long a step down has to show before the next one is as large.
 pub const DOWN_PERIOD: Duration = Duration::from_secs(20);
 
@@ -108,6 +115,10 @@ pub struct Policy {
     pub down_per_minute: Option<u32>,
     /// Share of those that there are that goes within [`DOWN_PERIOD`] at most, where no number is given; see [`DOWN_SHARE`].
     pub down_share: f64,
+    /// The same where much waits; see [`SMALL_DOWN_SHARE`].
+    pub small_down_share: f64,
+    /// See [`TOO_FEW_KEPT`].
+    pub too_few_kept: Duration,
     /// See [`LOAD_TIMES`].
     pub load_times: f64,
     /// See [`STALE_AFTER`].
@@ -147,6 +158,8 @@ impl From<&Scaling> for Policy {
             return_stabilization: length(down.stabilization, RETURN_STABILIZATION),
             down_per_minute: down.max_per_minute,
             down_share: DOWN_SHARE,
+            small_down_share: SMALL_DOWN_SHARE,
+            too_few_kept: TOO_FEW_KEPT,
             load_times: LOAD_TIMES,
             stale_after: length(scaling.stale_after, STALE_AFTER),
         }
@@ -176,6 +189,12 @@ impl Policy {
     #[must_use]
     pub fn step_down(&self, wanted: u32) -> u32 {
         self.down_per_minute.unwrap_or_else(|| replicas(f64::from(wanted) * self.down_share))
+    }
+
+    /// The same where much waits.
+    #[must_use]
+    pub fn small_step_down(&self, wanted: u32) -> u32 {
+        self.down_per_minute.unwrap_or_else(|| replicas(f64::from(wanted) * self.down_share.min(self.small_down_share)))
     }
 }
 

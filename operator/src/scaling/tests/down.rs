@@ -42,6 +42,63 @@ fn a_number_that_was_tried_and_too_few_is_not_tried_again_for_an_hour() {
 }
 
 #[test]
+fn what_was_too_few_is_known_where_batches_are_smaller_now() {
+    let mut world = World::of(3, Policy { inflight_per_replica: Some(6.0), ..policy() });
+    let mut changes = 0;
+    for _ in 0..1700 {
+        let before = world.wanted;
+        // In two replicas batches are larger and take longer, though as many requests come.
+        let (load, queued) = if world.wanted == 2 { (16.0, 5.0) } else { (5.0, 1.0) };
+        world.read_as(Reading {
+            load,
+            load_now: load,
+            queued,
+            queued_now: queued,
+            answered: 100,
+            ..Reading::default()
+        });
+        changes += u32::from(before != world.wanted);
+    }
+    assert_eq!((changes, world.wanted), (2, 3), "down, and up for good");
+    // As many requests, each of which takes less.
+    for _ in 0..60 {
+        world.read_as(Reading { load: 2.0, load_now: 2.0, answered: 100, ..Reading::default() });
+    }
+    assert_eq!(world.wanted, 1, "another load");
+}
+
+#[test]
+fn a_load_that_has_risen_says_nothing_of_what_was_there_before_it() {
+    let mut world = World::of(2, policy());
+    let mut runs = |running: f64, queued: f64, answered: u64, readings: u32| {
+        for _ in 0..readings {
+            let load = running + queued;
+            world.read_as(Reading { load, load_now: load, queued, queued_now: queued, answered, ..Reading::default() });
+        }
+        world.wanted
+    };
+    assert_eq!(runs(1.5, 0.0, 10, 60), 1);
+    assert_eq!(runs(4.0, 2.0, 40, 20), 2, "four times as much");
+    assert_eq!(runs(1.5, 0.0, 10, 60), 1, "and back");
+}
+
+#[test]
+fn where_much_waits_an_eighth_goes_at_a_time_of_what_is_hardly_too_much() {
+    let mut world = World::of(16, Policy { max: 20, down_share: 0.5, ..policy() });
+    // Whoever leads has done so for long.
+    world.at = Duration::from_secs(600);
+    let mut stays = |queued: f64, seconds: u64| {
+        for _ in 0..seconds / 2 {
+            world.read_as(Reading { load: 20.0, load_now: 20.0, queued, queued_now: queued, ..Reading::default() });
+        }
+        world.wanted
+    };
+    assert_eq!(stays(8.0, 10), 9, "half as many more than are needed, at once");
+    assert_eq!(stays(8.0, 20), 7);
+    assert_eq!(stays(2.0, 20), 6, "as many as carry it, once hardly any wait");
+}
+
+#[test]
 fn fewer_come_only_after_a_whole_window_and_a_few_at_a_time() {
     let mut world = World::of(8, policy());
     // Whoever leads has done so for long.

@@ -36,6 +36,8 @@ fn policy() -> Policy {
         return_stabilization: Duration::from_secs(300),
         down_per_minute: None,
         down_share: 0.25,
+        small_down_share: 0.125,
+        too_few_kept: Duration::from_secs(3600),
         load_times: 3.0,
         stale_after: Duration::from_secs(15),
     }
