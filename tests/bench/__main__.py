@@ -64,7 +64,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", help=f"some of {','.join(SUITES)}; default: all")
     parser.add_argument("--quick", action="store_true", help="one short round of each: a look, not a measurement")
     parser.add_argument(
-        "--rounds", type=int, help="times that each thing is measured (3); pairs three times as often, for half as long"
+        "--rounds", type=int, help="times that each thing is measured (3); pairs five times as often, for half as long"
     )
     parser.add_argument("--seconds", type=float, help="length of one closed loop (4); open loops take twice that")
     parser.add_argument("--growth-requests", type=int, help="requests of random shapes (a million)")

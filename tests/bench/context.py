@@ -42,7 +42,7 @@ class Bench:
     @property
     def pairs(self) -> int:
         """How often baseline and server are set beside each other: more often than there are rounds, for shorter."""
-        return 3 * self.rounds
+        return 5 * self.rounds
 
     @property
     def pair_seconds(self) -> float:

@@ -32,7 +32,7 @@ def facts(bench: Bench) -> dict[str, str]:
         "ONNX Runtime": tools.pypi.read_pins(tools.ROOT / "deploy/onnxruntime/requirements.txt")["onnxruntime"].version,
         "load": f"{generator('wrk')}; {generator('h2load')}; vegeta {vegeta()}",
         "rounds": f"{bench.pairs} pairs of {bench.pair_seconds:g} s, in the order bare, server, server, bare; "
-        f"over the peak {2 * bench.rounds} of {2 * bench.seconds:g} s, elsewhere {bench.rounds} of {bench.seconds:g} s; "
+        f"over the peak {3 * bench.rounds} of {2 * bench.seconds:g} s, elsewhere {bench.rounds} of {bench.seconds:g} s; "
         "medians, and in brackets the interval that holds the "
         "median in 95 of 100 cases by order statistics (of fewer than six values, the range); undecided where the goal lies in it",
         "rates": "closed loops by HTTP and gRPC: answers ÷ time from the first sending to the last answer; what "

@@ -91,8 +91,8 @@ def measured(bench: Bench, case: Case, claims: list[Claim]) -> list[Row]:
         peak = closed(bench, server, case)
         before = server.resident_mib()
         rounds: list[Round] = []
-        # With three rounds of other rows enough for an interval of the median.
-        for number in range(2 * bench.rounds):
+        # Enough for an interval of the median that is narrower than all that was found.
+        for number in range(3 * bench.rounds):
             rounds.append(over_the_peak(bench, server, case, peak, number))
             peak = rounds[-1].peak_after
     found = [one.found for one in rounds]
