@@ -2,7 +2,7 @@
 
 use super::{
     STEPS_PER_SECOND,
-    plant::{Model, Settings},
+    plant::{Model, Settings, TICKS_PER_STEP},
     traces::{self, Shape},
 };
 
@@ -78,15 +78,21 @@ const LOADING: f64 = 0.5;
 const DRAIN_STEPS: u64 = 5 * STEPS_PER_SECOND;
 
 fn plant(kind: u64, peak: f64) -> Settings {
-    let (start_seconds, slots, run_steps) = match kind {
-        0 => (5, 8, 2),
-        1 => (30, 4, 2),
-        2 => (120, 8, 2),
-        _ => (30, 16, 4),
+    let (start_seconds, instances, batch, batch_ticks, sample_ticks) = match kind {
+        // As on a CPU: each sample of a batch takes its time.
+        0 => (5, 1, 8, 8, 4),
+        // Without batches, several at once.
+        1 => (30, 4, 1, 40, 0),
+        // As on a GPU: a batch takes about as long however full it is.
+        2 => (120, 1, 8, 32, 1),
+        _ => (30, 2, 8, 48, 4),
     };
+    // A sample may wait as long as a full batch takes, and is refused where it would wait two and a half times as long.
+    let run_steps = (batch_ticks + sample_ticks * u64::from(batch)) / TICKS_PER_STEP;
+    let (max_wait_steps, late_wait_steps) = (run_steps * 5 / 2, run_steps);
+    let model = Model { instances, batch, batch_ticks, sample_ticks, max_wait_steps, late_wait_steps };
     // Devices are scarce in the last of them: what the peak takes, and hardly more.
     let nodes = if kind == 3 { (peak * 1.15).ceil() as usize } else { 100 };
-    let model = Model { slots, run_steps, max_wait_steps: 5, late_wait_steps: 2 };
     let start_steps = start_seconds * STEPS_PER_SECOND;
     let load_steps = (start_steps as f64 * LOADING) as u64;
     Settings { model, start_steps, load_steps, start_jitter: 0.2, nodes, imbalance: 0.1, drain_steps: DRAIN_STEPS }

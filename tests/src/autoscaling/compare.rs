@@ -49,7 +49,8 @@ impl Who {
 }
 
 /// Targets that are tried: samples in a replica, as shares of what it runs at once.
-pub const TARGETS: [f64; 13] = [0.12, 0.2, 0.28, 0.36, 0.44, 0.52, 0.6, 0.68, 0.76, 0.84, 0.92, 1.0, 1.15];
+pub const TARGETS: [f64; 16] =
+    [0.12, 0.2, 0.28, 0.36, 0.44, 0.52, 0.6, 0.68, 0.76, 0.84, 0.92, 1.0, 1.15, 1.3, 1.5, 1.75];
 
 /// What one autoscaler cost with one target on one case.
 #[derive(Debug, Clone)]
@@ -76,7 +77,7 @@ pub fn outcome(case: &Case, who: Who, target: f64, vary: impl Fn(&mut Policy)) -
 /// An autoscaler for a case, which aims at that share of what a replica runs at once.
 #[must_use]
 pub fn autoscaler(case: &Case, who: Who, target: f64, vary: impl Fn(&mut Policy)) -> Box<dyn Autoscaler> {
-    let samples = target * f64::from(case.plant.model.slots);
+    let samples = target * f64::from(case.plant.model.places());
     let mut policy = ours::policy(samples, MAX_REPLICAS);
     vary(&mut policy);
     let load_time = Duration::from_millis(case.plant.load_steps * 1000 / STEPS_PER_SECOND);
@@ -107,7 +108,7 @@ pub struct Variation {
 }
 
 /// What is tried beside the defaults, to see what they are worth.
-pub const VARIATIONS: [Variation; 6] = [
+pub const VARIATIONS: [Variation; 8] = [
     Variation {
         name: "kept for 5 min, a tenth goes in 20 s",
         apply: |policy| {
@@ -126,6 +127,11 @@ pub const VARIATIONS: [Variation; 6] = [
             policy.calm_window = policy.stable_window;
             policy.hurried_share = 1e-3;
         },
+    },
+    Variation { name: "what was too few is not remembered", apply: |policy| policy.too_few_kept = Duration::ZERO },
+    Variation {
+        name: "half goes at a time where much waits, too",
+        apply: |policy| policy.small_down_share = policy.down_share,
     },
     Variation { name: "averages of 60 s", apply: |policy| policy.stable_window = Duration::from_secs(60) },
     Variation { name: "tolerance of 10 %, whatever chance makes", apply: |policy| policy.least_tolerance = 0.1 },

@@ -18,7 +18,7 @@ impl Foresight {
     /// Aims at so many samples in a replica.
     #[must_use]
     pub fn new(case: &Case, samples: f64, max: u32) -> Self {
-        let per_replica = samples / f64::from(case.plant.model.slots);
+        let per_replica = samples / f64::from(case.plant.model.places());
         let latest_start = case.plant.start_steps as f64 * (1.0 + case.plant.start_jitter);
         let seconds = (latest_start / STEPS_PER_SECOND as f64).ceil() as usize;
         let number = |level: f64| ((level / per_replica).ceil() as u32).clamp(1, max);

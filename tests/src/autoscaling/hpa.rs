@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::{
     Autoscaler, STEPS_PER_SECOND,
-    plant::{Phase, Plant},
+    plant::{Phase, Plant, average},
 };
 
 const SYNC_STEPS: u64 = 15 * STEPS_PER_SECOND;
@@ -147,11 +147,11 @@ impl Hpa {
     fn scrape(&mut self, plant: &Plant) {
         let before = std::mem::take(&mut self.scraped);
         for pod in plant.ready() {
-            let integral = pod.totals.load_steps;
+            let integral = pod.totals.load_ticks;
             let since = integral - before.get(&pod.id).map_or(0, |(integral, _)| *integral);
             let value = match self.metric {
                 Metric::Gauge => f64::from(pod.load()),
-                Metric::Average => since as f64 / SYNC_STEPS as f64,
+                Metric::Average => average(since, SYNC_STEPS),
             };
             self.scraped.insert(pod.id, (integral, value));
         }

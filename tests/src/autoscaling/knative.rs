@@ -6,7 +6,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{Autoscaler, STEPS_PER_SECOND, plant::Plant};
+use super::{
+    Autoscaler, STEPS_PER_SECOND,
+    plant::{Plant, average},
+};
 
 const TICK_STEPS: u64 = 2 * STEPS_PER_SECOND;
 const STABLE_SECONDS: usize = 60;
@@ -79,11 +82,11 @@ impl Knative {
     }
 
     fn hear(&mut self, plant: &Plant) {
-        let integrals: BTreeMap<u64, u64> = plant.ready().map(|pod| (pod.id, pod.totals.load_steps)).collect();
+        let integrals: BTreeMap<u64, u64> = plant.ready().map(|pod| (pod.id, pod.totals.load_ticks)).collect();
         let since = |(id, integral): (&u64, &u64)| integral - self.before.get(id).unwrap_or(&0);
         let sum: u64 = integrals.iter().map(since).sum();
         self.before = integrals;
-        self.seconds.push_front(sum as f64 / STEPS_PER_SECOND as f64);
+        self.seconds.push_front(average(sum, STEPS_PER_SECOND));
         self.seconds.truncate(STABLE_SECONDS);
     }
 

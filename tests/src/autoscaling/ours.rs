@@ -6,7 +6,7 @@ use ortolan_operator::scaling::{self, History, Policy, Reading, Share, decide::N
 
 use super::{
     Autoscaler, STEPS_PER_SECOND,
-    plant::{Plant, Totals},
+    plant::{Plant, Totals, average},
 };
 
 const PERIOD_STEPS: f64 = 2.0 * STEPS_PER_SECOND as f64;
@@ -47,15 +47,14 @@ impl Ours {
             reading.counted += 1;
             reading.load_now += f64::from(pod.load());
             reading.queued_now += f64::from(pod.queued);
-            let average = |now: u64, before: u64| (now - before) as f64 / steps as f64;
             // A first answer has no difference: what the pod has had since it began, and never more than what is there now.
             let Some(before) = self.before.get(&pod.id) else {
-                reading.load += average(pod.totals.load_steps, 0).min(f64::from(pod.load()));
-                reading.queued += average(pod.totals.queued_steps, 0).min(f64::from(pod.queued));
+                reading.load += average(pod.totals.load_ticks, steps).min(f64::from(pod.load()));
+                reading.queued += average(pod.totals.queued_ticks, steps).min(f64::from(pod.queued));
                 continue;
             };
-            reading.load += average(pod.totals.load_steps, before.load_steps);
-            reading.queued += average(pod.totals.queued_steps, before.queued_steps);
+            reading.load += average(pod.totals.load_ticks - before.load_ticks, steps);
+            reading.queued += average(pod.totals.queued_ticks - before.queued_ticks, steps);
             reading.refused += pod.totals.refused - before.refused;
             share.answered += pod.totals.answered - before.answered;
             share.within += pod.totals.within - before.within;
@@ -110,8 +109,7 @@ mod tests {
         traces::Shape,
     };
 
-    /// Queues come and go with each replica there: up to 6 were seen, and up to 33 before numbers that had been too few were
-    /// remembered.
+    /// Queues come and go with each replica there.
     const MOST_AT_HIGH_TARGETS: f64 = 8.0;
 
     fn score(shape: Shape, number: u64) -> Score {
@@ -124,6 +122,17 @@ mod tests {
         for number in 0..PER_SHAPE {
             let score = score(Shape::Steady, number);
             assert!(score.reversals_per_hour() < 2.0, "{number}: {score:?}");
+        }
+    }
+
+    #[test]
+    fn steady_noise_makes_hardly_more_at_other_targets() {
+        for target in [0.28, 0.52, 0.84, 1.0] {
+            for number in 0..PER_SHAPE {
+                let case = Case::new(Shape::Steady, number);
+                let score = run(&case, autoscaler(&case, Who::Ours, target, |_| {}).as_mut()).0;
+                assert!(score.reversals_per_hour() <= 2.0, "{target}, {number}: {score:?}");
+            }
         }
     }
 
@@ -151,7 +160,7 @@ mod tests {
         let rate = case.plant.model.rate() / second as f64;
         let load = |seconds: usize, replicas: f64| vec![(rate * replicas).round() as u32; seconds * second];
         let arrivals = [load(60, 0.5), load(120, 3.0), load(400, 0.5)].concat();
-        let mut ours = Ours::new(policy(0.7 * f64::from(case.plant.model.slots), MAX_REPLICAS), Duration::ZERO, 1);
+        let mut ours = Ours::new(policy(0.7 * f64::from(case.plant.model.places()), MAX_REPLICAS), Duration::ZERO, 1);
         let (_, course) = run(&Case { arrivals, start_with: 1, ..case }, &mut ours);
         assert_eq!(course.wanted[58], 1);
         assert!(course.wanted[62] > 1, "{:?}", &course.wanted[58..70]);

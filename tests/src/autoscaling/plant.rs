@@ -1,19 +1,27 @@
 //! Replicas of a model: they start, serve what comes, refuse what would wait too long, and drain.
 //!
-//! A pod runs up to [`Model::slots`] samples at once, each for [`Model::run_steps`]; the rest waits in order. One request is
-//! one sample. A step is: pods get ready ▸ requests are spread ▸ each pod ends, refuses and starts samples ▸ drained pods go.
+//! A pod runs up to [`Model::instances`] batches at once, each of up to [`Model::batch`] samples; the rest waits in order, and an
+//! instance that is free takes what is there without waiting for more. One request is one sample. A step is: pods get ready ▸
+//! requests are spread ▸ each pod takes or refuses them, starts and ends batches until the next step ▸ drained pods go.
 
 use std::collections::VecDeque;
 
 use super::STEPS_PER_SECOND;
 
+/// Requests come and batches end at ticks, of which a step has so many.
+pub const TICKS_PER_STEP: u64 = 20;
+
 /// What a replica can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Model {
-    /// Samples that run at once.
-    pub slots: u32,
-    /// Steps that a run takes.
-    pub run_steps: u64,
+    /// Batches that run at once.
+    pub instances: u32,
+    /// Samples in a batch, at most.
+    pub batch: u32,
+    /// Ticks that a batch takes, however few samples are in it.
+    pub batch_ticks: u64,
+    /// Ticks that each sample of it adds.
+    pub sample_ticks: u64,
     /// Steps that a sample may wait: what would wait longer is refused.
     pub max_wait_steps: u64,
     /// Steps that a sample may wait and still be answered in time.
@@ -21,15 +29,26 @@ pub struct Model {
 }
 
 impl Model {
+    /// Samples that run at once, at most.
+    #[must_use]
+    pub fn places(&self) -> u32 {
+        self.instances * self.batch
+    }
+
     /// Samples that a replica answers in a second, at most.
     #[must_use]
     pub fn rate(&self) -> f64 {
-        f64::from(self.slots) * STEPS_PER_SECOND as f64 / self.run_steps as f64
+        let ticks_per_second = (TICKS_PER_STEP * STEPS_PER_SECOND) as f64;
+        f64::from(self.places()) * ticks_per_second / self.run_ticks(self.batch) as f64
+    }
+
+    fn run_ticks(&self, samples: u32) -> u64 {
+        self.batch_ticks + self.sample_ticks * u64::from(samples)
     }
 
     /// Samples that may wait.
     fn queue_bound(&self) -> u32 {
-        (self.max_wait_steps * u64::from(self.slots) / self.run_steps) as u32
+        (self.max_wait_steps * TICKS_PER_STEP * u64::from(self.places()) / self.run_ticks(self.batch)) as u32
     }
 }
 
@@ -65,7 +84,7 @@ pub enum Phase {
     Draining(u64),
 }
 
-/// What a pod has done since it began; integrals are over steps.
+/// What a pod has done since it began; integrals are over ticks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Requests that came.
@@ -77,32 +96,40 @@ pub struct Totals {
     /// Those that were answered in time.
     pub within: u64,
     /// Integral of the samples that run and wait.
-    pub load_steps: u64,
+    pub load_ticks: u64,
     /// Integral of the samples that wait.
-    pub queued_steps: u64,
+    pub queued_ticks: u64,
     /// Sum of the latencies of what was answered.
-    pub latency_steps: u64,
+    pub latency_ticks: u64,
 }
 
 impl Totals {
     fn add(&mut self, other: &Self) {
-        let Self { arrived, refused, answered, within, load_steps, queued_steps, latency_steps } = *other;
+        let Self { arrived, refused, answered, within, load_ticks, queued_ticks, latency_ticks } = *other;
         self.arrived += arrived;
         self.refused += refused;
         self.answered += answered;
         self.within += within;
-        self.load_steps += load_steps;
-        self.queued_steps += queued_steps;
-        self.latency_steps += latency_steps;
+        self.load_ticks += load_ticks;
+        self.queued_ticks += queued_ticks;
+        self.latency_ticks += latency_ticks;
     }
 }
 
-/// Samples that end together.
-#[derive(Debug, Clone, Copy, Default)]
+/// The average of an integral that has grown by so much within so many steps.
+#[must_use]
+pub fn average(ticks: u64, steps: u64) -> f64 {
+    ticks as f64 / (steps * TICKS_PER_STEP) as f64
+}
+
+/// Batches that end together.
+#[derive(Debug, Clone, Copy)]
 struct Ending {
+    at: u64,
+    batches: u32,
     samples: u32,
     within: u32,
-    latency_steps: u64,
+    latency_ticks: u64,
 }
 
 /// A replica.
@@ -118,12 +145,15 @@ pub struct Pod {
     pub queued: u32,
     /// Samples that run.
     pub running: u32,
+    /// Instances that run nothing.
+    free: u32,
     weight: f64,
-    arriving: u32,
-    /// When they came and how many, the oldest first.
-    queue: VecDeque<(u64, u32)>,
-    /// By the step at which they end, modulo the length of a run.
-    endings: Vec<Ending>,
+    /// When the requests of this step come.
+    coming: VecDeque<u64>,
+    /// When the samples that wait came.
+    queue: VecDeque<u64>,
+    /// What runs, that first which ends first.
+    endings: VecDeque<Ending>,
 }
 
 impl Pod {
@@ -134,10 +164,11 @@ impl Pod {
             totals: Totals::default(),
             queued: 0,
             running: 0,
+            free: model.instances,
             weight,
-            arriving: 0,
+            coming: VecDeque::new(),
             queue: VecDeque::new(),
-            endings: vec![Ending::default(); model.run_steps as usize],
+            endings: VecDeque::new(),
         }
     }
 
@@ -151,64 +182,80 @@ impl Pod {
         matches!(self.phase, Phase::Draining(until) if until <= now) && self.load() == 0
     }
 
+    /// From the step `now` until the next one.
     fn step(&mut self, now: u64, model: &Model) {
-        self.end(now, model);
-        self.admit(now);
-        self.start(now, model);
-        self.refuse(model);
-        self.totals.load_steps += u64::from(self.load());
-        self.totals.queued_steps += u64::from(self.queued);
-    }
-
-    fn end(&mut self, now: u64, model: &Model) {
-        let ending = std::mem::take(&mut self.endings[(now % model.run_steps) as usize]);
-        self.running -= ending.samples;
-        self.totals.answered += u64::from(ending.samples);
-        self.totals.within += u64::from(ending.within);
-        self.totals.latency_steps += ending.latency_steps;
-    }
-
-    fn admit(&mut self, now: u64) {
-        let arriving = std::mem::take(&mut self.arriving);
-        if arriving > 0 {
-            self.totals.arrived += u64::from(arriving);
-            self.queued += arriving;
-            self.queue.push_back((now, arriving));
+        let (mut at, until) = (now * TICKS_PER_STEP, (now + 1) * TICKS_PER_STEP);
+        loop {
+            let ends = self.endings.front().map_or(until, |ending| ending.at);
+            let comes = self.coming.front().copied().unwrap_or(until);
+            let next = ends.min(comes).min(until);
+            self.totals.load_ticks += (next - at) * u64::from(self.load());
+            self.totals.queued_ticks += (next - at) * u64::from(self.queued);
+            at = next;
+            if at == until {
+                return;
+            }
+            if ends == at {
+                self.end();
+            } else {
+                self.admit(at);
+            }
+            self.start(at, model);
+            self.refuse(model);
         }
     }
 
-    fn start(&mut self, now: u64, model: &Model) {
-        let ending = &mut self.endings[(now % model.run_steps) as usize];
-        while self.running < model.slots {
-            let Some((arrived, waiting)) = self.queue.front_mut() else { break };
-            let starting = (*waiting).min(model.slots - self.running);
-            let waited = now - *arrived;
-            ending.samples += starting;
-            ending.within += if waited <= model.late_wait_steps { starting } else { 0 };
-            ending.latency_steps += u64::from(starting) * (waited + model.run_steps);
-            self.running += starting;
-            self.queued -= starting;
-            *waiting -= starting;
-            if *waiting == 0 {
-                self.queue.pop_front();
+    fn end(&mut self) {
+        let Some(ending) = self.endings.pop_front() else { return };
+        self.free += ending.batches;
+        self.running -= ending.samples;
+        self.totals.answered += u64::from(ending.samples);
+        self.totals.within += u64::from(ending.within);
+        self.totals.latency_ticks += ending.latency_ticks;
+    }
+
+    fn admit(&mut self, at: u64) {
+        self.coming.pop_front();
+        self.totals.arrived += 1;
+        self.queued += 1;
+        self.queue.push_back(at);
+    }
+
+    fn start(&mut self, at: u64, model: &Model) {
+        while self.free > 0 && self.queued > 0 {
+            let samples = self.queued.min(model.batch);
+            let mut batch =
+                Ending { at: at + model.run_ticks(samples), batches: 1, samples, within: 0, latency_ticks: 0 };
+            self.free -= 1;
+            self.running += samples;
+            self.queued -= samples;
+            for came in self.queue.drain(..samples as usize) {
+                batch.within += u32::from(at - came <= model.late_wait_steps * TICKS_PER_STEP);
+                batch.latency_ticks += batch.at - came;
             }
+            self.run(batch);
+        }
+    }
+
+    fn run(&mut self, batch: Ending) {
+        let place = self.endings.partition_point(|ending| ending.at < batch.at);
+        match self.endings.get_mut(place) {
+            Some(ending) if ending.at == batch.at => {
+                ending.batches += batch.batches;
+                ending.samples += batch.samples;
+                ending.within += batch.within;
+                ending.latency_ticks += batch.latency_ticks;
+            }
+            _ => self.endings.insert(place, batch),
         }
     }
 
     /// What came last waits longest: it is what would wait too long.
     fn refuse(&mut self, model: &Model) {
-        let mut excess = self.queued.saturating_sub(model.queue_bound());
+        let excess = self.queued.saturating_sub(model.queue_bound());
         self.queued -= excess;
         self.totals.refused += u64::from(excess);
-        while excess > 0 {
-            let Some((_, waiting)) = self.queue.back_mut() else { break };
-            let refused = excess.min(*waiting);
-            *waiting -= refused;
-            excess -= refused;
-            if *waiting == 0 {
-                self.queue.pop_back();
-            }
-        }
+        self.queue.truncate(self.queued as usize);
     }
 }
 
@@ -357,7 +404,7 @@ impl Plant {
         self.find_ready();
     }
 
-    /// Every request goes to a pod by chance, in proportion to the pods' weights.
+    /// Every request goes to a pod by chance, in proportion to the pods' weights, at its own time within the step.
     fn spread(&mut self, arrivals: u32) {
         if self.ready.is_empty() {
             self.gone.arrived += u64::from(arrivals);
@@ -365,14 +412,16 @@ impl Plant {
             return;
         }
         let heaviest = 1.0 + self.settings.imbalance;
-        for _ in 0..arrivals {
+        for arrival in 0..u64::from(arrivals) {
+            let part = (arrival as f64 + self.rng.f64()) / f64::from(arrivals);
+            let at = self.now * TICKS_PER_STEP + (part * TICKS_PER_STEP as f64) as u64;
             loop {
                 // One draw for both: the upper half chooses the pod, the lower one whether it gets the request.
                 let draw = self.rng.u64(..);
                 let number = ((draw >> 32) * self.ready.len() as u64) >> 32;
                 let pod = &mut self.pods[self.ready[number as usize]];
                 if f64::from(draw as u32) * heaviest <= pod.weight * f64::from(u32::MAX) {
-                    pod.arriving += 1;
+                    pod.coming.push_back(at);
                     break;
                 }
             }
@@ -405,10 +454,18 @@ fn rank(phase: Phase) -> u8 {
 mod tests {
     use super::*;
 
+    /// Places of their own; batches that take as long however full they are; batches in which each sample takes its time; several
+    /// batches at once.
+    const MODELS: [Model; 4] = [
+        Model { instances: 4, batch: 1, batch_ticks: 40, sample_ticks: 0, max_wait_steps: 5, late_wait_steps: 2 },
+        Model { instances: 1, batch: 4, batch_ticks: 40, sample_ticks: 0, max_wait_steps: 5, late_wait_steps: 2 },
+        Model { instances: 1, batch: 4, batch_ticks: 4, sample_ticks: 9, max_wait_steps: 5, late_wait_steps: 1 },
+        Model { instances: 2, batch: 3, batch_ticks: 30, sample_ticks: 5, max_wait_steps: 5, late_wait_steps: 1 },
+    ];
+
     fn settings() -> Settings {
-        let model = Model { slots: 4, run_steps: 2, max_wait_steps: 5, late_wait_steps: 2 };
         Settings {
-            model,
+            model: MODELS[0],
             start_steps: 30,
             load_steps: 15,
             start_jitter: 0.2,
@@ -424,7 +481,11 @@ mod tests {
 
     #[test]
     fn every_request_is_answered_refused_or_still_there() {
-        let mut plant = Plant::new(&settings(), 2, 7);
+        MODELS.into_iter().for_each(|model| each_is_answered_refused_or_still_there(&Settings { model, ..settings() }));
+    }
+
+    fn each_is_answered_refused_or_still_there(settings: &Settings) {
+        let mut plant = Plant::new(settings, 2, 7);
         let mut rng = fastrand::Rng::with_seed(8);
         let mut arrived = 0;
         for step in 0..5_000 {
@@ -444,31 +505,48 @@ mod tests {
 
     #[test]
     fn what_is_there_on_average_is_the_rate_times_the_latency() {
-        let mut plant = Plant::new(&settings(), 3, 1);
-        let mut rng = fastrand::Rng::with_seed(2);
-        let steps = 50_000;
-        for _ in 0..steps {
-            plant.step(rng.u32(..9));
+        for model in MODELS {
+            let mut plant = Plant::new(&Settings { model, ..settings() }, 3, 1);
+            let mut rng = fastrand::Rng::with_seed(2);
+            let steps = 50_000;
+            for _ in 0..steps {
+                plant.step(rng.u32(..9));
+            }
+            let totals = plant.totals();
+            let by_law = totals.latency_ticks as f64 / (steps * TICKS_PER_STEP) as f64;
+            let found = average(totals.load_ticks, steps);
+            assert!((found - by_law).abs() < 1e-3 * found, "{found} and {by_law}");
+            assert!(totals.queued_ticks > 0);
         }
-        let totals = plant.totals();
-        let answered = totals.answered as f64;
-        let by_law = answered / steps as f64 * (totals.latency_steps as f64 / answered);
-        let found = totals.load_steps as f64 / steps as f64;
-        assert!((found - by_law).abs() < 1e-3 * found, "{found} and {by_law}");
-        assert!(totals.queued_steps > 0);
     }
 
     #[test]
     fn a_full_replica_answers_at_its_rate_and_makes_nobody_wait_longer_than_it_may() {
-        let settings = settings();
-        let mut plant = Plant::new(&settings, 1, 1);
-        for _ in 0..1_000 {
-            plant.step(10);
+        for model in MODELS {
+            let mut plant = Plant::new(&Settings { model, ..settings() }, 1, 1);
+            for _ in 0..1_000 {
+                plant.step(10);
+            }
+            let answered = plant.totals().answered as f64 / (1_000 / STEPS_PER_SECOND) as f64;
+            assert!((answered - model.rate()).abs() < 0.3, "{answered} and {}", model.rate());
+            let run_ticks = model.run_ticks(model.batch);
+            // Before a batch of its own, those that are before it and the one that runs.
+            let longest = model.max_wait_steps * TICKS_PER_STEP + 2 * run_ticks;
+            assert!(plant.totals().latency_ticks <= plant.totals().answered * longest);
         }
-        let answered = plant.totals().answered as f64 / (1_000 / STEPS_PER_SECOND) as f64;
-        assert!((answered - settings.model.rate()).abs() < 0.1, "{answered}");
-        let longest = settings.model.max_wait_steps + settings.model.run_steps;
-        assert!(plant.totals().latency_steps <= plant.totals().answered * longest);
+    }
+
+    #[test]
+    fn an_instance_that_is_free_takes_what_is_there_and_runs_it_as_one() {
+        let one = |model, arrivals| {
+            let mut plant = Plant::new(&Settings { model, ..settings() }, 1, 1);
+            plant.step(arrivals);
+            (plant.pods()[0].running, plant.pods()[0].queued)
+        };
+        assert_eq!(one(MODELS[0], 3), (3, 0), "each in its place");
+        assert_eq!(one(MODELS[1], 3), (1, 2), "the others come while the first one runs");
+        assert_eq!(one(MODELS[2], 3), (1, 1), "the second runs by now");
+        assert_eq!(one(MODELS[2], 1), (0, 0), "one alone is answered sooner than a batch is");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{
     Course,
     cases::Case,
-    compare::{Outcome, Variation, Who, frontier},
+    compare::{Outcome, TARGETS, Variation, Who, frontier},
     score::{Ratio, Score},
     traces::Shape,
 };
@@ -106,6 +106,27 @@ pub fn foreseen(cases: &[Case], outcomes: &[Outcome]) -> String {
     for (name, group) in groups(cases, outcomes) {
         let cells = [&HPA[..], &[Who::Knative], &[Who::Ours]].map(|who| cell(&group.ratios(Who::Foresight, who)));
         lines.push(format!("{name} {} |", cells.join(" | ")));
+    }
+    lines.join("\n")
+}
+
+/// Reversals an hour of ours on steady noise, by target and case.
+#[must_use]
+pub fn steadiness(cases: &[Case], outcomes: &[Outcome]) -> String {
+    let steady = cases.iter().filter(|it| it.shape == Shape::Steady);
+    let numbers: Vec<u64> = steady.map(|it| it.number).collect();
+    let name = |number: &u64| format!("{} {}", if number % 2 == 1 { "held out" } else { "tuning" }, number / 2 + 1);
+    let names: Vec<String> = numbers.iter().map(name).collect();
+    let mut lines = vec![format!("| target | {} |", names.join(" | ")), "|---".repeat(numbers.len() + 1) + "|"];
+    for target in TARGETS {
+        let of = |number: &u64| {
+            let is_of = |it: &&Outcome| {
+                (it.shape, it.number, it.who) == (Shape::Steady, *number, Who::Ours) && it.target == target
+            };
+            let found: Score = outcomes.iter().filter(is_of).map(|outcome| outcome.score).sum();
+            format!("{:.1}", found.reversals_per_hour())
+        };
+        lines.push(format!("| {target} | {} |", numbers.iter().map(of).collect::<Vec<_>>().join(" | ")));
     }
     lines.join("\n")
 }

@@ -66,7 +66,8 @@ fn simulate(folder: &Path) -> io::Result<()> {
     step.done();
     let (ratios, shares) = (table::ratios(&cases, &outcomes), table::shares(&cases, &outcomes));
     let foreseen = table::foreseen(&cases, &outcomes);
-    let tables = format!("{ratios}\n\n{shares}\n\n{foreseen}\n\n{}\n", table::variations(&outcomes, &varied));
+    let (variations, steadiness) = (table::variations(&outcomes, &varied), table::steadiness(&cases, &outcomes));
+    let tables = format!("{ratios}\n\n{shares}\n\n{foreseen}\n\n{variations}\n\n{steadiness}\n");
     fs::create_dir_all(folder)?;
     fs::write(folder.join("results.md"), &tables)?;
     fs::write(folder.join("results.json"), format!("{:#}\n", table::json(&cases, &outcomes, &courses())))?;
