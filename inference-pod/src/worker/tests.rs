@@ -246,7 +246,8 @@ fn bad_jobs_are_found_in_few_runs_and_no_other_is_harmed() {
 
 #[test]
 fn a_size_that_fails_where_its_jobs_do_not_is_taken_less() {
-    let fate = Fate { most_rows: 4, takes: Duration::from_millis(2), ..Fate::default() };
+    // Long beside what a busy machine adds to a run, or the smaller ones look no better.
+    let fate = Fate { most_rows: 4, takes: Duration::from_millis(20), ..Fate::default() };
     let world = world_with(fate, 1, false, LONG, Vec::new());
     let runs_of_a_round = || {
         let before = world.fate.runs.load(Ordering::SeqCst);
