@@ -110,7 +110,7 @@ mod tests {
     };
 
     /// Queues come and go with each replica there.
-    const MOST_AT_HIGH_TARGETS: f64 = 8.0;
+    const MOST_AT_HIGH_TARGETS: f64 = 5.0;
 
     fn score(shape: Shape, number: u64) -> Score {
         let case = Case::new(shape, number);
