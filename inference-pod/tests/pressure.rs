@@ -89,11 +89,11 @@ fn what_would_wait_too_long_is_429_and_told_when_to_come_back() {
     assert_eq!(at_once(&server, 1)[0].status, 200, "it serves again");
 }
 
-/// The model takes a moment and the pictures take long, so that the queue of the model is always short.
+/// The pictures take several times as long as the model: of what may wait, the queue of the model holds more than may be decoded.
 #[test]
 fn what_would_wait_too_long_to_be_decoded_is_429_too() {
     const PATH: &str = "/predict/fixed";
-    let options = "task: image-classification, max_queue_ms: 100, request_timeout_ms: 60000";
+    let options = "task: image-classification, max_queue_ms: 2500, request_timeout_ms: 60000";
     let server = Server::start_with("threads: 1", &item("fixed", "fixed-batch", options));
     let mut picture = std::io::Cursor::new(Vec::new());
     image::DynamicImage::new_rgb8(4000, 4000).write_to(&mut picture, image::ImageFormat::Png).unwrap();
@@ -104,7 +104,7 @@ fn what_would_wait_too_long_to_be_decoded_is_429_too() {
     // On a busy machine it may be the model that was slow last, so that its queue is what refuses.
     eventually("some are refused for what waits to be decoded", || {
         let answers: Vec<Response> = std::thread::scope(|scope| {
-            let clients: Vec<_> = (0..16).map(|_| scope.spawn(ask)).collect();
+            let clients: Vec<_> = (0..32).map(|_| scope.spawn(ask)).collect();
             clients.into_iter().map(|client| client.join().unwrap()).collect()
         });
         let (served, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == 200);
