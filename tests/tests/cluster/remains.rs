@@ -170,21 +170,23 @@ impl Member {
 
 fn members(name: &str) -> Result<BTreeSet<Member>, Failure> {
     let mark = format!("ORTOLAN_CLUSTER={}", clusters_folder().join(name).display());
-    let own = namespace_of(std::process::id());
+    let own = fs::read_link("/proc/self/ns/pid")?;
     let pids: Vec<u32> = names_in("/proc")?.iter().filter_map(|name| name.parse().ok()).collect();
     let marked = |pid: &u32| {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
     };
     let marked: Vec<u32> = pids.iter().copied().filter(marked).collect();
-    let namespaces: BTreeSet<_> = marked.iter().map(|pid| namespace_of(*pid)).filter(|space| *space != own).collect();
+    let namespaces: BTreeSet<_> =
+        marked.iter().filter_map(|pid| namespace_of(*pid)).filter(|space| *space != own).collect();
     let group = format!("/ortolan-{name}-");
     let in_pod = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default().contains(&group);
-    let inside =
-        pids.iter().filter(|pid| marked.contains(pid) || namespaces.contains(&namespace_of(**pid)) || in_pod(pid));
+    let in_namespace = |pid: &u32| namespace_of(*pid).is_some_and(|space| namespaces.contains(&space));
+    let inside = pids.iter().filter(|pid| marked.contains(pid) || in_namespace(pid) || in_pod(pid));
     Ok(inside.filter_map(|pid| Member::of(*pid)).collect())
 }
 
+/// Nothing of a process that has ended by now, nor of one that this process may not look into.
 fn namespace_of(pid: u32) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{pid}/ns/pid")).ok()
 }
