@@ -66,7 +66,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--rounds", type=int, help="times that each thing is measured (3); pairs five times as often, for half as long"
     )
-    parser.add_argument("--seconds", type=float, help="length of one closed loop (4); open loops take twice that")
+    parser.add_argument("--seconds", type=float, help="length of one closed loop (4); open loops take two or four times that")
     parser.add_argument("--growth-requests", type=int, help="requests of random shapes (a million)")
     parser.add_argument("--binary", type=Path, help="an inference-pod that is built already")
     parser.add_argument(

@@ -1,10 +1,13 @@
-"""Looks at a server while something else loads it: its memory, and whether its health is still told at once."""
+"""Looks at a server while something else loads it: at its memory, whether its health is still told at once, and how
+long its batches take.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
 import os
+import statistics
 import threading
 import time
 from urllib.parse import urlsplit
@@ -13,6 +16,7 @@ from .load import percentile
 from .server import Server
 
 PAUSE_SECONDS = 0.02
+BETWEEN_TIMES_SECONDS = 1
 
 
 class Watch:
@@ -73,3 +77,31 @@ class Watch:
             self.connection.close()
         finally:
             self.health_ms.append((time.perf_counter() - began) * 1000)
+
+
+class WatchTimes:
+    """A context: how long a batch of each size takes, on average over all looks. One look tells of the last runs only."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.looks: list[dict[int, float]] = []
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self.look_on, daemon=True)
+
+    def __enter__(self) -> WatchTimes:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+        self.looks.append(self.server.bucket_times())
+
+    @property
+    def milliseconds(self) -> dict[int, float]:
+        """Of each batch size; known when the context has ended."""
+        return {size: statistics.mean(look[size] for look in self.looks) for size in self.looks[-1]}
+
+    def look_on(self) -> None:
+        while not self.over.wait(BETWEEN_TIMES_SECONDS):
+            self.looks.append(self.server.bucket_times())
