@@ -280,6 +280,7 @@ fn simulated(file: &Path, buckets: &[(usize, f64)], instances: usize, provider: 
             is_padded: provider == ExecutionProvider::Cuda.as_str(),
             batch_timeout: Duration::ZERO,
             latency_objective: None,
+            run_timeout: Duration::MAX,
         },
         instances,
         request_timeout: Duration::from_millis(shipped.request_timeout_ms),

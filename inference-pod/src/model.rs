@@ -264,6 +264,7 @@ impl Model {
             is_padded: pads,
             batch_timeout: Duration::from_millis(config.batch_timeout_ms),
             latency_objective: config.latency_objective_ms.map(Duration::from_millis),
+            run_timeout: Duration::from_millis(config.run_timeout_ms),
         };
         let bounds = Bounds {
             batch_size: limits.batch_size,
@@ -277,12 +278,11 @@ impl Model {
         if queue.has_objective() {
             observer.metrics().objective_feasible(queue.objective_bucket().is_some());
         }
-        let run_timeout = Duration::from_millis(config.run_timeout_ms);
         let terms = Terms {
             name: config.name.clone(),
-            run_timeout,
+            run_timeout: limits.run_timeout,
             // The file is read anew, by a machine that may be busier.
-            opening_timeout: run_timeout + SLOWER_OPENING * (load_time + began.elapsed()),
+            opening_timeout: limits.run_timeout + SLOWER_OPENING * (load_time + began.elapsed()),
             padded_to,
             observer: observer.clone(),
             open: Box::new(move |broke| {

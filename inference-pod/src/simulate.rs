@@ -150,6 +150,7 @@ mod tests {
                 is_padded: false,
                 batch_timeout: Duration::ZERO,
                 latency_objective: None,
+                run_timeout: Duration::MAX,
             },
             instances: 1,
             request_timeout: Duration::from_secs(1),

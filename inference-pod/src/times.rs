@@ -347,9 +347,14 @@ impl BucketTimes {
     /// `most`: what waiting for company could lead to.
     #[must_use]
     pub fn cheaper_above(&self, samples: usize, most: usize) -> Option<usize> {
+        self.cheaper(samples, most).next()
+    }
+
+    /// The buckets over `samples` samples that cost less for each than that many do, and are no larger than `most`; smallest first.
+    pub fn cheaper(&self, samples: usize, most: usize) -> impl DoubleEndedIterator<Item = usize> + '_ {
         let now = self.of(samples).as_secs_f64() / samples.max(1) as f64;
-        let mut larger = self.buckets.iter().filter(|bucket| bucket.samples > samples && bucket.samples <= most);
-        larger.find(|bucket| bucket.per_sample() < now).map(|bucket| bucket.samples)
+        let larger = self.buckets.iter().filter(move |bucket| bucket.samples > samples && bucket.samples <= most);
+        larger.filter(move |bucket| bucket.per_sample() < now).map(|bucket| bucket.samples)
     }
 
     /// The largest bucket that takes no longer than `limit`.
@@ -357,6 +362,13 @@ impl BucketTimes {
     pub fn largest_within(&self, limit: Duration) -> Option<usize> {
         let limit = limit.as_secs_f64();
         self.buckets.iter().rfind(|bucket| bucket.median <= limit).map(|bucket| bucket.samples)
+    }
+
+    /// The most samples that a batch may have to take no longer than `limit`; any number where no bucket takes longer, one where all do.
+    #[must_use]
+    pub fn most_within(&self, limit: Duration) -> usize {
+        let is_one_longer = self.buckets.iter().any(|bucket| bucket.time > limit);
+        if is_one_longer { self.largest_within(limit).unwrap_or(1) } else { usize::MAX }
     }
 
     /// Whether nothing was measured.

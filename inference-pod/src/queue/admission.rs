@@ -28,6 +28,8 @@ pub struct Limits {
     pub batch_timeout: Duration,
     /// Latency that the choice of the bucket is to keep.
     pub latency_objective: Option<Duration>,
+    /// A run that takes longer is ended, and nobody in it answered.
+    pub run_timeout: Duration,
 }
 
 /// Why a job was not let in.
@@ -242,7 +244,8 @@ impl<T> Queue<T> {
     /// nothing else waits, those do not count; else a request that costs more than the whole bound could never get in.
     pub(super) fn admit_wait(&mut self, further: usize, now: Instant) -> Result<(), Refused> {
         let run = self.best_run();
-        let others_wait = self.samples() + self.decoding() > 0;
+        // Not those that are decoded: of several that cost so much each would be refused on account of the others.
+        let others_wait = self.samples() > 0;
         let further = if others_wait { self.drain_time(further) } else { Duration::ZERO };
         let wait = self.predicted_wait(now) + further;
         // It may be the first of the run that answers it: those before it have others, and all of that run is still to come.
@@ -313,7 +316,7 @@ impl<T> Queue<T> {
 
     /// Something of the times that ran last and of the most samples that a batch may have; nothing where none did.
     fn of_recent<R: Default>(&self, tell: impl FnOnce(&BucketTimes, usize) -> R) -> R {
-        let most = |times| choice::allowed(times, self.limits.latency_objective);
+        let most = |times| choice::allowed(times, &self.limits);
         self.times.recent().map_or_else(R::default, |times| tell(times, most(times)))
     }
 }

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use smallvec::SmallVec;
+
 use super::{Key, Limits, Queue, Waiting, as_u32};
 use crate::times::{BucketTimes, LengthClass};
 
@@ -55,19 +57,28 @@ pub(super) fn objective_bucket(times: &BucketTimes, objective: Duration) -> Opti
     times.largest_within(objective / RUNS_UNTIL_ANSWER)
 }
 
-/// The most samples that a batch may have: where no bucket keeps the objective the smallest comes nearest to it.
-pub(super) fn allowed(times: &BucketTimes, objective: Option<Duration>) -> usize {
-    objective.map_or(usize::MAX, |objective| objective_bucket(times, objective).unwrap_or(1))
+/// The most samples that a batch may have for its run not to be ended; where no bucket keeps the objective the smallest comes nearest to
+/// it.
+pub(super) fn allowed(times: &BucketTimes, limits: &Limits) -> usize {
+    let keep = |objective| objective_bucket(times, objective).unwrap_or(1);
+    limits.latency_objective.map_or(usize::MAX, keep).min(times.most_within(limits.run_timeout))
 }
 
 impl<T> Queue<T> {
     pub(super) fn choose(&mut self, first: Key, now: Instant) -> Choice {
         let Some(job) = self.waiting.get(&first) else { return Choice::TooLate };
         let (least, class) = (job.samples, LengthClass::of(job.length));
-        let deadline = job.deadline;
+        let (entered, deadline) = (job.entered, job.deadline);
         let Some(left) = deadline.checked_duration_since(now) else { return Choice::TooLate };
-        if self.times.class(class).needed(least) > left {
-            self.times.class(class).doubt(least);
+        let needed = self.times.class(class).needed(least);
+        if needed > left {
+            // Whoever had time enough when it came has waited too long, which says nothing of what a run takes.
+            if needed > deadline.saturating_duration_since(entered) {
+                self.times.class(class).doubt(least);
+            }
+            return Choice::TooLate;
+        }
+        if self.has_to_give_way(first, now) {
             return Choice::TooLate;
         }
         let soonest = now + self.times.class(class).of(least);
@@ -83,6 +94,48 @@ impl<T> Queue<T> {
         }
         let Offer { keys, expected, .. } = self.best_offer(&mut candidates, least, class, (now, left));
         Choice::Run(keys, expected)
+    }
+
+    /// Whether the first is in such a hurry that only a small batch would be in time for it, while others fill one that is cheaper for each
+    /// and will not all be in time if they wait for the small one. Where more comes than can be answered, what is due first always has
+    /// hardly any time left: one small batch after the other would answer few of those who could have been.
+    fn has_to_give_way(&mut self, first: Key, now: Instant) -> bool {
+        let Some(head) = self.waiting.get(&first) else { return false };
+        let (least, left) = (head.samples, head.deadline.saturating_duration_since(now));
+        let times = self.times.class(LengthClass::of(head.length));
+        let most = self.limits.batch_size.min(allowed(times, &self.limits));
+        let small = times.best_filled_by(most, left).unwrap_or(least).max(least);
+        let larger: SmallVec<[(usize, Duration); 8]> = times
+            .cheaper(small, most)
+            .map(|size| (size, times.needed(size)))
+            .filter(|(_, time)| *time > left)
+            .collect();
+        let after_small = now + times.of(small);
+        larger.into_iter().rev().any(|(size, time)| self.are_harmed(first, small, after_small, (size, now + time)))
+    }
+
+    /// Whether those who would be in time for a batch of `size`, which has to have run by then, fill it, and do not all make their
+    /// deadlines after a `small` one with the first.
+    fn are_harmed(&self, first: Key, small: usize, after_small: Instant, (size, by): (usize, Instant)) -> bool {
+        let Some(head) = self.waiting.get(&first) else { return false };
+        let instances = as_u32(self.working().count().max(1));
+        let (mut with_first, mut together) = (small.saturating_sub(head.samples), 0);
+        let (mut begins, mut is_one_late) = (after_small, false);
+        for (_, job) in self.waiting.iter().filter(|(key, _)| **key != first) {
+            let shares = job.shape == head.shape && LengthClass::of(job.length) <= LengthClass::of(head.length);
+            let is_in_time = job.deadline >= by;
+            together += if shares && is_in_time { job.samples } else { 0 };
+            if shares && job.samples <= with_first {
+                with_first -= job.samples;
+                continue;
+            }
+            begins += job.cost / instances;
+            is_one_late |= is_in_time && begins > job.deadline;
+            if is_one_late && together >= size {
+                return true;
+            }
+        }
+        false
     }
 
     /// The jobs that could share a run with the first, in order, it among them; no more than it takes to fill a batch with
@@ -183,7 +236,7 @@ impl<T> Queue<T> {
         longest: LengthClass,
         (now, left): (Instant, Duration),
     ) -> Option<usize> {
-        let Limits { batch_size: most, latency_objective, max_wait, .. } = self.limits;
+        let Limits { batch_size: most, max_wait, run_timeout, .. } = self.limits;
         // Another one that is free takes what is left over at once.
         let idle = self.working().filter(|busy| busy.is_none()).count();
         // Who is in more of a hurry than the first and would be late with so many is no company.
@@ -197,8 +250,8 @@ impl<T> Queue<T> {
         if times.is_empty() {
             return Some(all.min(most));
         }
-        let allowed = allowed(times, latency_objective);
-        let fits = |size, time| size <= most && time <= left && size <= filled(time);
+        let allowed = allowed(times, &self.limits);
+        let fits = |size, time| size <= most && time <= left.min(run_timeout) && size <= filled(time);
         let bucket = times.choose(allowed, max_wait, fits)?;
         let may_be_all = idle <= 1
             && (bucket.samples + 1..=most.min(allowed)).contains(&all)
@@ -222,9 +275,8 @@ impl<T> Queue<T> {
         }
         let waiting = candidates.iter().map(|candidate| candidate.samples).sum();
         let oldest = candidates.iter().map(|candidate| candidate.entered).min()?;
-        let objective = self.limits.latency_objective;
         let times = self.times.class(class);
-        let next = times.cheaper_above(waiting, self.limits.batch_size.min(allowed(times, objective)))?;
+        let next = times.cheaper_above(waiting, self.limits.batch_size.min(allowed(times, &self.limits)))?;
         let full = now + self.arrivals.time_for(next - waiting, now)?;
         let latest = oldest + self.limits.batch_timeout;
         let until = latest.min(self.arrivals.overdue(next - waiting)?);

@@ -221,7 +221,7 @@ impl<T> Queue<T> {
         self.arrived += 1;
         let NewJob { samples, bytes, shape, length, payload, deadline } = job;
         let times = self.times.class(LengthClass::of(length));
-        let cost = times.best_per_sample(choice::allowed(times, self.limits.latency_objective)) * as_u32(samples);
+        let cost = times.best_per_sample(choice::allowed(times, &self.limits)) * as_u32(samples);
         self.admitted.enter(samples, bytes, cost, now);
         let (limits, times) = (self.limits, &mut self.times);
         self.groups.enter(&shape, samples, length, |samples, length| beyond_shares(limits, times, samples, length));
@@ -321,7 +321,7 @@ impl<T> Waiting<T> {
 /// What the last of the runs of so many samples, which is not full, takes beyond the shares that its samples have of a full one.
 fn beyond_shares(limits: Limits, times: &mut Times, samples: usize, length: usize) -> Duration {
     let times = times.class(LengthClass::of(length));
-    let most = choice::allowed(times, limits.latency_objective);
+    let most = choice::allowed(times, &limits);
     let left_over = samples % times.best_size(most);
     let takes = if limits.is_padded { times.of(left_over) } else { times.unpadded(left_over) };
     if left_over == 0 { Duration::ZERO } else { takes.saturating_sub(times.best_per_sample(most) * as_u32(left_over)) }

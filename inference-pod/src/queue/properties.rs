@@ -43,8 +43,8 @@ fn happenings() -> impl Strategy<Value = Vec<(u64, Happening)>> {
 
 fn limits() -> impl Strategy<Value = Limits> {
     let objective = prop::option::of(1_u64..300);
-    (1_u64..500, 1_usize..60, 100_usize..4000, prop::bool::ANY, 0_u64..50, objective).prop_map(
-        |(max_wait, samples, bytes, is_padded, batch_timeout, objective)| Limits {
+    (1_u64..500, 1_usize..60, 100_usize..4000, prop::bool::ANY, 0_u64..50, objective, 1_u64..300).prop_map(
+        |(max_wait, samples, bytes, is_padded, batch_timeout, objective, run_timeout)| Limits {
             max_wait: Duration::from_millis(max_wait),
             samples,
             bytes,
@@ -52,6 +52,7 @@ fn limits() -> impl Strategy<Value = Limits> {
             is_padded,
             batch_timeout: Duration::from_millis(batch_timeout),
             latency_objective: objective.map(Duration::from_millis),
+            run_timeout: Duration::from_millis(run_timeout),
         },
     )
 }

@@ -331,18 +331,18 @@ fn run(shared: &Shared, index: usize, runner: &mut dyn Runner, batch: Vec<Waitin
     let jobs: Vec<&[Tensor]> = inputs.iter().map(Vec::as_slice).collect();
     let waits = ways.iter().map(|way| way.queue_time);
     let Ran { result, replies, run, ended } = run_together(shared, index, runner, &jobs, (&ways, waits), replies);
+    let samples = samples_of(&ways) + run.padding;
+    let ran = |time| shared.ran(queue::Run { instance: index, samples, length, time });
     match &result {
-        Ok(_) => {
-            let samples = samples_of(&ways) + run.padding;
-            shared.ran(queue::Run { instance: index, samples, length, time: run.time });
-        }
-        Err(_) if jobs.len() > 1 && matches!(ended, Ended::Badly) => {
+        // What was ended takes so long at least: where that is for its size, smaller batches are taken from then on.
+        Ok(_) | Err(JobError::TooLong(_)) => ran(run.time),
+        // Not where it was cancelled, for the server stops: then no run is to begin.
+        Err(_) if jobs.len() > 1 && matches!(ended, Ended::Badly) && !shared.meeting.is_over() => {
             shared.meeting.with(|queue| queue.runs_again(index, jobs.len(), length, Instant::now()));
-            let samples = samples_of(&ways) + run.padding;
             let (ended, went_well) = run_apart(shared, index, runner, &jobs, replies, ways);
             if went_well == jobs.len() {
                 // It was the size that failed, for want of memory for example: that is what a batch of it takes.
-                shared.ran(queue::Run { instance: index, samples, length, time: began.elapsed() });
+                ran(began.elapsed());
             } else {
                 shared.meeting.with(|queue| queue.gave_up(index));
             }

@@ -154,6 +154,7 @@ fn world_with(
         is_padded: !padded_to.is_empty(),
         batch_timeout: Duration::ZERO,
         latency_objective: None,
+        run_timeout,
     };
     let mut times = BucketTimes::default();
     [1, 2, 4, 8].into_iter().for_each(|size| times.set(size, Duration::from_millis(1)));
@@ -326,15 +327,16 @@ fn a_session_that_hangs_on_its_warm_up_input_is_ended_and_opened_anew() {
 
 #[test]
 fn what_is_cancelled_because_the_server_stops_is_no_crash() {
-    for (number, trials_hang) in [(TAR, false), (POISON, true)] {
+    for (numbers, trials_hang) in [(&[TAR][..], false), (&[TAR, 1.0, 2.0], false), (&[POISON], true)] {
         let world = world_with(Fate { trials_hang, ..Fate::default() }, 1, true, LONG, Vec::new());
-        let tickets = world.push(&[number]);
+        let tickets = world.push(numbers);
         while !world.shared.instances[0].is_running() || world.shared.with_queue(|queue| queue.samples() > 0) {
             std::thread::yield_now();
         }
         world.shared.stop();
         assert!(world.says("ortolan_instance_crashes_total{model=\"m\"} 0"));
         assert_eq!(world.fate.opened.load(Ordering::SeqCst), 0);
+        assert_eq!(world.fate.runs.load(Ordering::SeqCst), 1, "nor does another run begin");
         drop(tickets);
     }
 }
@@ -361,6 +363,22 @@ fn a_run_that_takes_too_long_is_ended_and_the_next_one_goes_well() {
     assert_eq!(world.answers(&[TAR]), [Err(JobError::TooLong(Duration::from_millis(50)))]);
     assert_eq!(world.answers(&[3.0]), [Ok(6.0)]);
     assert!(world.shared.healthy());
+    world.shared.stop();
+    watch.join().unwrap();
+}
+
+#[test]
+fn batches_whose_runs_are_ended_become_smaller() {
+    let world = world(1, false, &[], Duration::from_millis(50));
+    let watch = watch(&world);
+    for _ in 0..2 {
+        let answers = world.answers(&[TAR, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
+        assert_eq!(answers, vec![Err(JobError::TooLong(Duration::from_millis(50))); 8]);
+        world.fate.cancelled.lock().unwrap().clear();
+    }
+    world.fate.rows.store(0, Ordering::SeqCst);
+    assert!(world.answers(&[1.0; 8]).iter().all(Result::is_ok));
+    assert_eq!(world.fate.rows.load(Ordering::SeqCst), 4);
     world.shared.stop();
     watch.join().unwrap();
 }

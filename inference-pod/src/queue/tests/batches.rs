@@ -155,6 +155,24 @@ fn an_objective_steers_to_the_largest_bucket_that_keeps_it() {
 }
 
 #[test]
+fn no_batch_is_chosen_whose_run_would_be_ended() {
+    let now = Instant::now();
+    let mut queue: Queue<&'static str> =
+        Queue::new(Limits { run_timeout: Duration::from_millis(15), ..limits() }, measured_times(), 1);
+    for _ in 0..16 {
+        push(&mut queue, job("x", 1, later(now, 5000)), now);
+    }
+    assert_eq!(queue.take(0, now).batch.len(), 4, "12 ms; 20 for eight");
+    // None of three takes less; what runs by itself may.
+    (0..3).for_each(|_| queue.finished(Run { instance: 0, samples: 4, length: 4, time: Duration::from_millis(16) }));
+    assert_eq!(queue.take(0, now).batch.len(), 2);
+    let mut slow: Queue<&'static str> =
+        Queue::new(Limits { run_timeout: Duration::from_millis(4), ..limits() }, measured_times(), 1);
+    (0..2).for_each(|_| _ = push(&mut slow, job("x", 1, later(now, 5000)), now));
+    assert_eq!(slow.take(0, now).batch.len(), 1, "where all take too long, one is the least");
+}
+
+#[test]
 fn padding_is_priced_in() {
     let mut times = Times::default();
     let of_length = |length: usize, millis: [u64; 4]| {

@@ -19,6 +19,7 @@ fn limits() -> Limits {
         is_padded: false,
         batch_timeout: Duration::ZERO,
         latency_objective: None,
+        run_timeout: Duration::from_secs(60),
     }
 }
 

@@ -265,6 +265,10 @@ fn the_samples_of_a_request_count_in_its_own_wait_unless_nothing_else_waits() {
     let (refused, _) = queue.push(request(5), now).unwrap_err();
     assert!(matches!(refused.bound, Bound::Wait { .. }), "{refused:?}");
     assert!(queue.push(request(4), now).is_ok(), "2.5 ms, a run, and 31 further samples");
+    queue.clear(now);
+    queue.reserve(now).unwrap();
+    queue.complete(now).unwrap();
+    assert!(queue.push(request(5), now).is_ok(), "one that is decoded does not wait here yet");
 }
 
 #[test]
@@ -319,4 +323,85 @@ fn an_objective_that_keeps_batches_small_lets_as_much_in_as_they_get_done() {
     let mut queue: Queue<&'static str> = Queue::new(limits, measured_times(), 1);
     let let_in = (0..100).take_while(|_| queue.push(vec![job("x", 1, later(now, 9000))], now).is_ok()).count();
     assert_eq!(let_in, 20, "100 ms at 5 ms a sample, for each runs alone");
+}
+
+/// Nothing is refused here, so what is due first has hardly any time left, always. Deadlines and rates are those of a run of eight,
+/// whose time differs by a tenth either way.
+#[test]
+fn where_most_deadlines_cannot_be_kept_most_batches_are_full() {
+    let mut random = 1_u64;
+    let mut uniform = || {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        ((random >> 33) + 1) as f64 / (1_u64 << 31) as f64
+    };
+    for millis in [[5, 7, 12, 20], [10, 17, 30, 56], [4, 4, 5, 6]] {
+        let mut times = BucketTimes::default();
+        [1, 2, 4, 8].into_iter().zip(millis).for_each(|(size, at)| times.set(size, Duration::from_millis(at)));
+        let run = times.of(8).as_secs_f64();
+        for (runs, load, least) in
+            [(15.0, 3.0, 0.85), (5.0, 3.0, 0.85), (3.0, 3.0, 0.85), (5.0, 1.3, 0.8), (3.0, 1.1, 0.7), (5.0, 0.7, 0.99)]
+        {
+            let limits = Limits { max_wait: Duration::from_secs(600), samples: 100_000, bytes: 1 << 30, ..limits() };
+            let mut queue: Queue<Instant> = Queue::new(limits, Times::warmed_up(4, times.clone()), 1);
+            let start = Instant::now();
+            let (mut now, mut arrival, mut came, mut answered) = (start, start, 0, 0);
+            while came < 10_000 {
+                while arrival <= now {
+                    let deadline = arrival + Duration::from_secs_f64(run * runs);
+                    let shape = Shape::new();
+                    let new = NewJob { samples: 1, bytes: 0, shape, length: 4, deadline, payload: deadline };
+                    queue.push(vec![new], arrival).unwrap();
+                    came += 1;
+                    arrival += Duration::from_secs_f64(-uniform().ln() * run / 8.0 / load);
+                }
+                let batch = queue.take(0, now).batch;
+                if batch.is_empty() {
+                    now = arrival;
+                    continue;
+                }
+                let time = times.unpadded(batch.len()).mul_f64(0.9 + 0.2 * uniform());
+                now += time;
+                queue.finished(Run { instance: 0, samples: batch.len(), length: 4, time });
+                answered += batch.iter().filter(|job| now <= job.payload).count();
+            }
+            let possible = f64::min(f64::from(came), (now - start).as_secs_f64() / run * 8.0);
+            let share = answered as f64 / possible;
+            assert!(share > least, "{millis:?} ms, due after {runs} runs, {load} times the most: {share:.2}");
+        }
+    }
+}
+
+#[test]
+fn who_is_in_a_hurry_is_answered_where_the_others_can_wait() {
+    let (mut queue, now) = queue();
+    for _ in 0..16 {
+        push(&mut queue, job("calm", 1, later(now, 90)), now);
+    }
+    push(&mut queue, job("hurried", 1, later(now, 15)), now);
+    let taken = queue.take(0, now);
+    assert_eq!(names(&taken.batch), ["hurried", "calm", "calm", "calm"], "12 ms for four, 20 for eight");
+    assert!(taken.expired.is_empty());
+}
+
+#[test]
+fn who_is_in_a_hurry_gives_way_where_others_would_be_late() {
+    let (mut queue, now) = queue();
+    for _ in 0..10 {
+        push(&mut queue, job("due", 1, later(now, 25)), now);
+    }
+    push(&mut queue, job("hurried", 1, later(now, 15)), now);
+    let taken = queue.take(0, now);
+    assert_eq!((names(&taken.expired), names(&taken.batch)), (vec!["hurried"], vec!["due"; 8]));
+}
+
+#[test]
+fn one_that_waited_too_long_says_nothing_of_what_a_run_takes() {
+    let (mut queue, now) = queue();
+    let needed = queue.times.class(LengthClass::of(4)).needed(1);
+    (0..5).for_each(|_| _ = push(&mut queue, job("waits", 1, later(now, 30)), now));
+    assert_eq!(queue.take(0, later(now, 28)).expired.len(), 5);
+    assert_eq!(queue.times.class(LengthClass::of(4)).needed(1), needed);
+    push(&mut queue, job("hopeless", 1, later(now, 4)), now);
+    assert_eq!(queue.take(0, now).expired.len(), 1);
+    assert!(queue.times.class(LengthClass::of(4)).needed(1) < needed, "its time was too short from the beginning");
 }
