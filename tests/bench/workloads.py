@@ -145,7 +145,6 @@ def rows(count: int, width: int = 4) -> tuple[Tensor, ...]:
 MINILM = Workload("MiniLM", "minilm", 16, tokens(TOKENS))
 TINY = Workload("tiny model", "tiny", 8, rows(1))
 ANY_WIDTH = Workload("tiny model of any width", "any-width", 8, rows(1))
-SLOW = Workload("slow model", "slow", 8, rows(1))
 RESNET = Workload("ResNet-50", "resnet50-random", 8, (pixels(),))
 LITE0 = Workload("Lite0", "efficientnet-lite0", 8, (pixels(),))
 
