@@ -340,7 +340,8 @@ mod tests {
         let error = "cannot open \"http://user:hunter2@host\", \"a@b\": password=\"hunter2\"";
         let lines = said(|| tracing::warn!(error, cause = ?error, "token=hunter2 of customer-4711"));
         let text = lines[0].to_string();
-        assert!(!text.contains("hunter2") && !text.contains("4711"), "{text}");
+        // With its beginning: the time of the line may have those digits too.
+        assert!(!text.contains("hunter2") && !text.contains("customer-4711"), "{text}");
         assert_eq!(lines[0]["message"], "[redacted] of [redacted]");
     }
 }
