@@ -273,6 +273,11 @@ impl<T> Queue<T> {
             // What it takes next comes when it comes.
             self.pace.rests(run.instance);
         }
+        self.learns(run);
+    }
+
+    /// A batch has run, on an instance that is not free yet.
+    pub fn learns(&mut self, run: Run) {
         self.times.record(LengthClass::of(run.length), run.samples, run.time);
     }
 

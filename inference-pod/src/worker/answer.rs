@@ -12,6 +12,8 @@ use crate::{
 /// What a job needs on its way back.
 pub(super) struct Way {
     pub(super) samples: usize,
+    /// Length of its longest sample.
+    pub(super) length: usize,
     pub(super) queue_time: Duration,
     /// The span of its request, where it is traced.
     pub(super) span: Option<Span>,

@@ -318,31 +318,29 @@ fn weigh(shared: &Shared, index: usize, runner: &dyn Runner, weighed: &mut Optio
 
 fn run(shared: &Shared, index: usize, runner: &mut dyn Runner, batch: Vec<Waiting<Job>>) -> Ended {
     let began = Instant::now();
-    let length = batch.iter().map(Waiting::length).max().unwrap_or(1);
     let (mut ways, mut replies, mut inputs) = (Vec::new(), Vec::new(), Vec::new());
     for job in batch {
-        let queue_time = began.saturating_duration_since(job.entered);
+        let (queue_time, length) = (began.saturating_duration_since(job.entered), job.length());
         let Job { inputs: own, reply, span, progress } = job.payload;
         progress.waited(queue_time);
-        ways.push(Way { samples: job.samples, queue_time, span, progress });
+        ways.push(Way { samples: job.samples, length, queue_time, span, progress });
         replies.push(reply);
         inputs.push(own);
     }
     let jobs: Vec<&[Tensor]> = inputs.iter().map(Vec::as_slice).collect();
     let waits = ways.iter().map(|way| way.queue_time);
     let Ran { result, replies, run, ended } = run_together(shared, index, runner, &jobs, (&ways, waits), replies);
-    let samples = samples_of(&ways) + run.padding;
-    let ran = |time| shared.ran(queue::Run { instance: index, samples, length, time });
+    let whole = run_of(index, &ways, run);
     match &result {
         // What was ended takes so long at least: where that is for its size, smaller batches are taken from then on.
-        Ok(_) | Err(JobError::TooLong(_)) => ran(run.time),
+        Ok(_) | Err(JobError::TooLong(_)) => shared.ran(whole),
         // Not where it was cancelled, for the server stops: then no run is to begin.
         Err(_) if jobs.len() > 1 && matches!(ended, Ended::Badly) && !shared.meeting.is_over() => {
-            shared.meeting.with(|queue| queue.runs_again(index, jobs.len(), length, Instant::now()));
+            shared.meeting.with(|queue| queue.runs_again(index, jobs.len(), whole.length, Instant::now()));
             let (ended, went_well) = run_apart(shared, index, runner, &jobs, replies, ways);
             if went_well == jobs.len() {
                 // It was the size that failed, for want of memory for example: that is what a batch of it takes.
-                ran(began.elapsed());
+                shared.ran(queue::Run { time: began.elapsed(), ..whole });
             } else {
                 shared.meeting.with(|queue| queue.gave_up(index));
             }
@@ -389,7 +387,11 @@ fn run_apart(
             jobs.into_iter().zip(ways).rev().for_each(|job| left.push_front(job));
             continue;
         }
-        went_well += if result.is_ok() { jobs.len() } else { 0 };
+        if result.is_ok() {
+            went_well += jobs.len();
+            // What is known of smaller ones may be old, or of a disturbed run, and be why the size was taken that failed.
+            shared.meeting.with(|queue| queue.learns(run_of(index, &ways, run)));
+        }
         all = match (ended, &result) {
             (Ended::Panicked, _) => Ended::Panicked,
             (_, Ok(_)) => Ended::Well,
@@ -446,6 +448,11 @@ fn tell_of_batch(shared: &Shared, index: usize, ways: &[Way], run: Duration, ok:
     let (samples, jobs) = (samples_of(ways), ways.len());
     shared.observer.batch_ran(Batch { instance: index, samples, jobs, run, ok, span, links });
     span
+}
+
+fn run_of(instance: usize, ways: &[Way], run: Run) -> queue::Run {
+    let length = ways.iter().map(|way| way.length).max().unwrap_or(1);
+    queue::Run { instance, samples: samples_of(ways) + run.padding, length, time: run.time }
 }
 
 fn samples_of(ways: &[Way]) -> usize {

@@ -11,7 +11,7 @@ use std::{
 use super::{instance::Canceller, *};
 use crate::{
     observe::{Bounds, Observer},
-    queue::Limits,
+    queue::{Limits, Run},
     session::Stacked,
     times::{BucketTimes, Times},
 };
@@ -247,17 +247,22 @@ fn bad_jobs_are_found_in_few_runs_and_no_other_is_harmed() {
 
 #[test]
 fn a_size_that_fails_where_its_jobs_do_not_is_taken_less() {
-    // Long beside what a busy machine adds to a run, or the smaller ones look no better.
-    let fate = Fate { most_rows: 4, takes: Duration::from_millis(20), ..Fate::default() };
-    let world = world_with(fate, 1, false, LONG, Vec::new());
-    let runs_of_a_round = || {
-        let before = world.fate.runs.load(Ordering::SeqCst);
-        assert_eq!(world.answers(&[3.0; 8]), vec![Ok(6.0); 8]);
-        world.fate.runs.load(Ordering::SeqCst) - before
-    };
-    let rounds: Vec<usize> = std::iter::repeat_with(runs_of_a_round).take(40).collect();
-    assert_eq!(rounds[0], 3, "all together, and then each half");
-    assert!(rounds[20..].iter().filter(|runs| **runs == 3).count() < 4, "smaller ones: {rounds:?}");
+    for stalled_runs in [0, 3] {
+        // Long beside what a busy machine adds to a run, or the smaller ones look no better.
+        let fate = Fate { most_rows: 4, takes: Duration::from_millis(20), ..Fate::default() };
+        let world = world_with(fate, 1, false, LONG, Vec::new());
+        let stalled = Run { instance: 0, samples: 4, length: 1, time: Duration::from_secs(1) };
+        (0..stalled_runs).for_each(|_| world.shared.meeting.with(|queue| queue.learns(stalled)));
+        let runs_of_a_round = || {
+            let before = world.fate.runs.load(Ordering::SeqCst);
+            assert_eq!(world.answers(&[3.0; 8]), vec![Ok(6.0); 8]);
+            world.fate.runs.load(Ordering::SeqCst) - before
+        };
+        let rounds: Vec<usize> = std::iter::repeat_with(runs_of_a_round).take(40).collect();
+        assert_eq!(rounds[0], 3, "all together, and then each half");
+        let in_halves = rounds[20..].iter().filter(|runs| **runs == 3).count();
+        assert!(in_halves < 4, "smaller ones, after {stalled_runs} stalled ones of four: {rounds:?}");
+    }
 }
 
 #[test]
