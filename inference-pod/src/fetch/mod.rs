@@ -107,7 +107,7 @@ pub fn fetch(flags: &cli::Fetch) -> Result<Report, FetchError> {
 
 /// Waits for the folder and brings the model, unless a signal comes before.
 async fn bring(model: &str, plan: Plan) -> Result<Vec<FileReport>, FetchError> {
-    let mut stopped = pin!(stop_signal());
+    let mut stopped = pin!(stop_signal()?);
     let workshop = tokio::select! {
         workshop = Workshop::open(&plan.to, model) => workshop,
         stopped = &mut stopped => return Err(stopped),
@@ -134,16 +134,17 @@ async fn bring(model: &str, plan: Plan) -> Result<Vec<FileReport>, FetchError> {
     result
 }
 
-async fn stop_signal() -> FetchError {
-    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-    let (mut terminate, mut interrupt) = match signals {
-        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-        (Err(error), _) | (_, Err(error)) => return FetchError::Process(error),
-    };
-    tokio::select! {
-        _ = terminate.recv() => FetchError::Stopped,
-        _ = interrupt.recv() => FetchError::Stopped,
-    }
+/// Ends with the first signal to stop. Signals are taken from the call on, not from the first poll: none may end the process by
+/// itself once there is work in the folder.
+fn stop_signal() -> Result<impl Future<Output = FetchError>, FetchError> {
+    let signals = |kind| signal(kind).map_err(FetchError::Process);
+    let (mut terminate, mut interrupt) = (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => FetchError::Stopped,
+            _ = interrupt.recv() => FetchError::Stopped,
+        }
+    })
 }
 
 /// Runs what waits for the disk where it keeps nobody from the network.
