@@ -306,7 +306,12 @@ async fn tidy(context: std::sync::Weak<Context>, store: Store<InferenceModel>) {
 
 pub(crate) async fn reconcile(model: Arc<InferenceModel>, context: Arc<Context>) -> Result<Action, Failed> {
     let since = context.waiting.leaves(&ObjectRef::from_obj(&*model));
-    if context.leadership.check().is_err() || model.metadata.deletion_timestamp.is_some() {
+    if context.leadership.check().is_err() {
+        return Ok(Action::await_change());
+    }
+    if model.metadata.deletion_timestamp.is_some() {
+        // Somebody's finalizer may keep it for long, and no number would be acted on.
+        context.scaler.follow(&key_of(&model), None);
         return Ok(Action::await_change());
     }
     since.into_iter().for_each(|since| context.metrics.waited(since.elapsed()));

@@ -21,9 +21,11 @@ pub(super) fn ends_with_its_namespace(status: &Status) -> bool {
 }
 
 /// Whether a patch found another object than the one that it was meant for, or another number: a test did not pass, which the API
-/// server answers without a word on what was wrong. An object that the schema refuses is named.
+/// server answers without a word on what was wrong. An object that the schema refuses is named, and so is a webhook.
 pub(super) fn is_another(status: &Status) -> bool {
-    status.code == 422 && status.details.as_ref().is_none_or(|it| it.name.is_empty() && it.causes.is_empty())
+    status.code == 422
+        && status.details.as_ref().is_none_or(|it| it.name.is_empty() && it.causes.is_empty())
+        && !status.message.starts_with("admission webhook ")
 }
 
 /// A reason of the condition Accepted where the API server will not take the object however often it is asked.
@@ -114,5 +116,10 @@ mod tests {
         assert!(is_another(&status(Value::Null)));
         assert!(is_another(&status(json!({}))));
         assert!(!is_another(&status(json!({"name": "espresso", "causes": [{"reason": "FieldValueInvalid"}]}))));
+        let denied = Status {
+            message: "admission webhook \"freeze.example.com\" denied the request: no".to_owned(),
+            ..status(Value::Null)
+        };
+        assert!(!is_another(&denied));
     }
 }

@@ -115,6 +115,7 @@ fn trials(fixture: &'static Fixture) -> Vec<Trial> {
         Nobody "deep" "refused::what_cannot_be_read_is_refused_and_hides_no_other" refused::what_cannot_be_read,
         Nobody "killed" "restart::a_rollout_survives_killed_operators" restart::killed_in_a_rollout,
         Nobody "upgraded" "restart::an_upgraded_operator_restarts_no_pod" restart::upgraded,
+        Nobody "held" "scaling::a_model_that_is_about_to_end_is_scaled_no_more" scaling::lets_go_of_what_ends,
         Nobody "orphan" "scaling::a_leader_that_ends_in_a_spike_takes_nothing_with_it" scaling::survives_its_leader,
         Nobody "pair" "restart::of_two_operators_one_writes_and_the_other_takes_over" restart::two_at_once,
         Apart "switched" "monitoring::what_is_disabled_goes_and_what_is_enabled_comes" monitoring::is_switched,

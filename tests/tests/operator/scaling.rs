@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, Patch, PatchParams};
 use ortolan_tests::cluster::{Part, wait};
 use serde_json::{Value, json};
 
@@ -278,6 +279,28 @@ pub(crate) async fn survives_its_leader(space: &Space) -> Outcome {
     let (fallen, _) = until_wanted(space, "orphan", 1).await?;
     assert!(fallen.is_sorted_by(|a, b| a >= b), "{fallen:?}");
     Ok(())
+}
+
+/// One that somebody's finalizer keeps: no number would be acted on.
+pub(crate) async fn lets_go_of_what_ends(space: &Space) -> Outcome {
+    space.claim_models().await?;
+    space.apply_until_ready(&scaled("held")).await?;
+    let scaled_models = async || {
+        let operator = space.stage.operator().await;
+        operator.as_ref().ok_or_else(|| Failure::new("no operator runs"))?.number("ortolan_operator_scaled_models")
+    };
+    let before = scaled_models().await?;
+    let models = space.models();
+    let finalizers = |given: Value| Patch::Merge(json!({"metadata": {"finalizers": given}}));
+    models.patch("held", &PatchParams::default(), &finalizers(json!(["ortolan.dev/test"]))).await?;
+    models.delete("held", &DeleteParams::default()).await?;
+    let fewer = async || match scaled_models().await {
+        Ok(now) if now < before => Ok(()),
+        now => Err(format!("{now:?} are scaled")),
+    };
+    let let_go = wait::until("it to be scaled no more", LIMIT, fewer).await;
+    models.patch("held", &PatchParams::default(), &finalizers(Value::Null)).await?;
+    Ok(let_go.map(|_| ())?)
 }
 
 /// The API server is away for a minute while the load lasts, and comes back.
