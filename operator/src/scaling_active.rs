@@ -117,6 +117,7 @@ fn active(facts: &Facts<'_>, lasting: Option<Reason>) -> Verdict {
 fn holds(reason: Reason) -> bool {
     match reason {
         Reason::Brief
+        | Reason::Rising
         | Reason::Stabilizing
         | Reason::Returning
         | Reason::AfterBurst
@@ -162,7 +163,7 @@ fn operator_mode(facts: &Facts<'_>) -> Verdict {
             Some(LIMITED_BY_MAX) => limited(),
             Some(METRICS_STALE) => stale(),
             // A spec that is refused begins nothing.
-            Some(OFF) if facts.refusal.is_some() => Verdict::yes(OFF, NOT_YET),
+            None | Some(OFF) if facts.refusal.is_some() => Verdict::yes(OFF, NOT_YET),
             Some(EXTERNAL_OWNER) if facts.refusal.is_some() => Verdict::yes(EXTERNAL_OWNER, NOT_YET),
             _ => active(facts, None),
         };
@@ -265,7 +266,7 @@ fn standing(observed: &Observed, autoscaler: &Autoscaler) -> Verdict {
     let message = |text: &str| format!("{} {name}: {}", autoscalers::KIND, lasting(text));
     let told = |type_: &str, status: &str| autoscaler.condition(type_).filter(|told| told.status == status);
     if let Some(unable) = told("AbleToScale", "False") {
-        return Verdict::no(METRICS_STALE, message(&unable.message));
+        return Verdict::unknown(message(&format!("the number of replicas stays: {}", unable.message)));
     }
     if let Some(inactive) = told("ScalingActive", "False") {
         return match inactive.reason.as_str() {

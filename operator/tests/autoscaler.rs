@@ -225,6 +225,16 @@ fn while_the_spec_cannot_be_acted_on_what_scales_goes_on() {
 }
 
 #[test]
+fn a_spec_that_was_never_acted_on_is_scaled_by_nobody() {
+    let refused = observed(mode("Operator"));
+    let refusal = validate(&observed(mode("KEDA")).model.spec, None).unwrap_err();
+    let status = told_status(&refused, Some(&refusal));
+    let condition = find(&status, scaling_active::TYPE).unwrap();
+    assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("True", "Off"));
+    assert!(condition.message.contains("begins when the spec is accepted"), "{}", condition.message);
+}
+
+#[test]
 fn keda_without_the_address_of_prometheus_is_refused_with_the_remedy() {
     let refusal = validate(&observed(mode("KEDA")).model.spec, None).unwrap_err();
     assert_eq!(refusal.reason, accepted::NOT_IMPLEMENTED);
@@ -332,7 +342,7 @@ fn what_our_autoscaler_tells_is_told() {
     let stale = ["ScalingActive", "False", "FailedGetPodsMetric", "unable to get metric ortolan_pod_load_samples"];
     is(&hpa(&[stale]), "False", "MetricsStale", &["espresso: unable to get metric ortolan_pod_load_samples"]);
     let unable = ["AbleToScale", "False", "FailedGetScale", "unable to get the target's current scale"];
-    is(&hpa(&[unable]), "False", "MetricsStale", &["current scale"]);
+    is(&hpa(&[unable]), "Unknown", "Pending", &["the number of replicas stays", "current scale"]);
     let zero = ["ScalingActive", "False", "ScalingDisabled", "the replica count of the target is zero"];
     is(&hpa(&[zero]), "True", "Off", &["spec.replicas is 0"]);
     let twice = ["ScalingActive", "False", "AmbiguousSelector", "controlled by multiple HPAs: [b a]"];
@@ -424,6 +434,7 @@ fn what_keeps_another_number_than_the_load_asks_for_is_told() {
     for reason in Reason::ALL {
         let holds = [
             Reason::Brief,
+            Reason::Rising,
             Reason::Stabilizing,
             Reason::Returning,
             Reason::AfterBurst,

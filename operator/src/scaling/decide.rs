@@ -118,7 +118,11 @@ pub fn decide(history: &History, policy: &Policy, now: &Now) -> Decision {
     let is_limited = rise.wanted > policy.max;
     let decision = Decision { recommended, is_limited, is_burst: rise.is_burst, soon: rise.soon, ..hold(rise.reason) };
     if rise.wanted > now.wanted {
-        let desired = rise.held_back(history, policy, now);
+        let agreed = rise.agreed(history, policy, now);
+        if agreed <= now.wanted {
+            return Decision { reason: Reason::Rising, is_limited: false, ..decision };
+        }
+        let desired = agreed.min(now.wanted + policy.step_up(now.wanted)).min(policy.max);
         return Decision { desired, ..decision };
     }
     if rise.was_in_vain {
@@ -216,7 +220,7 @@ impl Rise {
         if are_all_ready(history, now) {
             let step = now.wanted + (now.wanted / BLIND_STEP).max(1);
             match Refusals::of(history) {
-                Some(refusals) if refusals.were_answered_in_vain(history, now) => rise.was_in_vain = true,
+                Some(refusals) if refusals.were_answered_in_vain(history, policy, now) => rise.was_in_vain = true,
                 Some(_) => rise.at_least(step, Reason::Refusals),
                 None => {}
             }
@@ -233,14 +237,12 @@ impl Rise {
         }
     }
 
-    fn held_back(&self, history: &History, policy: &Policy, now: &Now) -> u32 {
-        let agreed = if policy.up_stabilization.is_zero() {
-            self.wanted
-        } else {
-            let least = history.smallest_since(now.at.saturating_sub(policy.up_stabilization));
-            self.wanted.min(least.max(now.wanted))
-        };
-        agreed.min(now.wanted + policy.step_up(now.wanted)).min(policy.max)
+    /// What has been asked for as long as it must be.
+    fn agreed(&self, history: &History, policy: &Policy, now: &Now) -> u32 {
+        if policy.up_stabilization.is_zero() {
+            return self.wanted;
+        }
+        self.wanted.min(history.least_asked_for_since(now.at.saturating_sub(policy.up_stabilization)))
     }
 }
 
@@ -262,13 +264,10 @@ impl Refusals {
         is_enough.then_some(Self { came: (refused + answered) / seconds, answered: answered / seconds })
     }
 
-    /// Whether the last step for refusals has not brought half of the answers that it was to bring. More of the same would not either:
-    /// it is one pod that gets too much, as from a client with a single connection, or something else than replicas that is short.
-    fn were_answered_in_vain(&self, history: &History, now: &Now) -> bool {
-        history.for_refusals().filter(|step| now.wanted >= step.to).is_some_and(|step| {
-            let aimed_at = (step.answered * f64::from(step.to) / f64::from(step.from)).min(self.came);
-            self.answered < (step.answered + aimed_at) / 2.0
-        })
+    /// Whether the last step for refusals says that another one would not help.
+    fn were_answered_in_vain(&self, history: &History, policy: &Policy, now: &Now) -> bool {
+        let last = history.for_refusals().filter(|step| step.counts(now.at, now.wanted, policy));
+        last.is_some_and(|step| step.was_in_vain(self, now.wanted))
     }
 }
 

@@ -101,6 +101,8 @@ pub struct History {
     largest: VecDeque<(Duration, u32)>,
     /// The same for the smallest.
     smallest: VecDeque<(Duration, u32)>,
+    /// The same for the smallest of what was asked for: what is recommended to have something to spare is kept, but not added.
+    least_asked_for: VecDeque<(Duration, u32)>,
     steps: VecDeque<Step>,
     last_up: Option<Duration>,
     last_down: Option<Down>,
@@ -145,14 +147,32 @@ pub struct ForRefusals {
     pub to: u32,
     /// Requests that were answered in a second before it.
     pub answered: f64,
+    /// For so long it says what another step would bring.
+    counts_for: Duration,
 }
 
 impl ForRefusals {
-    /// For so long it says what another step would bring: requests do not stay the same.
+    /// Requests do not stay the same.
     const COUNTS_FOR: Duration = Duration::from_secs(600);
+
+    /// Where a step that was in vain is tried again, and again in vain, so many times as long passes before the next one: a client
+    /// that is always too much for one pod does not take a replica every ten minutes.
+    const COUNTS_LONGER: u32 = 6;
 
     /// Where more replicas answer less than this part of the requests, those that come are others, which take longer.
     const FEWER: f64 = 0.8;
+
+    /// Whether it still says so. Where there is no room for another step it always does.
+    pub fn counts(&self, at: Duration, wanted: u32, policy: &Policy) -> bool {
+        at < self.at + self.counts_for || wanted >= policy.max
+    }
+
+    /// Whether so many replicas have not brought half of the answers that the step was to bring. More of the same would not either: it
+    /// is one pod that gets too much, as from a client with a single connection, or something else than replicas that is short.
+    pub(super) fn was_in_vain(&self, refusals: &Refusals, wanted: u32) -> bool {
+        let aimed_at = (self.answered * f64::from(self.to) / f64::from(self.from)).min(refusals.came);
+        wanted >= self.to && refusals.answered < f64::midpoint(self.answered, aimed_at)
+    }
 }
 
 /// What there was before a step down.
@@ -197,7 +217,8 @@ impl History {
         Self {
             readings: VecDeque::new(),
             largest: only.clone(),
-            smallest: only,
+            smallest: only.clone(),
+            least_asked_for: only,
             steps: VecDeque::new(),
             last_up: None,
             last_down: None,
@@ -267,14 +288,19 @@ impl History {
     pub fn decided(&mut self, at: Duration, wanted: u32, decision: &Decision, policy: &Policy) {
         // Somebody else has changed the number: it counts as recommended, and what comes next goes from there.
         if wanted != self.wanted {
-            self.recommend(at, wanted);
+            self.recommend(at, wanted, wanted);
         }
         if decision.reason.is_of_readings() && self.is_return(at, decision.recommended.min(policy.max), policy) {
             self.last_return = Some(at);
         }
-        self.recommend(at, decision.recommended);
+        let asked_for = if decision.desired > wanted || decision.reason.is_rise() {
+            decision.recommended
+        } else {
+            decision.recommended.min(wanted)
+        };
+        self.recommend(at, decision.recommended, asked_for);
         let first = at.saturating_sub(policy.longest_stabilization().max(policy.stable_window));
-        for recommendations in [&mut self.largest, &mut self.smallest] {
+        for recommendations in [&mut self.largest, &mut self.smallest, &mut self.least_asked_for] {
             while recommendations.front().is_some_and(|(time, _)| *time < first) {
                 recommendations.pop_front();
             }
@@ -329,17 +355,22 @@ impl History {
         let are_over = self.last_refused.is_none_or(|last| at > last + policy.down_stabilization * BLIND_KEPT);
         let refusals = Refusals::of(self);
         let ready = self.last().map_or(0, |last| last.ready);
-        let is_kept = |step: &ForRefusals| {
-            let is_another_load =
-                ready >= step.to && refusals.is_some_and(|it| it.answered < ForRefusals::FEWER * step.answered);
-            at < step.at + ForRefusals::COUNTS_FOR && !is_another_load
+        let is_of_another_load = |step: &ForRefusals| {
+            ready >= step.to && refusals.is_some_and(|it| it.answered < ForRefusals::FEWER * step.answered)
         };
-        self.for_refusals = self.for_refusals.filter(|step| !are_over && decision.desired >= wanted && is_kept(step));
+        self.for_refusals =
+            self.for_refusals.filter(|step| !are_over && decision.desired >= wanted && !is_of_another_load(step));
         if let Some(refusals) = refusals.filter(|_| decision.reason == Reason::Refusals)
             && decision.desired > wanted
         {
-            let answered = refusals.answered;
-            self.for_refusals = Some(ForRefusals { at, from: wanted, to: decision.desired, answered });
+            let in_vain = self.for_refusals.filter(|step| step.was_in_vain(&refusals, wanted));
+            self.for_refusals = Some(ForRefusals {
+                at,
+                from: wanted,
+                to: decision.desired,
+                answered: refusals.answered,
+                counts_for: in_vain.map_or(ForRefusals::COUNTS_FOR, |it| it.counts_for * ForRefusals::COUNTS_LONGER),
+            });
         }
     }
 
@@ -397,15 +428,17 @@ impl History {
         at > *last + policy.down_stabilization && fewest.saturating_mul(LEFT) <= again
     }
 
-    fn recommend(&mut self, at: Duration, replicas: u32) {
-        while self.largest.back().is_some_and(|(_, before)| *before <= replicas) {
+    fn recommend(&mut self, at: Duration, recommended: u32, asked_for: u32) {
+        while self.largest.back().is_some_and(|(_, before)| *before <= recommended) {
             self.largest.pop_back();
         }
-        while self.smallest.back().is_some_and(|(_, before)| *before >= replicas) {
-            self.smallest.pop_back();
+        self.largest.push_back((at, recommended));
+        for (smallest, replicas) in [(&mut self.smallest, recommended), (&mut self.least_asked_for, asked_for)] {
+            while smallest.back().is_some_and(|(_, before)| *before >= replicas) {
+                smallest.pop_back();
+            }
+            smallest.push_back((at, replicas));
         }
-        self.largest.push_back((at, replicas));
-        self.smallest.push_back((at, replicas));
     }
 
     /// The largest recommendation since then. The last one counts however old it is, for a window may be shorter than the time
@@ -419,6 +452,12 @@ impl History {
     #[must_use]
     pub fn smallest_since(&self, since: Duration) -> u32 {
         self.first_since(&self.smallest, since)
+    }
+
+    /// The least that was asked for since then, or last.
+    #[must_use]
+    pub fn least_asked_for_since(&self, since: Duration) -> u32 {
+        self.first_since(&self.least_asked_for, since)
     }
 
     fn first_since(&self, recommendations: &VecDeque<(Duration, u32)>, since: Duration) -> u32 {

@@ -23,6 +23,8 @@ pub enum Reason {
     Brief,
     /// The load has fallen.
     Idle,
+    /// More would be on target, but have not been asked for as long as they must be.
+    Rising,
     /// Fewer would do, but the load was higher a moment ago.
     Stabilizing,
     /// Fewer would do, but a load that had gone has come back lately, and may again.
@@ -53,7 +55,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Steady,
         Self::Bounds,
         Self::Off,
@@ -62,6 +64,7 @@ impl Reason {
         Self::Refusals,
         Self::Latency,
         Self::Brief,
+        Self::Rising,
         Self::Idle,
         Self::Stabilizing,
         Self::Returning,
@@ -84,6 +87,12 @@ impl Reason {
         matches!(self, Self::Refusals | Self::Latency)
     }
 
+    /// Whether more are asked for than there are, whatever holds them back.
+    #[must_use]
+    pub fn is_rise(self) -> bool {
+        matches!(self, Self::Load | Self::Burst | Self::Refusals | Self::Latency | Self::Rising)
+    }
+
     /// Whether readings say it, and not their want or a person.
     #[must_use]
     pub fn is_of_readings(self) -> bool {
@@ -102,6 +111,7 @@ impl Reason {
             Self::Refusals => "refusals",
             Self::Latency => "latency",
             Self::Brief => "brief",
+            Self::Rising => "rising",
             Self::Idle => "idle",
             Self::Stabilizing => "stabilizing",
             Self::Returning => "returning",
@@ -131,6 +141,7 @@ impl fmt::Display for Reason {
             Self::Refusals => "requests were refused because queues were full",
             Self::Latency => "too few requests are answered within the target, and there is a queue",
             Self::Brief => "the load is over the target, but on average of the last minute it is not",
+            Self::Rising => "more replicas are asked for, but not yet for as long as behavior.scaleUp.stabilization",
             Self::Idle => "fewer replicas carry the load",
             Self::Stabilizing => "fewer replicas carry the load, but a moment ago it was higher",
             Self::Returning => {

@@ -54,8 +54,9 @@ const SHOWN_WITHIN: Duration = Duration::from_secs(10);
 /// server takes them again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// Once more replicas were wanted than maxReplicas, that is said for so long, lest it is said and taken back by the second.
-const LIMITED_FOR: Duration = Duration::from_secs(60);
+/// Once more replicas were wanted than maxReplicas, or than could be written, that is said for so long, lest it is said and taken back
+/// by the second.
+const HINDERED_FOR: Duration = Duration::from_secs(60);
 
 /// What holds the number is said once it has for so long: reasons may change with each reading.
 const LASTING: Duration = Duration::from_secs(10);
@@ -243,8 +244,17 @@ struct Task {
     reason: Option<(Reason, Duration)>,
     lasting: Option<Reason>,
     step: Option<ScalingStatus>,
-    /// What the API server said to the numbers that were tried last, and how many these are.
-    failed: Option<(String, u32)>,
+    failed: Option<FailedWrites>,
+}
+
+/// Numbers that could not be written.
+struct FailedWrites {
+    /// When the last one was tried.
+    at: Duration,
+    /// What the API server said.
+    error: String,
+    /// How many rounds in a row have tried one.
+    in_a_row: u32,
 }
 
 /// A number that was written.
@@ -304,7 +314,7 @@ impl Task {
 
     /// How long to wait at least after numbers that could not be written.
     fn pause(&self) -> Duration {
-        let in_a_row = self.failed.as_ref().map_or(0, |(_, in_a_row)| *in_a_row);
+        let in_a_row = self.failed.as_ref().map_or(0, |failed| failed.in_a_row);
         if in_a_row == 0 { Duration::ZERO } else { (PERIOD * 2_u32.pow(in_a_row.min(8) - 1)).min(LONGEST_PAUSE) }
     }
 
@@ -338,8 +348,8 @@ impl Task {
         // Somebody may have said otherwise while the pods were asked.
         let is_current = self.target.has_changed().is_ok_and(|changed| !changed) && self.still_leads();
         if decision.desired != wanted && !(is_current && self.write(wanted, &decision).await) {
-            if let Some((error, _)) = &self.failed {
-                let state = State::CannotWrite(error.clone());
+            if let Some(failed) = &self.failed {
+                let state = State::CannotWrite(failed.error.clone());
                 // It was recommended all the same.
                 let kept = Decision { desired: wanted, ..decision };
                 if let Some(history) = &mut self.history {
@@ -349,13 +359,21 @@ impl Task {
             }
             return false;
         }
-        self.failed = None;
+        self.needs_no_write(at);
         self.common.metrics.decided(decision.reason);
         if let Some(history) = &mut self.history {
             history.decided(at, wanted, &decision, policy);
         }
         self.tell(at, &decision).await;
         decision.soon
+    }
+
+    /// Once no other number has been wanted for long, that one could not be written is over.
+    fn needs_no_write(&mut self, at: Duration) {
+        self.failed = self.failed.take().filter(|failed| at < failed.at + HINDERED_FOR);
+        if let Some(failed) = &mut self.failed {
+            failed.in_a_row = 0;
+        }
     }
 
     /// What the status says is another's who leads.
@@ -397,12 +415,12 @@ impl Task {
             Err(elapsed) => Box::new(elapsed),
         };
         let error = lasting(&chain(&*error));
-        let before = self.failed.take().filter(|(before, _)| *before == error);
+        let before = self.failed.take().filter(|before| before.error == error);
         if before.is_none() {
             tracing::warn!(namespace, inference_model, from = wanted, to = desired, reason, error, "cannot scale");
         }
-        let in_a_row = before.map_or(0, |(_, in_a_row)| in_a_row);
-        self.failed = Some((error, in_a_row.saturating_add(1)));
+        let in_a_row = before.map_or(0, |before| before.in_a_row).saturating_add(1);
+        self.failed = Some(FailedWrites { at: self.began.elapsed(), error, in_a_row });
         false
     }
 
@@ -413,6 +431,7 @@ impl Task {
         self.common.metrics.scaled(desired > wanted);
         let shown = self.target.borrow().wanted;
         self.written = Some(Written { at: self.began.elapsed(), shown, replicas: desired });
+        self.failed = None;
         self.step = Some(ScalingStatus {
             desired: i32::try_from(desired).unwrap_or(i32::MAX),
             reason: format!("{} (there were {wanted})", decision.reason),
@@ -421,27 +440,38 @@ impl Task {
         true
     }
 
-    /// Takes the reason of a decision, which lasts once it has been the same for long.
-    fn note(&mut self, at: Duration, reason: Reason) {
+    /// Takes the reason of a decision, which lasts once it has been the same for long. Whether this one does.
+    fn note(&mut self, at: Duration, reason: Reason) -> bool {
         let since = self.reason.filter(|(before, _)| *before == reason).map_or(at, |(_, since)| since);
         self.reason = Some((reason, since));
-        if at >= since + LASTING {
+        let lasts = at >= since + LASTING;
+        if lasts {
             self.lasting = Some(reason);
         }
+        lasts
     }
 
     async fn tell(&mut self, at: Duration, decision: &Decision) {
         if decision.is_limited {
-            self.limited_until = Some(at + LIMITED_FOR);
+            self.limited_until = Some(at + HINDERED_FOR);
         }
-        let state = match decision.reason {
-            Reason::Stale => State::Stale,
-            Reason::NoReplicaReady => State::NoReplicaReady,
-            _ if self.limited_until.is_some_and(|until| at < until) => State::LimitedByMax,
-            _ => State::Active,
-        };
-        self.note(at, decision.reason);
-        self.put(state).await;
+        let lasts = self.note(at, decision.reason);
+        if let Some(state) = self.state(at, decision.reason, lasts) {
+            self.put(state).await;
+        }
+    }
+
+    /// How it stands by a decision whose reason lasts, or may go with the next reading. None while what was said before still holds:
+    /// that new pods have not answered yet is no news.
+    fn state(&self, at: Duration, reason: Reason, lasts: bool) -> Option<State> {
+        Some(match (reason, &self.failed) {
+            (Reason::Stale, _) if lasts => State::Stale,
+            (Reason::Stale, _) => return None,
+            (Reason::NoReplicaReady, _) => State::NoReplicaReady,
+            (_, Some(failed)) => State::CannotWrite(failed.error.clone()),
+            (_, None) if self.limited_until.is_some_and(|until| at < until) => State::LimitedByMax,
+            (_, None) => State::Active,
+        })
     }
 
     async fn put(&self, state: State) {
@@ -583,6 +613,38 @@ mod tests {
         task.put(State::LimitedByMax).await;
         task.run().await;
         assert_eq!(scaler.common.outcomes.of("coffee", "espresso"), None, "what the status says is the other's");
+    }
+
+    #[tokio::test]
+    async fn what_one_reading_misses_is_no_news_and_what_lasts_is() {
+        let mut task = task();
+        let told = |task: &mut Task, second, reason| {
+            let at = Duration::from_secs(second);
+            let lasts = task.note(at, reason);
+            task.state(at, reason, lasts)
+        };
+        assert_eq!(told(&mut task, 0, Reason::Stale), None);
+        assert_eq!(told(&mut task, 2, Reason::Steady), Some(State::Active));
+        assert_eq!(told(&mut task, 4, Reason::Stale), None);
+        assert_eq!(told(&mut task, 12, Reason::Stale), None);
+        assert_eq!(told(&mut task, 14, Reason::Stale), Some(State::Stale));
+        assert_eq!(told(&mut task, 16, Reason::Steady), Some(State::Active));
+        assert_eq!(told(&mut task, 18, Reason::Stale), None);
+    }
+
+    #[tokio::test]
+    async fn that_a_number_cannot_be_written_is_told_until_none_was_wanted_for_long() {
+        let mut task = task();
+        let at = Duration::from_secs;
+        task.failed = Some(FailedWrites { at: at(10), error: "denied".to_owned(), in_a_row: 3 });
+        for second in [12, 40, 68] {
+            task.needs_no_write(at(second));
+            let told = task.state(at(second), Reason::Steady, true);
+            assert_eq!((told, task.pause()), (Some(State::CannotWrite("denied".to_owned())), Duration::ZERO));
+        }
+        assert_eq!(task.state(at(68), Reason::Stale, true), Some(State::Stale), "that is why it stays");
+        task.needs_no_write(at(70));
+        assert_eq!(task.state(at(70), Reason::Steady, true), Some(State::Active));
     }
 
     #[tokio::test]

@@ -153,6 +153,18 @@ fn a_single_pod_that_refuses_adds_one_step_and_says_that_it_was_in_vain() {
         world.read_as(hot(100));
     }
     assert_eq!(world.wanted, 6, "after ten minutes it is tried once more");
+    for _ in 0..1700 {
+        world.read_as(hot(100));
+    }
+    assert_eq!(world.wanted, 6, "and then not for an hour");
+    for _ in 0..120 {
+        world.read_as(hot(100));
+    }
+    assert_eq!(world.wanted, 7);
+    for _ in 0..5000 {
+        world.read_as(hot(100));
+    }
+    assert_eq!(world.wanted, 7, "nor for six hours");
     for _ in 0..400 {
         world.read_as(hot(0));
     }
@@ -162,6 +174,18 @@ fn a_single_pod_that_refuses_adds_one_step_and_says_that_it_was_in_vain() {
         world.read_as(Reading { load: 13.0, load_now: 13.0, ..hot(1) });
     }
     assert_eq!(world.wanted, 4, "one of two hundred");
+}
+
+#[test]
+fn a_single_pod_that_refuses_at_the_most_that_there_may_be_asks_for_no_more() {
+    let hot = || Reading { load: 6.0, load_now: 6.0, refused: 100, answered: 200, ..Reading::default() };
+    let mut world = World::of(4, Policy { max: 5, ..policy() });
+    (0..30).for_each(|_| _ = world.read_as(hot()));
+    for _ in 0..3600 {
+        world.read_as(hot());
+        let last = world.last.as_ref().unwrap();
+        assert_eq!((last.desired, last.reason, last.is_limited), (5, Reason::InVain, false), "{:?}", world.at);
+    }
 }
 
 #[test]

@@ -150,6 +150,29 @@ fn steps_up_are_bounded() {
 }
 
 #[test]
+fn what_is_not_asked_for_long_enough_stays_and_says_so() {
+    let mut world = World::of(2, Policy { max: 3, up_stabilization: Duration::from_secs(60), ..policy() });
+    world.stays(8.0, 60);
+    let mut reasons: Vec<Reason> = (0..25).map(|_| world.read_waiting(40.0)).collect();
+    let last = world.last.clone().unwrap();
+    assert_eq!((last.desired, last.is_limited), (2, false), "what is not done yet is not for the bounds to limit");
+    reasons.dedup();
+    assert_eq!(reasons, [Reason::Rising]);
+    assert_eq!((world.stays(40.0, 20).contains(&Reason::Load), world.wanted), (true, 3));
+    for _ in 0..60 {
+        world.read(40.0);
+        assert!(world.last.as_ref().is_some_and(|last| last.is_limited), "{:?}", world.last);
+    }
+    let mut world = World::of(2, Policy { up_stabilization: Duration::from_secs(60), ..policy() });
+    world.stays(8.0, 60);
+    for _ in 0..20 {
+        (0..5).for_each(|_| _ = world.read_waiting(40.0));
+        world.stays(8.0, 30);
+    }
+    assert_eq!(world.wanted, 2, "never as long as it must be");
+}
+
+#[test]
 fn no_replica_that_is_ready_means_no_decision() {
     let mut world = World::of(2, policy());
     world.room = 0;
