@@ -23,7 +23,7 @@ use crate::{
     kinds::{Kinds, OptionalKind},
     names,
     owner::is_uncontrolled,
-    scaling::scaler::{Outcome, Outcomes},
+    scaling::{Outcome, Outcomes},
     shared::{Place, Places, Shared},
     stuck::{Stuck, Warning},
 };

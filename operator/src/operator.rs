@@ -31,7 +31,10 @@ use crate::{
     metrics::Metrics,
     names, observability,
     observe::{self, Sources},
-    scaling::scaler::{Common, Outcomes, Scaler},
+    scaling::{
+        Outcomes,
+        scaler::{Common, Scaler},
+    },
     settings::Settings,
     shared::Shared,
     stuck::Stuck,

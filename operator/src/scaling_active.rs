@@ -16,7 +16,7 @@ use crate::{
     keda::{self, ScaledObject},
     kinds::OptionalKind,
     observe::Observed,
-    scaling::{Reason, scaler::State},
+    scaling::{Reason, State},
     status::{Facts, Verdict, cut, find},
 };
 

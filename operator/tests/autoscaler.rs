@@ -22,10 +22,7 @@ use ortolan_operator::{
     keda::ScaledObject,
     observe::Observed,
     rollout::{Plan, Stage},
-    scaling::{
-        Reason,
-        scaler::{Outcome, State},
-    },
+    scaling::{Outcome, Reason, State},
     status::{Facts, find, status},
     validate::{Refusal, validate},
 };

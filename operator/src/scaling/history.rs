@@ -7,7 +7,8 @@ use std::{
 
 use super::{
     Decision, Reason,
-    decide::{Refusals, is_refusing},
+    decide::Refusals,
+    load::is_refusing,
     policy::{BLIND_KEPT, Policy, replicas},
 };
 

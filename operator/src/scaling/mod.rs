@@ -8,6 +8,8 @@
 
 pub mod decide;
 pub mod history;
+mod load;
+pub mod outcome;
 pub mod policy;
 pub mod reader;
 pub mod reason;
@@ -19,5 +21,6 @@ mod tests;
 
 pub use decide::{Decision, decide};
 pub use history::{History, Reading, Share};
+pub use outcome::{Outcome, Outcomes, State};
 pub use policy::Policy;
 pub use reason::Reason;

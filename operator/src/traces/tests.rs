@@ -48,7 +48,10 @@ use crate::{
     logging::Traced,
     names,
     observe::Sources,
-    scaling::scaler::{Common, Outcomes, Scaler},
+    scaling::{
+        Outcomes,
+        scaler::{Common, Scaler},
+    },
     shared::Shared,
     stuck::Stuck,
     waiting::Waiting,
