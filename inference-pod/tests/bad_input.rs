@@ -145,7 +145,16 @@ fn another_number_of_hosts_than_one_is_400() {
     };
     assert_error(&asked("HTTP/1.1"), 400, &["expected one header Host, got 0"]);
     assert_error(&asked("HTTP/1.1\r\nhost: a\r\nhost: b"), 400, &["expected one header Host, got 2"]);
-    assert_eq!(asked("HTTP/1.1\r\nhost: a").status, 200);
+    for wrong in ["a b", "a/b", "user@a", "a\\b", "a?", "é"] {
+        assert_error(
+            &asked(&format!("HTTP/1.1\r\nhost: {wrong}")),
+            400,
+            &["header Host: expected a host and its port"],
+        );
+    }
+    for host in ["a", "", "a_b.example:80", "[::1]:8080", "%41"] {
+        assert_eq!(asked(&format!("HTTP/1.1\r\nhost: {host}")).status, 200, "{host}");
+    }
     assert_eq!(asked("HTTP/1.0").status, 200);
 }
 

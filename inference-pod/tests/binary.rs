@@ -237,6 +237,12 @@ fn every_mistake_says_what_was_expected_and_what_came() {
         );
     }
     assert!(said(post(&server, "tiny", "1", b"{}")).starts_with("expected {\"inputs\""));
+    let mut connection = server.connect();
+    let twice = [(LENGTH, "2"), (LENGTH, "2"), ("content-type", "application/octet-stream")];
+    connection.write(&request("POST", "/v2/models/tiny/infer", &twice, b"{}")).unwrap();
+    assert_eq!(said(connection.read().unwrap()), format!("{LENGTH}: expected one such header, got more"));
+    let long = json!({"id": "a".repeat(70_000), "inputs": tiny(&json!({}), 16)["inputs"]});
+    assert_eq!(framed(long, 16), "id: expected at most 65536 bytes, got 70000");
 }
 
 #[test]

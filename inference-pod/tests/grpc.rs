@@ -328,6 +328,51 @@ async fn what_a_message_becomes_counts_before_it_is_decoded() {
 }
 
 #[tokio::test]
+async fn what_no_client_needs_is_refused_before_it_costs_much() {
+    let server = SHARED.get();
+    let client = Client::new(&server).await;
+    for dimensions in [65, 30_000, 3_000_000] {
+        let mut request = raw("tiny", 1, floats(&[0.0; 4]));
+        request.inputs[0].shape = vec![1; dimensions];
+        let status = client.infer(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+        let said = format!("shape: expected at most 64 sizes, got {dimensions}");
+        assert!(status.message().ends_with(&said), "{}", status.message());
+    }
+    let id = "a".repeat(70_000);
+    let status = client.infer(ModelInferRequest { id, ..typed(&[0.0; 4]) }).await.unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::InvalidArgument, "id: expected at most 65536 bytes, got 70000")
+    );
+    // A question is a name.
+    let question = ModelReadyRequest { name: "a".repeat(70_000), version: String::new() };
+    let path = "/inference.GRPCInferenceService/ModelReady";
+    let status = client.ask::<_, ModelReadyResponse>(path, question).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert_eq!(status.metadata().get("grpc-retry-pushback-ms").unwrap(), "-1");
+    assert!(client.infer(typed(&[0.0; 4])).await.is_ok(), "the connection goes on");
+}
+
+#[tokio::test]
+async fn a_second_name_is_not_passed_over() {
+    let server = SHARED.get();
+    let client = Client::new(&server).await;
+    let more = ModelInferRequest { model_name: "mini".to_owned(), ..Default::default() };
+    let message = [typed(&[0.0; 4]).encode_to_vec(), more.encode_to_vec()].concat();
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    let body = http_body_util::Full::new(Bytes::from([&[0], &length[..], &message].concat()));
+    let request = hyper::Request::post("http://test/inference.GRPCInferenceService/ModelInfer")
+        .header("content-type", "application/grpc")
+        .body(tonic::body::Body::new(body))
+        .unwrap();
+    let answer = client.0.clone().send_request(request).await.unwrap();
+    let status = Status::from_header_map(answer.headers()).unwrap();
+    let said = (status.code(), status.message());
+    assert_eq!(said, (Code::InvalidArgument, "model_name: expected tiny alone, got mini as well"));
+}
+
+#[tokio::test]
 async fn what_is_not_grpc_is_415_and_what_is_compressed_is_told_what_is_taken() {
     let server = SHARED.get();
     let client = Client::new(&server).await;

@@ -30,7 +30,7 @@ use crate::{
         error::ApiError,
         predict::{Admitted, MOST_COPIED_BYTES, SMALL_BYTES, admit_to_decoders, find, measured, timed},
     },
-    infer::{NamedInput, in_model_order, outputs_named, refuse_sequence, refuse_unsupported},
+    infer::{NamedInput, check_id, in_model_order, outputs_named, refuse_sequence, refuse_unsupported},
     model::{Model, PredictError},
     tensor::{Chunks, ElementType, Tensor},
     worker::Reservation,
@@ -133,8 +133,16 @@ impl InferCall {
         let Parted { head, raw } = parted;
         let request = ModelInferRequest::decode(head.contiguous())
             .map_err(|error| ApiError::bad_input(format!("expected a ModelInferRequest; {error}")))?;
-        let ModelInferRequest { model_name: _, model_version, id, parameters, inputs, outputs, raw_input_contents: _ } =
+        let ModelInferRequest { model_name, model_version, id, parameters, inputs, outputs, raw_input_contents: _ } =
             request;
+        // Of a field that comes twice the last counts, but the first has been taken for the name by then.
+        if model_name != model.name {
+            let expected = &model.name;
+            return Err(ApiError::bad_input(format!(
+                "model_name: expected {expected} alone, got {model_name} as well"
+            )));
+        }
+        check_id(&id).map_err(ApiError::bad_input)?;
         refuse_unsupported(parameters.keys()).map_err(ApiError::bad_input)?;
         refuse_sequence(parameters.iter().map(|(name, value)| (name.as_str(), is_set(value))))
             .map_err(ApiError::bad_input)?;
@@ -170,7 +178,9 @@ fn wanted(output: &InferRequestedOutputTensor) -> Result<&str, String> {
 /// Gives each input its elements: its own, or the next of the raw ones.
 fn with_data(inputs: Vec<InferInputTensor>, raw: Vec<Chunks>) -> Result<Vec<NamedInput<Data>>, String> {
     for input in &inputs {
-        refuse_unsupported(input.parameters.keys()).map_err(|message| format!("input `{}`: {message}", input.name))?;
+        let wrong = |message: &str| format!("input `{}`: {message}", input.name);
+        refuse_unsupported(input.parameters.keys()).map_err(|message| wrong(&message))?;
+        message::check_dimensions(input.shape.len()).map_err(|error| wrong(&error.message()))?;
     }
     if !raw.is_empty() && raw.len() != inputs.len() {
         let (expected, got) = (inputs.len(), raw.len());

@@ -19,6 +19,7 @@ use prost::Message;
 
 use crate::{
     http::{body::Pieces, error::ApiError},
+    infer::MOST_DIMENSIONS,
     model::PredictError,
     tensor::Chunks,
     worker::Reservation,
@@ -88,17 +89,20 @@ impl Incoming {
     /// 400 where the message begins without a name, 413 where it says that it is too large.
     pub async fn model_name(&mut self) -> Result<String, ApiError> {
         let mut head = BytesMut::new();
-        let (mut look_from, mut is_whole) = (0, false);
+        let (mut look_from, mut is_whole, mut announced) = (0, false, usize::MAX);
         loop {
             // Not after each frame: there may be as many as bytes.
-            if head.len() >= look_from || is_whole {
+            if head.len() >= look_from.min(announced) || is_whole {
                 look_from = head.len() + head.len() / 8 + 1;
                 let known = Chunks::from(vec![Bytes::copy_from_slice(&head)]);
                 if let Some(length) = message_length(&known, self.limit)? {
-                    let end = head.len().min(length.saturating_add(PREFIX)).max(PREFIX);
+                    announced = length.saturating_add(PREFIX);
+                    let end = head.len().min(announced).max(PREFIX);
                     if let Some(name) = name_in(&known.slice(PREFIX..end)) {
                         return Ok(name);
                     }
+                    // Who sends no more may wait for the answer before saying so.
+                    is_whole |= head.len() >= announced;
                 }
             }
             if is_whole {
@@ -236,15 +240,22 @@ fn too_many_fields() -> ApiError {
 /// little more than it came in, for its fields are counted.
 ///
 /// # Errors
-/// 400 where it has more fields than allowed, at all levels together. Numbers one by one count, packed ones do not.
+/// 400 where it has more fields than allowed, at all levels together, or an input more dimensions. Numbers one by one count as fields,
+/// packed ones do not.
 pub fn number_bytes(head: &Bytes) -> Result<usize, ApiError> {
     let mut left = MOST_FIELDS;
     let mut bytes = 0;
     for (number, message) in parts(head, &mut left)? {
         if number == INPUTS {
+            let mut dimensions = 0;
             for (number, list) in parts(&message, &mut left)? {
                 bytes += match number {
-                    SHAPE => varints(&list) * size_of::<i64>(),
+                    SHAPE => {
+                        let sizes = varints(&list);
+                        dimensions += sizes;
+                        check_dimensions(dimensions)?;
+                        sizes * size_of::<i64>()
+                    }
                     CONTENTS => parts(&list, &mut left)?.iter().map(listed_bytes).sum(),
                     _ => 0,
                 };
@@ -254,6 +265,17 @@ pub fn number_bytes(head: &Bytes) -> Result<usize, ApiError> {
         }
     }
     Ok(bytes)
+}
+
+/// Whether an input may have so many dimensions: those of none are more.
+///
+/// # Errors
+/// 400 with what was expected.
+pub fn check_dimensions(got: usize) -> Result<(), ApiError> {
+    if got > MOST_DIMENSIONS {
+        return Err(ApiError::bad_input(format!("shape: expected at most {MOST_DIMENSIONS} sizes, got {got}")));
+    }
+    Ok(())
 }
 
 /// The fields of a message in one piece that have a length, by their numbers. Fields beyond the end of it are for the decoder
@@ -532,7 +554,14 @@ mod tests {
         for refused in [input(texts), input(parameters), number_bytes(&outputs)] {
             assert!(format!("{:?}", refused.unwrap_err()).contains("at most 4096 fields"));
         }
-        assert!(input(|input| input.shape = vec![1; 2 * MOST_FIELDS]).is_ok(), "a packed list is one field");
+        let numbers = |input: &mut InferInputTensor| {
+            let fp32_contents = vec![1.0; 2 * MOST_FIELDS];
+            input.contents = Some(InferTensorContents { fp32_contents, ..Default::default() });
+        };
+        assert!(input(numbers).is_ok(), "a packed list is one field");
+        assert!(input(|input| input.shape = vec![1; MOST_DIMENSIONS]).is_ok());
+        let deep = input(|input| input.shape = vec![1; MOST_DIMENSIONS + 1]).unwrap_err();
+        assert!(format!("{deep:?}").contains("shape: expected at most 64 sizes, got 65"), "{deep:?}");
     }
 
     fn framed(message: &[u8]) -> Bytes {
@@ -570,6 +599,20 @@ mod tests {
             assert_eq!(message.model_name().await.unwrap(), "tiny");
             let read: usize = message.start.iter().map(Bytes::len).sum();
             assert!(read < 12 + size, "{read} bytes were read in frames of {size}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_there_is_not_waited_for() {
+        let nameless = ModelInferRequest { model_name: String::new(), ..request() };
+        for bytes in [framed(&[]), framed(&nameless.encode_to_vec()[..80])] {
+            for size in [1, 7, 100] {
+                // The client leaves its side open.
+                let mut frames = VecDeque::from(pieces_of(&bytes, size));
+                let body = body_of(move || Some(frames.pop_front().expect("nothing more to be asked for")));
+                let error = Incoming::new(body, 10_000).model_name().await.unwrap_err();
+                assert!(format!("{error:?}").contains("model_name: expected at the beginning"), "{error:?}");
+            }
         }
     }
 

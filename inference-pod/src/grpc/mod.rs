@@ -22,7 +22,7 @@ use axum::{
     response::{IntoResponse as _, Response as HttpResponse},
     routing::post,
 };
-use tonic::{Request, Response, Status, service::Routes};
+use tonic::{Code, Request, Response, Status, service::Routes};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse,
     health_check_response::ServingStatus,
@@ -53,11 +53,15 @@ use crate::{
     session::Port,
 };
 
+/// What tonic reads are names. It holds a message until it is whole, and nothing else bounds how many there are.
+const LONGEST_QUESTION_BYTES: usize = 64 << 10;
+
 /// The routes of the gRPC port.
 pub fn router(app: Arc<App>) -> Router {
     let calls = Calls(Arc::clone(&app));
-    Routes::new(GrpcInferenceServiceServer::new(calls.clone()))
-        .add_service(HealthServer::new(calls))
+    let inference = GrpcInferenceServiceServer::new(calls.clone()).max_decoding_message_size(LONGEST_QUESTION_BYTES);
+    Routes::new(inference)
+        .add_service(HealthServer::new(calls).max_decoding_message_size(LONGEST_QUESTION_BYTES))
         .into_axum_router()
         .layer(middleware::from_fn(in_time))
         // More exact than the route of the whole service, so it is the one that is taken.
@@ -86,8 +90,15 @@ async fn scope(mut request: HttpRequest<Body>, next: Next) -> HttpResponse {
     };
     let status = response.headers().get(Status::GRPC_STATUS).map(HeaderValue::as_bytes);
     let status_is_header = status.is_some();
+    // What tonic says of a message that is too large, where gRPC has another code for it.
+    let is_too_large = status == Some(b"11");
     if status == Some(b"12") && !response.headers().contains_key(Status::GRPC_MESSAGE) {
         response = unknown(&uri);
+    }
+    if is_too_large {
+        let headers = response.headers_mut();
+        headers.insert(Status::GRPC_STATUS, HeaderValue::from(Code::ResourceExhausted as i32));
+        headers.insert("grpc-retry-pushback-ms", HeaderValue::from_static("-1"));
     }
     if status_is_header {
         response = response.map(|body| Body::new(Unannounced(body)));

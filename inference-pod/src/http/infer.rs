@@ -15,7 +15,10 @@ use serde_json::value::RawValue;
 
 use super::{body::without_mark, error::ApiError, numbers, object::Object};
 use crate::{
-    infer::{NamedInput, check_bytes, in_model_order, outputs_named, refuse_sequence, refuse_unsupported},
+    infer::{
+        MOST_DIMENSIONS, NamedInput, check_bytes, check_id, in_model_order, outputs_named, refuse_sequence,
+        refuse_unsupported,
+    },
     model::{Model, PredictError},
     probe::Batching,
     session::Port,
@@ -48,9 +51,14 @@ impl Framed {
     /// # Errors
     /// 400 where the header is no number, or says more than there is.
     pub fn new(headers: &HeaderMap, body: &Chunks) -> Result<Self, ApiError> {
-        let Some(value) = headers.get(JSON_LENGTH) else { return Ok(Self::Json(body.clone())) };
-        let text = String::from_utf8_lossy(value.as_bytes());
         let wrong = |message: String| ApiError::bad_input(format!("{JSON_LENGTH}: {message}"));
+        let mut values = headers.get_all(JSON_LENGTH).iter();
+        let Some(value) = values.next() else { return Ok(Self::Json(body.clone())) };
+        // Where a proxy counts another one than we do, what it has looked at is not what is run.
+        if values.next().is_some() {
+            return Err(wrong("expected one such header, got more".to_owned()));
+        }
+        let text = String::from_utf8_lossy(value.as_bytes());
         // Digits alone: a number of Rust's may have a sign.
         let digits = Some(text.trim()).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
         let length: usize = digits
@@ -78,8 +86,6 @@ impl Framed {
 
 /// More than any model has inputs and outputs.
 const MOST_TENSORS: usize = 4096;
-/// More than any tensor has dimensions.
-const MOST_DIMENSIONS: usize = 64;
 
 #[derive(Deserialize)]
 struct Request<'a> {
@@ -259,6 +265,7 @@ impl InferRequest {
         let Object::<Request<'_>>(request) = parsed.map_err(|error| {
             ApiError::bad_input(format!(r#"expected {{"inputs": [{{"name", "shape", "datatype", "data"}}]}}; {error}"#))
         })?;
+        request.id.as_deref().map_or(Ok(()), check_id).map_err(ApiError::bad_input)?;
         request.parameters.refuse_sequence().map_err(ApiError::bad_input)?;
         let wanted = request.outputs.map(Few::objects).unwrap_or_default();
         let form = AnswerForm::of(request.id, &request.parameters, &wanted, &model.signature.outputs)?;

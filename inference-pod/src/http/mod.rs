@@ -178,13 +178,20 @@ async fn scope(State((app, route)): State<(Arc<App>, Route)>, mut request: Reque
     response
 }
 
-/// HTTP/1.1 has one Host and wants 400 for any other number: proxies that do not agree on which one counts are led astray.
+/// HTTP/1.1 has one Host and wants 400 for any other number, and for what is no host: proxies that do not agree on which one counts, or
+/// where it ends, are led astray (RFC 9112, 3.2).
 fn check_host(request: &Request<Body>) -> Result<(), ApiError> {
-    let hosts = request.headers().get_all(HOST).iter().count();
-    if hosts > 1 || hosts == 0 && request.version() == Version::HTTP_11 {
-        return Err(ApiError::bad_input(format!("expected one header Host, got {hosts}")));
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let first = hosts.next();
+    let count = usize::from(first.is_some()) + hosts.count();
+    if count > 1 || count == 0 && request.version() == Version::HTTP_11 {
+        return Err(ApiError::bad_input(format!("expected one header Host, got {count}")));
     }
-    Ok(())
+    let is_of_host = |byte: &u8| byte.is_ascii_graphic() && !b"/?#@\\\"<>^`{|}".contains(byte);
+    match first.filter(|host| !host.as_bytes().iter().all(is_of_host)) {
+        Some(wrong) => Err(ApiError::bad_input(format!("header Host: expected a host and its port, got {wrong:?}"))),
+        None => Ok(()),
+    }
 }
 
 /// The client's id where it is fit for a log line, else a new one.

@@ -375,6 +375,15 @@ mod tests {
     }
 
     #[test]
+    fn each_number_is_read_as_the_nearest_that_there_is() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let numbers: Vec<f64> = (0..2000).map(|_| random.f64()).chain([0.952_244_455_291_193_7, 5e-324]).collect();
+        let text: Vec<String> = numbers.iter().map(f64::to_string).collect();
+        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        assert!(read(ElementType::F64, &format!("[{}]", text.join(","))).unwrap() == bytes);
+    }
+
+    #[test]
     fn reading_ends_with_the_first_number_that_the_shape_has_no_place_for() {
         // What follows is no number, and nobody looks at it.
         let said = read_as(&[1, 2], ElementType::I64, "[1, 2, 3, \"x\"]").unwrap_err();
