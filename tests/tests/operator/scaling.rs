@@ -322,6 +322,7 @@ pub(crate) async fn survives_the_api_server(space: &Space) -> Outcome {
     }
     let seen: Seen = load.stop().await?;
     tell(&format!("with the API server away for a minute: {seen}"));
+    seen.failures.iter().for_each(|failure| tell(failure));
     let (fallen, time) = until_wanted(space, "island", 1).await?;
     tell_time("from the end of the load to one replica", time);
     assert!(fallen.is_sorted_by(|a, b| a >= b), "{fallen:?}");
