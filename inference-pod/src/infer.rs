@@ -14,6 +14,17 @@ use crate::{
 /// More than any tensor has dimensions.
 pub const MOST_DIMENSIONS: usize = 64;
 
+/// Whether an input may have so many dimensions.
+///
+/// # Errors
+/// What was expected, and how many there are.
+pub fn check_dimensions(got: usize) -> Result<(), String> {
+    if got > MOST_DIMENSIONS {
+        return Err(format!("shape: expected at most {MOST_DIMENSIONS} sizes, got {got}"));
+    }
+    Ok(())
+}
+
 /// A client's own name for its request is given back as it came, and is no place for data.
 const LONGEST_ID_BYTES: usize = 64 << 10;
 

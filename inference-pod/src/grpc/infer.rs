@@ -30,7 +30,9 @@ use crate::{
         error::ApiError,
         predict::{Admitted, MOST_COPIED_BYTES, SMALL_BYTES, admit_to_decoders, find, measured, timed},
     },
-    infer::{NamedInput, check_id, in_model_order, outputs_named, refuse_sequence, refuse_unsupported},
+    infer::{
+        NamedInput, check_dimensions, check_id, in_model_order, outputs_named, refuse_sequence, refuse_unsupported,
+    },
     model::{Model, PredictError},
     tensor::{Chunks, ElementType, Tensor},
     worker::Reservation,
@@ -178,9 +180,9 @@ fn wanted(output: &InferRequestedOutputTensor) -> Result<&str, String> {
 /// Gives each input its elements: its own, or the next of the raw ones.
 fn with_data(inputs: Vec<InferInputTensor>, raw: Vec<Chunks>) -> Result<Vec<NamedInput<Data>>, String> {
     for input in &inputs {
-        let wrong = |message: &str| format!("input `{}`: {message}", input.name);
-        refuse_unsupported(input.parameters.keys()).map_err(|message| wrong(&message))?;
-        message::check_dimensions(input.shape.len()).map_err(|error| wrong(&error.message()))?;
+        refuse_unsupported(input.parameters.keys())
+            .and_then(|()| check_dimensions(input.shape.len()))
+            .map_err(|message| format!("input `{}`: {message}", input.name))?;
     }
     if !raw.is_empty() && raw.len() != inputs.len() {
         let (expected, got) = (inputs.len(), raw.len());

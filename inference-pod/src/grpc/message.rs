@@ -1,7 +1,6 @@
-//! Messages as they travel: five bytes before each, frames that end anywhere, and the fields of the protocol's encoding.
+//! Messages as they travel: five bytes before each, frames that end anywhere, and what is looked at of a request before it is decoded.
 
 use std::{
-    collections::VecDeque,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -17,9 +16,10 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Frame, SizeHint};
 use prost::Message;
 
+use super::fields::{Field, Fields, Value};
 use crate::{
     http::{body::Pieces, error::ApiError},
-    infer::MOST_DIMENSIONS,
+    infer::check_dimensions,
     model::PredictError,
     tensor::Chunks,
     worker::Reservation,
@@ -253,7 +253,7 @@ pub fn number_bytes(head: &Bytes) -> Result<usize, ApiError> {
                     SHAPE => {
                         let sizes = varints(&list);
                         dimensions += sizes;
-                        check_dimensions(dimensions)?;
+                        check_dimensions(dimensions).map_err(ApiError::bad_input)?;
                         sizes * size_of::<i64>()
                     }
                     CONTENTS => parts(&list, &mut left)?.iter().map(listed_bytes).sum(),
@@ -265,17 +265,6 @@ pub fn number_bytes(head: &Bytes) -> Result<usize, ApiError> {
         }
     }
     Ok(bytes)
-}
-
-/// Whether an input may have so many dimensions: those of none are more.
-///
-/// # Errors
-/// 400 with what was expected.
-pub fn check_dimensions(got: usize) -> Result<(), ApiError> {
-    if got > MOST_DIMENSIONS {
-        return Err(ApiError::bad_input(format!("shape: expected at most {MOST_DIMENSIONS} sizes, got {got}")));
-    }
-    Ok(())
 }
 
 /// The fields of a message in one piece that have a length, by their numbers. Fields beyond the end of it are for the decoder
@@ -305,110 +294,6 @@ fn listed_bytes((number, list): &(u64, Bytes)) -> usize {
 /// How many numbers of variable length there are: each ends with a byte below 0x80.
 fn varints(list: &Bytes) -> usize {
     list.iter().filter(|byte| **byte < 0x80).count()
-}
-
-/// A field of a message.
-struct Field {
-    number: u64,
-    value: Value,
-}
-
-enum Value {
-    Number(u64),
-    Eight(Chunks),
-    Bytes(Chunks),
-    Four(Chunks),
-}
-
-impl Value {
-    fn write(self, number: u64, head: &mut Pieces) {
-        let (kind, bytes) = match self {
-            Self::Number(value) => {
-                write_varint(number << 3, head);
-                return write_varint(value, head);
-            }
-            Self::Eight(bytes) => (1, bytes),
-            Self::Bytes(bytes) => (2, bytes),
-            Self::Four(bytes) => (5, bytes),
-        };
-        write_varint(number << 3 | kind, head);
-        if kind == 2 {
-            write_varint(bytes.len() as u64, head);
-        }
-        bytes.pieces().iter().for_each(|piece| head.push(piece.clone()));
-    }
-}
-
-fn write_varint(mut number: u64, head: &mut Pieces) {
-    while number > 0x7F {
-        head.lay(&[number as u8 | 0x80]);
-        number >>= 7;
-    }
-    head.lay(&[number as u8]);
-}
-
-/// The fields of a message, one after another.
-struct Fields(VecDeque<Bytes>);
-
-impl Fields {
-    fn new(message: &Chunks) -> Self {
-        Self(message.pieces().iter().filter(|piece| !piece.is_empty()).cloned().collect())
-    }
-
-    fn is_at_end(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The next field; none where the bytes end, within a field or after it, or are no field.
-    fn next(&mut self) -> Option<Field> {
-        let key = self.varint()?;
-        let value = match key & 7 {
-            0 => Value::Number(self.varint()?),
-            1 => Value::Eight(self.take(8)?),
-            2 => {
-                let length = usize::try_from(self.varint()?).ok()?;
-                Value::Bytes(self.take(length)?)
-            }
-            5 => Value::Four(self.take(4)?),
-            _ => return None,
-        };
-        Some(Field { number: key >> 3, value })
-    }
-
-    fn varint(&mut self) -> Option<u64> {
-        let mut number = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            number |= u64::from(byte & 0x7F) << shift;
-            if byte & 0x80 == 0 {
-                return Some(number);
-            }
-        }
-        None
-    }
-
-    fn byte(&mut self) -> Option<u8> {
-        let front = self.0.front_mut()?;
-        let byte = front.split_to(1)[0];
-        if front.is_empty() {
-            self.0.pop_front();
-        }
-        Some(byte)
-    }
-
-    fn take(&mut self, mut length: usize) -> Option<Chunks> {
-        let mut pieces = Vec::new();
-        while length > 0 {
-            let front = self.0.front_mut()?;
-            let piece = front.split_to(length.min(front.len()));
-            length -= piece.len();
-            pieces.push(piece);
-            if front.is_empty() {
-                self.0.pop_front();
-            }
-        }
-        Some(Chunks::from(pieces))
-    }
 }
 
 /// The answer to a call that went well: one message, then the status.
@@ -457,6 +342,8 @@ impl<B: hyper::body::Body + Unpin> hyper::body::Body for Unannounced<B> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use super::*;
     use crate::grpc::protocol::{InferTensorContents, ModelInferRequest, model_infer_request::InferInputTensor};
 
@@ -559,8 +446,8 @@ mod tests {
             input.contents = Some(InferTensorContents { fp32_contents, ..Default::default() });
         };
         assert!(input(numbers).is_ok(), "a packed list is one field");
-        assert!(input(|input| input.shape = vec![1; MOST_DIMENSIONS]).is_ok());
-        let deep = input(|input| input.shape = vec![1; MOST_DIMENSIONS + 1]).unwrap_err();
+        assert!(input(|input| input.shape = vec![1; 64]).is_ok());
+        let deep = input(|input| input.shape = vec![1; 65]).unwrap_err();
         assert!(format!("{deep:?}").contains("shape: expected at most 64 sizes, got 65"), "{deep:?}");
     }
 

@@ -4,6 +4,7 @@
 //! by the first bytes of its message, before the rest is read, and its tensors stay the slices of the frames that they
 //! came in.
 
+mod fields;
 pub mod infer;
 pub mod message;
 #[rustfmt::skip]
